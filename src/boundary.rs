@@ -1,0 +1,6 @@
+//! The only state that both planes touch: the published table (control → data), the outcomes (data → control)
+//! and the drain signal.
+
+pub mod drain;
+pub mod outcomes;
+pub mod table;

@@ -1,0 +1,243 @@
+//! What became of requests: counters that one worker writes and control sums.
+//!
+//! Each worker has a shard of its own on cache lines of its own, and is its only writer: an addition is a load and a
+//! store, without the locked instruction that a shared counter needs. Readers may see one counter a moment before
+//! another, never a value that was not written.
+
+use crate::limits::DURATION_BOUNDS_US;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A counter with a single writer.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+    /// For gauges: what was added comes off again.
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+    #[inline]
+    pub fn load(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Durations in buckets of [`DURATION_BOUNDS_US`] and their sum.
+#[derive(Debug, Default)]
+pub struct Durations {
+    buckets: [Count; DURATION_BOUNDS_US.len() + 1],
+    sum_us: Count,
+}
+
+impl Durations {
+    #[inline]
+    pub fn observe_us(&self, us: u64) {
+        let at = DURATION_BOUNDS_US.iter().position(|bound| us <= *bound).unwrap_or(DURATION_BOUNDS_US.len());
+        self.buckets[at].add(1);
+        self.sum_us.add(us);
+    }
+    /// Adds this shard's buckets (not cumulative) and sum to `into`.
+    pub fn sum_into(&self, into: &mut DurationsTotal) {
+        for (total, bucket) in into.buckets.iter_mut().zip(&self.buckets) {
+            *total += bucket.load();
+        }
+        into.sum_us += self.sum_us.load();
+    }
+}
+
+/// Buckets summed over workers; not cumulative, the last is +Inf.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DurationsTotal {
+    pub buckets: [u64; DURATION_BOUNDS_US.len() + 1],
+    pub sum_us: u64,
+}
+
+/// Class of a response's status, or none when no head was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    None = 0,
+    Informational = 1,
+    Success = 2,
+    Redirect = 3,
+    ClientError = 4,
+    ServerError = 5,
+}
+
+impl Code {
+    pub const ALL: [Code; 6] =
+        [Code::None, Code::Informational, Code::Success, Code::Redirect, Code::ClientError, Code::ServerError];
+    pub fn of_status(status: u16) -> Code {
+        match status / 100 {
+            1 => Code::Informational,
+            2 => Code::Success,
+            3 => Code::Redirect,
+            4 => Code::ClientError,
+            _ => Code::ServerError,
+        }
+    }
+    /// The metrics' label.
+    pub fn label(self) -> &'static str {
+        ["none", "1xx", "2xx", "3xx", "4xx", "5xx"][self as usize]
+    }
+}
+
+/// Why a request failed, as the metrics' `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Connect = 0,
+    Reset = 1,
+    Timeout = 2,
+    BadResponse = 3,
+    NoTarget = 4,
+    Queue = 5,
+    ClientAbort = 6,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 7] = [
+        Reason::Connect,
+        Reason::Reset,
+        Reason::Timeout,
+        Reason::BadResponse,
+        Reason::NoTarget,
+        Reason::Queue,
+        Reason::ClientAbort,
+    ];
+    pub fn label(self) -> &'static str {
+        ["connect", "reset", "timeout", "bad_response", "no_target", "queue", "client_abort"][self as usize]
+    }
+}
+
+/// One worker's part of a variant's outcomes. The alignment keeps two workers off one pair of cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct VariantShard {
+    /// By forced (0, 1), then [`Code`].
+    pub requests: [[Count; 6]; 2],
+    pub errors: [Count; 7],
+    pub in_flight: Count,
+    pub retries: Count,
+    /// Request head read to last byte of the answer handed on.
+    pub duration: Durations,
+    /// Request handed to the target to its response head.
+    pub upstream: Durations,
+}
+
+/// A route's variant, counted by every worker. Kept across tables: counters never go back.
+#[derive(Debug)]
+pub struct VariantOutcomes {
+    pub shards: Box<[VariantShard]>,
+}
+
+impl VariantOutcomes {
+    pub fn new(workers: usize) -> VariantOutcomes {
+        VariantOutcomes { shards: (0..workers).map(|_| VariantShard::default()).collect() }
+    }
+    pub fn total(&self) -> VariantTotal {
+        let mut total = VariantTotal::default();
+        for shard in &self.shards {
+            for (sums, counts) in total.requests.iter_mut().zip(&shard.requests) {
+                for (sum, count) in sums.iter_mut().zip(counts) {
+                    *sum += count.load();
+                }
+            }
+            for (sum, count) in total.errors.iter_mut().zip(&shard.errors) {
+                *sum += count.load();
+            }
+            total.in_flight = total.in_flight.wrapping_add(shard.in_flight.load());
+            total.retries += shard.retries.load();
+            shard.duration.sum_into(&mut total.duration);
+            shard.upstream.sum_into(&mut total.upstream);
+        }
+        total
+    }
+}
+
+/// A variant's counters summed over workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VariantTotal {
+    pub requests: [[u64; 6]; 2],
+    pub errors: [u64; 7],
+    pub in_flight: u64,
+    pub retries: u64,
+    pub duration: DurationsTotal,
+    pub upstream: DurationsTotal,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct TargetShard {
+    pub connects: Count,
+    pub connect_failures: Count,
+    /// Consecutive failed connects; 0 after one that succeeded.
+    pub failing: Count,
+    pub in_flight: Count,
+}
+
+/// A pool's target, counted by every worker.
+#[derive(Debug)]
+pub struct TargetOutcomes {
+    pub shards: Box<[TargetShard]>,
+}
+
+impl TargetOutcomes {
+    pub fn new(workers: usize) -> TargetOutcomes {
+        TargetOutcomes { shards: (0..workers).map(|_| TargetShard::default()).collect() }
+    }
+    /// Down when some worker's last connect failed and none succeeded since there.
+    pub fn is_up(&self) -> bool {
+        self.shards.iter().all(|shard| shard.failing.load() == 0)
+    }
+}
+
+/// One worker's part of a listener's numbers.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ListenerShard {
+    pub open: Count,
+    pub accepted: Count,
+    /// Accepting paused at the connection limit.
+    pub paused: Count,
+    /// Connections closed for a request that could not be read, or a failed TLS handshake.
+    pub rejected: Count,
+}
+
+#[derive(Debug)]
+pub struct ListenerOutcomes {
+    pub shards: Box<[ListenerShard]>,
+}
+
+impl ListenerOutcomes {
+    pub fn new(workers: usize) -> ListenerOutcomes {
+        ListenerOutcomes { shards: (0..workers).map(|_| ListenerShard::default()).collect() }
+    }
+}
+
+/// What a worker counts that belongs to no route: requests that matched none, and Weir's own time.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerShard {
+    pub unrouted: Count,
+    /// Request head read to the request being handed to the upstream side: Weir's own time.
+    pub overhead: Durations,
+}
+
+#[derive(Debug)]
+pub struct WorkerOutcomes {
+    pub shards: Box<[WorkerShard]>,
+}
+
+impl WorkerOutcomes {
+    pub fn new(workers: usize) -> WorkerOutcomes {
+        WorkerOutcomes { shards: (0..workers).map(|_| WorkerShard::default()).collect() }
+    }
+}

@@ -1,0 +1,76 @@
+//! The table as the workers see it: routes, the pools behind their variants, and where outcomes are counted.
+//!
+//! Control builds a [`Published`] whole and swaps it in; a worker keeps its own copy of the pointer and checks with
+//! one load a request whether it changed, so that a request sees exactly one table and no counter is shared.
+
+use crate::limits::Limits;
+use super::outcomes::{TargetOutcomes, VariantOutcomes};
+use crate::routing::table::RoutingTable;
+use arc_swap::ArcSwap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub struct Published {
+    /// +1 with every swap in this process.
+    pub serial: u64,
+    pub routing: RoutingTable,
+    /// Indexed by `routing::table::Variant::pool`.
+    pub pools: Vec<Arc<Pool>>,
+    /// Indexed by route, then variant.
+    pub outcomes: Vec<Vec<Arc<VariantOutcomes>>>,
+    pub settings: Settings,
+}
+
+/// What requests obey beyond their route. A reload swaps these in with the table.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    pub limits: Limits,
+}
+
+/// A pool as the data plane sees it.
+#[derive(Debug)]
+pub struct Pool {
+    pub name: String,
+    pub targets: Vec<Target>,
+    pub connect_timeout: Duration,
+    /// Whole process; a worker takes its share.
+    pub max_connections: usize,
+    pub queue_timeout: Duration,
+}
+
+#[derive(Debug)]
+pub struct Target {
+    /// As written in the file: the name in status and metrics.
+    pub name: String,
+    /// Where it is now: one address, or those that its name resolved to; empty when the name does not resolve.
+    pub addrs: Vec<SocketAddr>,
+    pub outcomes: Arc<TargetOutcomes>,
+}
+
+/// Where control publishes and workers look.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    current: Arc<ArcSwap<Published>>,
+}
+
+/// A worker's view: one load a request when nothing changed.
+pub type TableReader = arc_swap::Cache<Arc<ArcSwap<Published>>, Arc<Published>>;
+
+impl Publisher {
+    pub fn new(first: Published) -> Publisher {
+        Publisher { current: Arc::new(ArcSwap::from_pointee(first)) }
+    }
+    /// Every request that starts after this returns sees `next` or a later table.
+    pub fn publish(&self, next: Published) {
+        self.current.store(Arc::new(next));
+    }
+    pub fn current(&self) -> Arc<Published> {
+        self.current.load_full()
+    }
+    pub fn reader(&self) -> TableReader {
+        arc_swap::Cache::new(Arc::clone(&self.current))
+    }
+}

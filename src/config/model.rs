@@ -1,0 +1,116 @@
+//! The configuration as the rest of Weir takes it: valid by construction, names resolved, defaults filled in.
+
+use crate::limits::Limits;
+use crate::routing::{matcher::RequestMatch, rule::Rule, split::Weight, sticky::Sticky};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from, absolute.
+    pub path: PathBuf,
+    pub server: Server,
+    pub limits: Limits,
+    pub admin: Admin,
+    pub log: Log,
+    pub listeners: Vec<Listener>,
+    pub pools: Vec<PoolConfig>,
+    pub routes: Vec<RouteConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// None: one per CPU this process may use.
+    pub workers: Option<usize>,
+    pub drain_timeout: Duration,
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Absolute; None: memory only.
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub listen: Vec<AdminAddr>,
+    pub metrics: Option<SocketAddr>,
+    pub tokens: Vec<Token>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddr {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    pub name: String,
+    pub role: Role,
+    pub sha256: [u8; 32],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Viewer,
+    Operator,
+    Admin,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// error, warn, info, debug or trace.
+    pub level: String,
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub name: String,
+    pub bind: SocketAddr,
+    pub tls: Option<ListenerTls>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// (certificate chain, key) as absolute paths to PEM files; both were readable when checked.
+    pub certs: Vec<(PathBuf, PathBuf)>,
+    pub tls12: bool,
+    pub h2: bool,
+    pub http1: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolConfig {
+    pub name: String,
+    pub targets: Vec<TargetAddr>,
+    pub version: Option<String>,
+    pub connect_timeout: Duration,
+    pub max_connections: usize,
+    pub queue_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TargetAddr {
+    Ip(SocketAddr),
+    Name { host: String, port: u16 },
+}
+
+#[derive(Clone, Debug)]
+pub struct RouteConfig {
+    pub name: String,
+    pub matches: RequestMatch,
+    /// The first is the baseline.
+    pub variants: Vec<VariantConfig>,
+    /// Starting weights, one per variant; they sum to 100.
+    pub weights: Vec<Weight>,
+    pub rules: Vec<Rule>,
+    pub sticky: Option<Sticky>,
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VariantConfig {
+    pub name: String,
+    /// Index into [`Config::pools`].
+    pub pool: usize,
+}

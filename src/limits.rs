@@ -1,0 +1,57 @@
+//! Every upper bound that is not the operator's to choose, in one place, with the relations they must keep.
+
+use std::time::Duration;
+
+/// Buckets that a route's clients fall into: 0.001 % each.
+pub const BUCKETS: u32 = 100_000;
+/// Variants a route may have; the table keeps a variant as one byte.
+pub const VARIANTS_PER_ROUTE: usize = 64;
+/// The longest sticky key that is hashed, in bytes; a longer value counts as absent.
+pub const STICKY_KEY_BYTES: usize = 4096;
+/// The longest admin request body, in bytes.
+pub const ADMIN_BODY_BYTES: usize = 1024 * 1024;
+/// How often a worker looks at its connections' deadlines; the grain of every time-out there.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
+/// An idle client connection gives its buffers back after this long.
+pub const PARK_AFTER: Duration = Duration::from_millis(100);
+/// An idle upstream connection is closed after this long, below the 60–75 s at which servers close theirs.
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
+/// Upper bounds of the duration histograms, in microseconds; the last bucket is +Inf.
+pub const DURATION_BOUNDS_US: [u64; 16] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000, 30_000_000, 60_000_000,
+];
+
+const _: () = assert!(VARIANTS_PER_ROUTE <= u8::MAX as usize);
+const _: () = assert!(SWEEP_INTERVAL.as_millis() <= PARK_AFTER.as_millis());
+const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
+
+/// The operator's `[limits]`, with its defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub max_connections: usize,
+    pub max_header_bytes: usize,
+    pub max_headers: usize,
+    /// None: unlimited.
+    pub max_body: Option<u64>,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub body_idle_timeout: Duration,
+    /// HTTP/2 concurrent streams a connection.
+    pub max_streams: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_connections: 10_000,
+            max_header_bytes: 64 * 1024,
+            max_headers: 100,
+            max_body: None,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_idle_timeout: Duration::from_secs(30),
+            max_streams: 128,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Which variant answers a request. Pure: no I/O, no clock, no global randomness.
+
+pub mod matcher;
+pub mod rule;
+pub mod split;
+pub mod sticky;
+pub mod table;
