@@ -42,7 +42,8 @@ pub enum AdminAddr {
     Unix(PathBuf),
 }
 
-#[derive(Clone, PartialEq, Eq)]
+/// `Debug` shows the hash; the token itself is never known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     pub name: String,
     pub role: Role,
