@@ -12,7 +12,10 @@ pub enum KeySource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fallback {
     /// An anonymous client id in this cookie, given to everybody who has none.
-    Cookie { name: String, ttl: Duration },
+    Cookie {
+        name: String,
+        ttl: Duration,
+    },
     Ip,
     Random,
 }
