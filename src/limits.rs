@@ -27,7 +27,7 @@ const _: () = assert!(SWEEP_INTERVAL.as_millis() <= PARK_AFTER.as_millis());
 const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
 
 /// The operator's `[limits]`, with its defaults.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub max_connections: usize,
     pub max_header_bytes: usize,
