@@ -1,6 +1,6 @@
 //! Wiring only: control, workers and signals, put together and taken apart.
 
-use crate::boundary::drain::{Drain, Phase};
+use crate::boundary::drain::{Drain, DrainWatch, Phase};
 use crate::config::{Config, Listener, ListenerTls};
 use crate::control::{self, Control};
 use crate::proxy::tls::{self, TlsPlan};
@@ -100,6 +100,11 @@ impl App {
         let stopped = self.stop().await;
         admin.abort();
         stopped
+    }
+
+    /// For whoever runs beside the proxy and must stop when it drains.
+    pub fn drain_watch(&self) -> DrainWatch {
+        self.drain.watch()
     }
 
     async fn reload(&self) {
