@@ -1,7 +1,7 @@
 //! Wiring only: control, workers and signals, put together and taken apart.
 
 use crate::boundary::drain::{Drain, DrainWatch, Phase};
-use crate::config::{Config, Listener, ListenerTls};
+use crate::config::{AdminAddr, Config, Listener, ListenerTls};
 use crate::control::{self, Control};
 use crate::proxy::tls::{self, TlsPlan};
 use crate::proxy::worker::{self, Ended, ListenerPlan, WorkerPlan};
@@ -58,6 +58,7 @@ pub async fn start(config: Config) -> Result<App, AppError> {
     let signals = Signals::new().map_err(AppError::Signals)?;
     let workers = config.server.workers.unwrap_or_else(available_workers);
     let (listeners, drain_timeout) = (config.listeners.clone(), config.server.drain_timeout);
+    let admin_sockets = config.admin.listen.iter().filter(|addr| matches!(addr, AdminAddr::Tcp(_))).count();
     let drain = Arc::new(Drain::new());
     let start = control::Start { config, workers, drain: Arc::clone(&drain), env: |name| std::env::var(name).ok() };
     let (control, publisher) = control::start(start).await?;
@@ -78,14 +79,16 @@ pub async fn start(config: Config) -> Result<App, AppError> {
             Err(_) => Err(AppError::WorkerEnded(id.to_string())),
         });
     }
-    let addresses = Addresses { listeners: bound, admin: control.admin_addrs(), metrics: control.metrics_addr() };
+    let mut admin = control.admin_addrs();
+    let metrics = admin.split_off(admin.len().min(admin_sockets)).pop();
+    let addresses = Addresses { listeners: bound, admin, metrics };
     Ok(App { control, drain, drain_timeout, workers: set, signals, addresses })
 }
 
 impl App {
     /// Serves until a signal or `stop`, then drains. A worker that ends by itself is an error.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Stopped, AppError> {
-        let admin = tokio::spawn(self.control.clone().run());
+        let admin = tokio::spawn(self.control.clone().run(std::future::ready(())));
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
@@ -107,11 +110,9 @@ impl App {
         self.drain.watch()
     }
 
+    /// Control says in the log what became of it; the old configuration stays where the new one is bad.
     async fn reload(&self) {
-        match self.control.reload("signal").await {
-            Ok(summary) => tracing::info!("configuration reloaded: {summary}"),
-            Err(error) => tracing::error!("configuration not reloaded, the old one stays: {error}"),
-        }
+        let _ = self.control.reload("signal").await;
     }
 
     /// Unready, no new clients, what is under way is finished; cut at the deadline or at a second signal.
