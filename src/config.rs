@@ -17,6 +17,9 @@ mod units;
 pub use error::{Diagnostic, Report, Severity};
 pub use model::*;
 
+#[cfg(test)]
+mod tests;
+
 use cursor::{Context, Cursor};
 use findings::Findings;
 use source::{Place, Sources};
@@ -69,8 +72,10 @@ fn read(file: usize, sources: &Sources, env: Env<'_>, findings: &mut Findings, w
     let top = Cursor::new(&parsed.tree, Place { file, start: 0, end: 0 }, String::new());
     let written = raw::file(&mut cx, top);
     if broken {
+        // A broken line says nothing more; where the parser put a value of its own, it has no place.
         findings.retain_from(first, |code, place| {
-            code != "missing-key" && !parsed.broken_lines.contains(&source.position(place.start).line)
+            let line = source.position(place.start).line;
+            code != "missing-key" && place.end > 0 && !parsed.broken_lines.contains(&line)
         });
     }
     written
