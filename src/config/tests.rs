@@ -420,6 +420,19 @@ fn all_errors_at_once_even_beside_broken_lines() {
 }
 
 #[test]
+fn a_missing_file_hides_only_what_it_may_define() {
+    let more = "[[route]]\nname = \"q\"\nvariants = { x = \"elsewhere\" }\ntimeout = \"0s\"\n";
+    let loaded =
+        check(format!("include = [\"none.toml\"]\n{BASE}{}{more}", route("weights = { stable = 1, canary = 2 }")));
+    let expected = [
+        "unreadable-file 1:12 \"none.toml\"",
+        "weights-sum 14:11 { stable = 1, canary = 2 }",
+        "out-of-range 18:11 \"0s\"",
+    ];
+    assert_eq!(short(&loaded.report), expected);
+}
+
+#[test]
 fn an_empty_file_serves_nothing() {
     let loaded = check("");
     assert_eq!(short(&loaded.report), ["no-state-dir 1:1", "no-listener 1:1", "no-route 1:1"]);
