@@ -6,7 +6,8 @@
 use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
-use super::upstream::Lease;
+use super::io::Driving;
+use super::upstream::{Lease, quiet};
 use crate::boundary::outcomes::Reason;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -24,6 +25,8 @@ pub(super) struct Broken(pub(super) &'static str);
 /// What the spine and the client's driver see of a request's body.
 pub(super) struct Upload {
     client: Rc<Client>,
+    /// The task that sends it: the client's body wakes it.
+    task: Driving,
     /// Held back until the target says 100 (Continue), answers, or stays silent.
     held: Cell<bool>,
     done: Cell<bool>,
@@ -36,11 +39,15 @@ impl Upload {
         client.uploads.set(client.uploads.get() + 1);
         Rc::new(Upload {
             client: Rc::clone(client),
+            task: Driving::default(),
             held: Cell::new(held),
             done: Cell::new(false),
             failure: Cell::new(None),
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
         })
+    }
+    pub(super) fn sent_by(&self, cx: &Context<'_>) {
+        self.task.by(cx);
     }
     pub(super) fn release(&self) -> bool {
         self.held.replace(false)
@@ -82,14 +89,14 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = Broken;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let RequestBody::Client { incoming, upload } = self.get_mut() else {
             return Poll::Ready(None);
         };
         if upload.held.get() {
             return Poll::Pending;
         }
-        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+        let frame = match upload.task.poll(|cx| Pin::new(&mut *incoming).poll_frame(cx)) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => {
                 upload.finish();
@@ -217,13 +224,13 @@ fn poll_target(
     lease: &mut Option<Lease>,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-    if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) {
+    if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut quiet()) {
         return Poll::Ready(frame);
     }
     if let Some(lease) = lease {
         lease.drive(cx);
     }
-    Pin::new(incoming).poll_frame(cx)
+    Pin::new(incoming).poll_frame(&mut quiet())
 }
 
 impl Drop for ResponseBody {

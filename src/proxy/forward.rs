@@ -35,6 +35,9 @@ pub(super) async fn send(
     let local = Rc::clone(&exchange.local);
     let route = &local.published.routing.routes()[exchange.route];
     let pool = &local.pools[route.variants[exchange.variant].pool];
+    if let Some(upload) = &upload {
+        std::future::poll_fn(|cx| Poll::Ready(upload.sent_by(cx))).await;
+    }
     let waiting = Waiting::new(exchange, upload, route.timeout);
     interim::expect(&mut request);
     loop {

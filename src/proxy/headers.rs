@@ -16,15 +16,14 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const VIA: HeaderValue = HeaderValue::from_static("1.1 weir");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// Headers of a request or response that mean something to this hop only (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] =
-    [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
-
-/// What one look at a header map found.
+/// What one look at a header map found. The first three mean something to one hop only (RFC 9110 §7.6.1).
 #[derive(Default)]
 struct Found {
-    hop_by_hop: bool,
-    /// `Forwarded` or any `X-Forwarded-*`.
+    connection: bool,
+    /// `Keep-Alive`, `Proxy-Connection`, `TE` or `Upgrade`.
+    other_hop_by_hop: bool,
+    transfer_encoding: bool,
+    /// `Forwarded`, `X-Real-IP` or any `X-Forwarded-*`.
     forwarding: bool,
     via: bool,
     request_id: bool,
@@ -34,14 +33,18 @@ fn look(headers: &HeaderMap) -> Found {
     let mut found = Found::default();
     for name in headers.keys() {
         match *name {
+            header::CONNECTION => found.connection = true,
+            header::TRANSFER_ENCODING => found.transfer_encoding = true,
+            header::TE | header::UPGRADE => found.other_hop_by_hop = true,
             header::VIA => found.via = true,
             header::FORWARDED => found.forwarding = true,
-            _ if HOP_BY_HOP.contains(name) => found.hop_by_hop = true,
             _ => {
                 let name = name.as_str();
                 if let Some(rest) = name.strip_prefix("x-") {
                     found.forwarding |= rest.starts_with("forwarded-") || rest == "real-ip";
                     found.request_id |= rest == "request-id";
+                } else {
+                    found.other_hop_by_hop |= name == "keep-alive" || name == "proxy-connection";
                 }
             }
         }
@@ -53,12 +56,10 @@ fn look(headers: &HeaderMap) -> Found {
 pub(super) fn for_target(headers: &mut HeaderMap, client: &Client, rng: &mut impl Rng) -> HeaderValue {
     let found = look(headers);
     headers.reserve(6);
-    if found.hop_by_hop {
-        let trailers = headers.get_all(header::TE).iter().any(lists_trailers);
-        strip_hop_by_hop(headers);
-        if trailers {
-            headers.insert(header::TE, TRAILERS);
-        }
+    let trailers = found.other_hop_by_hop && headers.get_all(header::TE).iter().any(lists_trailers);
+    strip_hop_by_hop(headers, &found);
+    if trailers {
+        headers.insert(header::TE, TRAILERS);
     }
     if found.forwarding && !client.trusted {
         strip_forwarding(headers);
@@ -77,23 +78,42 @@ pub(super) fn for_target(headers: &mut HeaderMap, client: &Client, rng: &mut imp
 
 /// Makes a target's response headers those of the answer to the client.
 pub(super) fn for_client(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
-        strip_hop_by_hop(headers);
-    }
+    strip_hop_by_hop(headers, &look(headers));
 }
 
 /// Removes the hop-by-hop headers and those that `Connection` names.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+fn strip_hop_by_hop(headers: &mut HeaderMap, found: &Found) {
+    if found.connection {
+        strip_named_by_connection(headers);
+    }
+    if found.transfer_encoding {
+        headers.remove(header::TRANSFER_ENCODING);
+    }
+    if found.other_hop_by_hop {
+        for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::UPGRADE] {
+            headers.remove(name);
+        }
+    }
+}
+
+fn strip_named_by_connection(headers: &mut HeaderMap) {
+    let Entry::Occupied(connection) = headers.entry(header::CONNECTION) else { return };
+    let (_, values) = connection.remove_entry_mult();
+    let named: Vec<HeaderName> = values
+        .flat_map(|value| {
+            let names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            names.filter(|name| !is_option(name)).filter_map(|name| HeaderName::from_bytes(name).ok()).collect::<Vec<_>>()
+        })
         .filter(|name| !is_kept(name))
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in named {
         headers.remove(name);
     }
+}
+
+/// Options of `Connection` that name no header, or one that is removed anyway.
+fn is_option(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"close") || name.eq_ignore_ascii_case(b"keep-alive")
 }
 
 /// What no `Connection` header may take off a message: it would change what the message is.

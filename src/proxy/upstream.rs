@@ -8,7 +8,7 @@ pub(super) mod pool;
 use super::body::{Broken, RequestBody};
 use super::clock::{Clock, Tick};
 use super::failure::Failure;
-use super::io::TargetIo;
+use super::io::{Driving, TargetIo};
 use crate::boundary::outcomes::TargetShard;
 use crate::boundary::table::Target;
 use crate::limits::{SWEEP_INTERVAL, UPSTREAM_IDLE};
@@ -89,9 +89,8 @@ impl LocalTarget {
 
     /// Drops idle connections that the target closed or that are too old.
     fn sweep(&self, now: Tick) {
-        let mut cx = Context::from_waker(Waker::noop());
         self.idle.borrow_mut().retain_mut(|connection| {
-            connection.drive(&mut cx);
+            connection.drive(&quiet());
             connection.is_idle() && connection.idle_since.after(UPSTREAM_IDLE) > now
         });
     }
@@ -160,6 +159,7 @@ pub(super) struct Connection {
     finished: bool,
     idle_since: Tick,
     used: bool,
+    driving: Rc<Driving>,
     _place: pool::Place,
 }
 
@@ -167,13 +167,18 @@ impl Connection {
     async fn open(stream: TcpStream, place: pool::Place, clock: &Clock) -> Result<Box<Connection>, hyper::Error> {
         // A failure costs latency only.
         let _ = stream.set_nodelay(true);
-        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(TargetIo(stream))).await?;
-        Ok(Box::new(Connection { sender, driver, finished: false, idle_since: clock.now(), used: false, _place: place }))
+        let driving = Rc::new(Driving::default());
+        let io = TokioIo::new(TargetIo::new(stream, &driving));
+        let (sender, driver) = http1::Builder::new().handshake(io).await?;
+        let idle_since = clock.now();
+        Ok(Box::new(Connection { sender, driver, finished: false, idle_since, used: false, driving, _place: place }))
     }
 
-    fn drive(&mut self, cx: &mut Context<'_>) {
+    /// Reads and writes what can be; the socket wakes the task of `cx`.
+    fn drive(&mut self, cx: &Context<'_>) {
         if !self.finished {
-            self.finished = Pin::new(&mut self.driver).poll(cx).is_ready();
+            self.driving.by(cx);
+            self.finished = Pin::new(&mut self.driver).poll(&mut quiet()).is_ready();
         }
     }
 
@@ -210,7 +215,7 @@ impl Lease {
         self.connection.as_ref().is_some_and(|c| c.used && c.idle_since.after(MAY_BE_STALE - SWEEP_INTERVAL) <= now)
     }
 
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn drive(&mut self, cx: &Context<'_>) {
         if let Some(connection) = &mut self.connection {
             connection.drive(cx);
         }
@@ -229,8 +234,11 @@ impl Lease {
         let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
         let sent = std::future::poll_fn(|cx| {
             connection.drive(cx);
-            if let Poll::Ready(result) = answer.as_mut().poll(cx) {
+            if let Poll::Ready(result) = answer.as_mut().poll(&mut quiet()) {
                 return Poll::Ready(Ok(result));
+            }
+            if !tokio::task::coop::has_budget_remaining() {
+                cx.waker().wake_by_ref();
             }
             each_poll(cx).map(Err)
         })
@@ -252,7 +260,7 @@ impl Drop for Lease {
         let Some(mut connection) = self.connection.take() else { return };
         if !connection.is_idle() {
             // The answer's end may have been read together with its last piece: let the connection see it.
-            connection.drive(&mut Context::from_waker(Waker::noop()));
+            connection.drive(&quiet());
         }
         if connection.is_idle() && self.capacity.keeps_idle() {
             connection.idle_since = self.target.clock.now();
@@ -260,6 +268,11 @@ impl Drop for Lease {
             self.capacity.wake_next();
         }
     }
+}
+
+/// For polls of channels whose other end is polled by the same task, right after.
+pub(super) fn quiet() -> Context<'static> {
+    Context::from_waker(Waker::noop())
 }
 
 /// hyper's errors as what they mean for the client.
