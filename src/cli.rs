@@ -1,5 +1,6 @@
 //! The command line: one file a verb group.
 
+pub mod check;
 pub mod client;
 pub mod reload;
 pub mod shift;

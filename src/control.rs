@@ -31,7 +31,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// How many commands may wait; a sender past that waits too.
@@ -67,7 +67,8 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     sockets: Mutex<Vec<admin::Socket>>,
     admin_addrs: Vec<SocketAddr>,
-    reloading: tokio::sync::Mutex<()>,
+    /// One reload at a time.
+    reloading: Semaphore,
     reload_ok: AtomicBool,
     ready: AtomicBool,
     drain: Arc<Drain>,
@@ -106,7 +107,7 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
         commands,
         sockets: Mutex::new(sockets),
         admin_addrs,
-        reloading: tokio::sync::Mutex::new(()),
+        reloading: Semaphore::new(1),
         reload_ok: AtomicBool::new(true),
         ready: AtomicBool::new(false),
         drain,
@@ -161,7 +162,7 @@ impl Control {
 
     /// Reads the file again, checks it whole and swaps it in. A bad file changes nothing.
     pub async fn reload(&self, actor: &str) -> Result<ReloadSummary, ReloadError> {
-        let _one_at_a_time = self.shared.reloading.lock().await;
+        let _one_at_a_time = self.shared.reloading.acquire().await;
         let result = self.try_reload().await;
         self.shared.reload_ok.store(result.is_ok(), Relaxed);
         match &result {

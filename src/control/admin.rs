@@ -26,6 +26,7 @@ use axum::routing::{get, patch, post};
 use idempotency::Remembered;
 use problem::Problem;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -34,13 +35,13 @@ pub struct Api {
     exposition: Arc<Exposition>,
     remembered: Arc<Remembered>,
     /// One scrape at a time: with 10,000 routes an answer is large.
-    scraping: Arc<tokio::sync::Mutex<()>>,
+    scraping: Arc<Semaphore>,
 }
 
 impl Api {
     pub fn new(control: Control) -> Api {
         let exposition = Arc::new(Exposition::new(control.clone()));
-        Api { control, exposition, remembered: Arc::default(), scraping: Arc::default() }
+        Api { control, exposition, remembered: Arc::default(), scraping: Arc::new(Semaphore::new(1)) }
     }
 }
 

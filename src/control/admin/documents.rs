@@ -179,7 +179,7 @@ fn weights(config: &RouteConfig, weights: &[Weight]) -> Value {
 /// `5`, not `5.0`.
 fn percent(weight: Weight) -> Value {
     let thousandths = weight.thousandths();
-    if thousandths % 1000 == 0 { json!(thousandths / 1000) } else { json!(weight.percent()) }
+    if thousandths.is_multiple_of(1000) { json!(thousandths / 1000) } else { json!(weight.percent()) }
 }
 
 fn variant_stats(total: &VariantTotal) -> Map<String, Value> {

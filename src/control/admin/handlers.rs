@@ -37,7 +37,7 @@ pub async fn readyz(State(api): State<Api>) -> Response {
 }
 
 pub async fn metrics(State(api): State<Api>) -> Response {
-    let _one_at_a_time = api.scraping.lock().await;
+    let _one_at_a_time = api.scraping.acquire().await;
     let exposition = api.exposition.clone();
     match tokio::task::spawn_blocking(move || exposition.text()).await {
         Ok(Ok(text)) => {
@@ -63,7 +63,7 @@ pub async fn route(State(api): State<Api>, route: Result<Path<String>, PathRejec
 }
 
 pub async fn stats(State(api): State<Api>) -> Response {
-    let _one_at_a_time = api.scraping.lock().await;
+    let _one_at_a_time = api.scraping.acquire().await;
     let (ground, state) = (api.control.ground(), api.control.shared.state.clone());
     match tokio::task::spawn_blocking(move || documents::stats(&ground, &state)).await {
         Ok(stats) => document(StatusCode::OK, &stats),
