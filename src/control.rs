@@ -171,7 +171,7 @@ impl Control {
                 "configuration reloaded"
             ),
             Err(error @ ReloadError::File(bad)) => {
-                for finding in &bad.report.diagnostics {
+                for finding in bad.report.errors() {
                     let place = format!("{}:{}:{}", finding.file, finding.line, finding.column);
                     tracing::error!(place, code = finding.code, "{}", finding.message);
                 }
@@ -411,6 +411,55 @@ mod tests {
         let text = String::from_utf8(process.get("/metrics").await.body).unwrap();
         assert!(text.contains("\nweir_config_last_reload_success 0\n"));
         assert_eq!(process.get("/api/v1/routes").await.status, 200);
+    }
+
+    fn loaded(path: &std::path::Path) -> Config {
+        let loaded = config::load(path, &|_| None);
+        loaded.config.unwrap_or_else(|| panic!("{}", loaded.report.render(false)))
+    }
+
+    #[tokio::test]
+    async fn a_reload_takes_over_a_good_file_and_refuses_a_bad_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weir.toml");
+        let write = |stable: u32, canary: u32, more: &str| {
+            let text = format!(
+                "[server]\nstate_dir = \"state\"\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
+                 [[listener]]\nname = \"http\"\nbind = \"127.0.0.1:8080\"\n\
+                 [pool.v1]\ntargets = [\"127.0.0.1:9101\"]\n[pool.v2]\ntargets = [\"127.0.0.1:9102\"]\n\
+                 [[route]]\nname = \"shop\"\nmatch = {{ path = \"/\" }}\n\
+                 variants = {{ stable = \"v1\", canary = \"v2\" }}\n\
+                 weights = {{ stable = {stable}, canary = {canary} }}\n{more}"
+            );
+            fs::write(&path, text).unwrap();
+        };
+        write(100, 0, "");
+        let process = Process::start(loaded(&path)).await;
+        process.patch("shop", &[], r#"{"weights":{"canary":5}}"#).await;
+        let reload = async || process.call("POST", "/api/v1/reload", &[], b"").await;
+        write(100, 0, "timeout = \"3s\"\n");
+        let reply = reload().await;
+        assert_eq!((reply.status, &reply.json()["live_kept"]), (200, &serde_json::json!(["shop"])), "{reply:?}");
+        assert_eq!(process.live("shop"), (2, vec![95_000, 5_000]));
+        let timeout = process.publisher.current().routing.routes()[0].timeout;
+        assert_eq!(timeout, std::time::Duration::from_secs(3));
+        write(90, 20, "timout = 3\n");
+        let reply = reload().await;
+        assert_eq!((reply.status, reply.problem().as_str()), (400, "invalid-configuration"));
+        assert_eq!(reply.json()["errors"].as_array().unwrap().len(), 2, "{reply:?}");
+        assert!(process.control.reload("SIGHUP").await.is_err());
+        assert_eq!(process.live("shop"), (2, vec![95_000, 5_000]));
+        write(80, 20, "");
+        assert_eq!(process.control.reload("SIGHUP").await.unwrap().installed.file_won, ["shop"]);
+        assert_eq!(process.live("shop"), (3, vec![80_000, 20_000]));
+        let text = String::from_utf8(process.get("/metrics").await.body).unwrap();
+        assert!(text.contains("\nweir_config_last_reload_success 1\n"));
+        // What cannot be saved is not taken over either.
+        fs::create_dir(dir.path().join("state/live.json.tmp")).unwrap();
+        write(70, 30, "");
+        let reply = reload().await;
+        assert_eq!((reply.status, reply.problem().as_str()), (507, "state-not-saved"));
+        assert_eq!(process.live("shop"), (3, vec![80_000, 20_000]));
     }
 
     #[derive(Clone, Debug)]
