@@ -8,6 +8,8 @@ mod admin;
 pub mod command;
 mod controller;
 mod derive;
+#[cfg(test)]
+mod fixtures;
 mod ground;
 mod metrics;
 mod outcomes;
@@ -29,7 +31,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// How many commands may wait; a sender past that waits too.
@@ -65,7 +67,8 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     sockets: Mutex<Vec<admin::Socket>>,
     admin_addrs: Vec<SocketAddr>,
-    reloading: tokio::sync::Mutex<()>,
+    /// One reload at a time.
+    reloading: Semaphore,
     reload_ok: AtomicBool,
     ready: AtomicBool,
     drain: Arc<Drain>,
@@ -104,7 +107,7 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
         commands,
         sockets: Mutex::new(sockets),
         admin_addrs,
-        reloading: tokio::sync::Mutex::new(()),
+        reloading: Semaphore::new(1),
         reload_ok: AtomicBool::new(true),
         ready: AtomicBool::new(false),
         drain,
@@ -159,7 +162,7 @@ impl Control {
 
     /// Reads the file again, checks it whole and swaps it in. A bad file changes nothing.
     pub async fn reload(&self, actor: &str) -> Result<ReloadSummary, ReloadError> {
-        let _one_at_a_time = self.shared.reloading.lock().await;
+        let _one_at_a_time = self.shared.reloading.acquire().await;
         let result = self.try_reload().await;
         self.shared.reload_ok.store(result.is_ok(), Relaxed);
         match &result {
@@ -168,7 +171,7 @@ impl Control {
                 "configuration reloaded"
             ),
             Err(error @ ReloadError::File(bad)) => {
-                for finding in &bad.report.diagnostics {
+                for finding in bad.report.errors() {
                     let place = format!("{}:{}:{}", finding.file, finding.line, finding.column);
                     tracing::error!(place, code = finding.code, "{}", finding.message);
                 }
@@ -269,5 +272,255 @@ fn listen_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
         io::ErrorKind::PermissionDenied => "; weir may not use it",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixtures::{Process, config, shop, shop_in};
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs;
+
+    /// A process' life: all its tasks, and so its lock, end when this returns.
+    fn life<O>(body: impl Future<Output = O>) -> O {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(body)
+    }
+
+    async fn start_error(config: Config) -> String {
+        let start_with = Start { config, workers: 1, drain: Arc::new(Drain::new()), env: |_| None };
+        start(start_with).await.err().expect("must not start").to_string()
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_and_a_state_dir_in_use_are_start_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Process::start(shop_in(dir.path())).await;
+        let mut second = shop_in(dir.path());
+        let error = start_error(second.clone()).await;
+        assert!(error.starts_with("server.state_dir: ") && error.contains("in use by another weir"), "{error}");
+        second.admin.listen = vec![AdminAddr::Tcp(first.addr)];
+        let error = start_error(second).await;
+        assert!(error.contains("admin.listen") && error.contains(&first.addr.to_string()), "{error}");
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(start_error(shop_in(&file)).await.contains(file.to_str().unwrap()));
+    }
+
+    #[test]
+    fn a_change_that_can_t_be_saved_changes_nothing_and_later_ones_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let blocker = dir.path().join("live.json.tmp");
+        life(async {
+            let process = Process::start(shop_in(dir.path())).await;
+            assert_eq!(process.patch("shop", &[], r#"{"weights":{"canary":5}}"#).await.status, 200);
+            fs::create_dir(&blocker).unwrap();
+            let reply = process.patch("shop", &[], r#"{"weights":{"canary":6}}"#).await;
+            assert_eq!((reply.status, reply.problem().as_str()), (507, "state-not-saved"));
+            assert!(reply.json()["detail"].as_str().unwrap().contains("live.json.tmp"));
+            assert_eq!(process.live("shop"), (2, vec![95_000, 5_000]));
+            assert_eq!(process.publisher.current().serial, 2);
+            fs::remove_dir(&blocker).unwrap();
+            let reply = process.patch("shop", &["if-match: \"2\""], r#"{"weights":{"canary":7}}"#).await;
+            assert_eq!(reply.status, 200);
+        });
+        life(async {
+            let process = Process::start(shop_in(dir.path())).await;
+            assert_eq!(process.live("shop"), (3, vec![93_000, 7_000]));
+        });
+    }
+
+    #[test]
+    fn a_damaged_state_file_is_kept_aside_and_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("live.json"), "garbage").unwrap();
+        life(async {
+            let process = Process::start(shop_in(dir.path())).await;
+            assert_eq!(process.live("shop"), (1, vec![100_000, 0]));
+            let state = &process.get("/api/v1/stats").await.json()["state"];
+            assert_eq!(state["status"], "set aside");
+            assert_eq!(fs::read_to_string(state["file"].as_str().unwrap()).unwrap(), "garbage");
+            let ready = process.get("/readyz").await;
+            assert_eq!((ready.status, &ready.json()["state"]), (200, state));
+        });
+    }
+
+    #[test]
+    fn an_edited_file_wins_at_a_restart_and_an_unedited_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |canary: f64| {
+            let mut config = config(&[("shop", &[("stable", 100.0 - canary), ("canary", canary)])]);
+            config.server.state_dir = Some(dir.path().to_owned());
+            config
+        };
+        let assignment = life(async {
+            let process = Process::start(with(1.0)).await;
+            process.patch("shop", &[], r#"{"weights":{"canary":50}}"#).await;
+            process.patch("shop", &[], r#"{"weights":{"canary":20}}"#).await;
+            process.control.ground().routes[0].assignment.clone()
+        });
+        life(async {
+            let process = Process::start(with(1.0)).await;
+            assert_eq!(process.live("shop"), (3, vec![80_000, 20_000]));
+            assert_eq!(process.control.ground().routes[0].assignment, assignment);
+        });
+        life(async {
+            let process = Process::start(with(25.0)).await;
+            assert_eq!(process.live("shop"), (4, vec![75_000, 25_000]));
+            assert_eq!(process.control.ground().routes[0].assignment.buckets_moved(&assignment), 5_000);
+        });
+    }
+
+    #[test]
+    fn many_writers_at_once_are_all_answered_and_all_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let generation = life(async {
+            let process = Process::start(shop_in(dir.path())).await;
+            let change = |canary: usize| {
+                let body = format!(r#"{{"weights":{{"canary":{}}}}}"#, canary as f64 / 8.0);
+                let process = &process;
+                async move { process.patch("shop", &[], &body).await.status }
+            };
+            let mut rounds = Vec::new();
+            for round in 0..10 {
+                let at = 1 + 8 * round;
+                rounds.extend(<[u16; 8]>::from(tokio::join!(
+                    change(at),
+                    change(at + 1),
+                    change(at + 2),
+                    change(at + 3),
+                    change(at + 4),
+                    change(at + 5),
+                    change(at + 6),
+                    change(at + 7),
+                )));
+            }
+            assert!(rounds.iter().all(|status| *status == 200), "{rounds:?}");
+            process.live("shop").0
+        });
+        assert_eq!(generation, 81);
+        life(async { assert_eq!(Process::start(shop_in(dir.path())).await.live("shop").0, 81) });
+    }
+
+    #[tokio::test]
+    async fn a_reload_of_a_file_that_is_gone_changes_nothing() {
+        let process = Process::start(shop()).await;
+        let reply = process.call("POST", "/api/v1/reload", &[], b"").await;
+        assert_eq!((reply.status, reply.problem().as_str()), (400, "invalid-configuration"));
+        assert!(!reply.json()["errors"].as_array().unwrap().is_empty());
+        let text = String::from_utf8(process.get("/metrics").await.body).unwrap();
+        assert!(text.contains("\nweir_config_last_reload_success 0\n"));
+        assert_eq!(process.get("/api/v1/routes").await.status, 200);
+    }
+
+    fn loaded(path: &std::path::Path) -> Config {
+        let loaded = config::load(path, &|_| None);
+        loaded.config.unwrap_or_else(|| panic!("{}", loaded.report.render(false)))
+    }
+
+    #[tokio::test]
+    async fn a_reload_takes_over_a_good_file_and_refuses_a_bad_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weir.toml");
+        let write = |stable: u32, canary: u32, more: &str| {
+            let text = format!(
+                "[server]\nstate_dir = \"state\"\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
+                 [[listener]]\nname = \"http\"\nbind = \"127.0.0.1:8080\"\n\
+                 [pool.v1]\ntargets = [\"127.0.0.1:9101\"]\n[pool.v2]\ntargets = [\"127.0.0.1:9102\"]\n\
+                 [[route]]\nname = \"shop\"\nmatch = {{ path = \"/\" }}\n\
+                 variants = {{ stable = \"v1\", canary = \"v2\" }}\n\
+                 weights = {{ stable = {stable}, canary = {canary} }}\n{more}"
+            );
+            fs::write(&path, text).unwrap();
+        };
+        write(100, 0, "");
+        let process = Process::start(loaded(&path)).await;
+        process.patch("shop", &[], r#"{"weights":{"canary":5}}"#).await;
+        let reload = async || process.call("POST", "/api/v1/reload", &[], b"").await;
+        write(100, 0, "timeout = \"3s\"\n");
+        let reply = reload().await;
+        assert_eq!((reply.status, &reply.json()["live_kept"]), (200, &serde_json::json!(["shop"])), "{reply:?}");
+        assert_eq!(process.live("shop"), (2, vec![95_000, 5_000]));
+        let timeout = process.publisher.current().routing.routes()[0].timeout;
+        assert_eq!(timeout, std::time::Duration::from_secs(3));
+        write(90, 20, "timout = 3\n");
+        let reply = reload().await;
+        assert_eq!((reply.status, reply.problem().as_str()), (400, "invalid-configuration"));
+        assert_eq!(reply.json()["errors"].as_array().unwrap().len(), 2, "{reply:?}");
+        assert!(process.control.reload("SIGHUP").await.is_err());
+        assert_eq!(process.live("shop"), (2, vec![95_000, 5_000]));
+        write(80, 20, "");
+        assert_eq!(process.control.reload("SIGHUP").await.unwrap().installed.file_won, ["shop"]);
+        assert_eq!(process.live("shop"), (3, vec![80_000, 20_000]));
+        let text = String::from_utf8(process.get("/metrics").await.body).unwrap();
+        assert!(text.contains("\nweir_config_last_reload_success 1\n"));
+        // What cannot be saved is not taken over either.
+        fs::create_dir(dir.path().join("state/live.json.tmp")).unwrap();
+        write(70, 30, "");
+        let reply = reload().await;
+        assert_eq!((reply.status, reply.problem().as_str()), (507, "state-not-saved"));
+        assert_eq!(process.live("shop"), (3, vec![80_000, 20_000]));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Patch(u32),
+        Put(u32),
+        Bad,
+        Restart,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0u32..=100_000).prop_map(Step::Patch),
+            2 => (0u32..=100_000).prop_map(Step::Put),
+            1 => Just(Step::Bad),
+            1 => Just(Step::Restart),
+        ]
+    }
+
+    async fn take(process: &Process, step: &Step) -> u16 {
+        let percent = |thousandths: u32| f64::from(thousandths) / 1000.0;
+        match step {
+            Step::Patch(canary) => {
+                let body = format!(r#"{{"weights":{{"canary":{}}}}}"#, percent(*canary));
+                process.patch("shop", &[], &body).await.status
+            }
+            Step::Put(canary) => {
+                let (stable, canary) = (percent(100_000 - canary), percent(*canary));
+                let body = format!(r#"{{"weights":{{"canary":{canary},"stable":{stable}}}}}"#);
+                let tag = format!("if-match: \"{}\"", process.live("shop").0);
+                process.put("shop", &[&tag], &body).await.status
+            }
+            _ => process.put("shop", &["if-match: *"], r#"{"weights":{"canary":5}}"#).await.status,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn what_was_acknowledged_is_live_after_any_restart(steps in prop::collection::vec(step(), 1..24)) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut acknowledged = (1, vec![100_000, 0]);
+            for life_s_steps in steps.split_inclusive(|step| matches!(step, Step::Restart)) {
+                life(async {
+                    let process = Process::start(shop_in(dir.path())).await;
+                    assert_eq!(process.live("shop"), acknowledged);
+                    for step in life_s_steps.iter().filter(|step| !matches!(step, Step::Restart)) {
+                        let status = take(&process, step).await;
+                        match step {
+                            Step::Patch(canary) | Step::Put(canary) => {
+                                assert_eq!(status, 200);
+                                let weights = vec![100_000 - canary, *canary];
+                                let generation = acknowledged.0 + u64::from(weights != acknowledged.1);
+                                acknowledged = (generation, weights);
+                            }
+                            _ => assert_eq!(status, 400),
+                        }
+                        assert_eq!(process.live("shop"), acknowledged);
+                    }
+                });
+            }
+        }
     }
 }

@@ -46,7 +46,7 @@ pub enum Failure {
     Unreachable { addr: String, source: io::Error },
     #[error("the answer of {addr} can't be read: {why}; is that Weir's admin address?")]
     Unreadable { addr: String, why: String },
-    #[error("no answer from {addr} in {} s; whether the request was carried out is unknown: look with `weir status`", TIMEOUT.as_secs())]
+    #[error("no answer from {addr} in {} s; look with `weir status` whether it was carried out", TIMEOUT.as_secs())]
     TimedOut { addr: String },
     #[error("{}", refusal(.0))]
     Refused(Answer),

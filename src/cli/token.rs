@@ -1,4 +1,5 @@
-//! `weir token`: makes a token for the admin API. Weir keeps its hash only, so that a file that leaks gives nothing away.
+//! `weir token`: makes a token for the admin API. Weir keeps its hash only, so that a file that leaks gives nothing
+//! away.
 
 use super::client::Failure;
 use rand::TryRng;

@@ -321,3 +321,212 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::command::{IfMatch, Origin};
+    use super::super::fixtures::{config, ground, shop, weights};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn change(edit: Edit) -> WeightChange {
+        let origin = Origin { actor: "test".to_owned(), source: "here".to_owned(), reason: None };
+        WeightChange { route: "r".to_owned(), edit, if_match: None, origin }
+    }
+
+    fn named(shares: &[(&str, f64)]) -> Vec<(String, Weight)> {
+        shares.iter().map(|(name, percent)| ((*name).to_owned(), Weight::from_percent(*percent).unwrap())).collect()
+    }
+
+    fn three() -> Config {
+        config(&[("r", &[("a", 70.0), ("b", 20.0), ("c", 10.0)])])
+    }
+
+    fn patched(shares: &[(&str, f64)]) -> Result<Vec<f64>, (String, String)> {
+        match ground(three()).changed(&change(Edit::Patch(named(shares)))) {
+            Ok(view) => Ok(view.live.weights.iter().map(|weight| weight.percent()).collect()),
+            Err(ChangeError::Weights { field, detail }) => Err((field, detail)),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn shift(ground: &mut Ground, shares: &[(&str, f64)]) {
+        let view = ground.changed(&change(Edit::Patch(named(shares)))).unwrap();
+        ground.apply(&view);
+    }
+
+    #[test]
+    fn a_patch_gives_the_difference_to_the_baseline() {
+        assert_eq!(patched(&[("b", 25.0)]).unwrap(), [65.0, 25.0, 10.0]);
+        assert_eq!(patched(&[("b", 0.0), ("c", 0.0)]).unwrap(), [100.0, 0.0, 0.0]);
+        assert_eq!(patched(&[("b", 90.0)]).unwrap(), [0.0, 90.0, 10.0]);
+        assert_eq!(patched(&[("b", 0.001)]).unwrap(), [89.999, 0.001, 10.0]);
+        assert_eq!(patched(&[("a", 60.0), ("b", 30.0)]).unwrap(), [60.0, 30.0, 10.0]);
+    }
+
+    #[test]
+    fn a_patch_that_does_not_add_up_is_refused_with_the_field() {
+        for (shares, field, said) in [
+            (&[("b", 90.001)][..], "weights", "100.001 percent"),
+            (&[("a", 60.0)], "weights", "sum to 90 percent"),
+            (&[("a", 100.0)], "weights", "sum to 130 percent"),
+            (&[("d", 5.0)], "weights.d", "it has a, b, c"),
+            (&[("b", 5.0), ("b", 6.0)], "weights.b", "named twice"),
+            (&[], "weights", "no variant is named"),
+        ] {
+            let (named, detail) = patched(shares).unwrap_err();
+            assert_eq!(named, field, "{detail}");
+            assert!(detail.contains(said), "{detail}");
+        }
+    }
+
+    #[test]
+    fn a_put_names_every_variant() {
+        let put = |shares: &[(&str, f64)]| ground(three()).changed(&change(Edit::Replace(named(shares))));
+        let view = put(&[("c", 1.0), ("a", 90.0), ("b", 9.0)]).unwrap();
+        assert_eq!(view.live.weights, weights(&[90.0, 9.0, 1.0]));
+        assert_eq!(view.live.generation, 2);
+        let Err(ChangeError::Weights { field, .. }) = put(&[("a", 90.0), ("c", 10.0)]) else { panic!() };
+        assert_eq!(field, "weights.b");
+        let Err(ChangeError::Weights { field, .. }) = put(&[("a", 90.0), ("b", 1.0), ("c", 1.0)]) else { panic!() };
+        assert_eq!(field, "weights");
+    }
+
+    #[test]
+    fn the_same_weights_change_nothing_and_an_old_generation_is_refused() {
+        let mut ground = ground(three());
+        let same = ground.changed(&change(Edit::Patch(named(&[("b", 20.0)])))).unwrap();
+        assert_eq!(same.live.generation, 1);
+        shift(&mut ground, &[("b", 30.0)]);
+        let at = |generation| WeightChange {
+            if_match: Some(IfMatch::OneOf(vec![generation])),
+            ..change(Edit::Patch(named(&[("b", 40.0)])))
+        };
+        let Err(ChangeError::Stale(view)) = ground.changed(&at(1)) else { panic!() };
+        assert_eq!(view.live.generation, 2);
+        assert_eq!(ground.changed(&at(2)).unwrap().live.generation, 3);
+    }
+
+    #[test]
+    fn live_weights_go_on_bucket_for_bucket_while_the_file_says_the_same() {
+        let mut ground = ground(three());
+        shift(&mut ground, &[("b", 45.0)]);
+        shift(&mut ground, &[("c", 33.333), ("b", 1.0)]);
+        let (again, installed) = ground.reloaded(three(), Addresses::new());
+        assert_eq!(again.routes[0].assignment, ground.routes[0].assignment);
+        assert_eq!(again.routes[0].generation, 3);
+        assert_eq!(installed.live_kept, ["r"]);
+        assert!(installed.file_won.is_empty());
+    }
+
+    #[test]
+    fn a_file_with_other_weights_wins_and_moves_few() {
+        let mut ground = ground(three());
+        shift(&mut ground, &[("b", 45.0)]);
+        let file = config(&[("r", &[("a", 50.0), ("b", 40.0), ("c", 10.0)])]);
+        let (again, installed) = ground.reloaded(file, Addresses::new());
+        assert_eq!(installed.file_won, ["r"]);
+        assert_eq!(again.routes[0].weights, weights(&[50.0, 40.0, 10.0]));
+        assert_eq!(again.routes[0].generation, 3);
+        assert_eq!(again.routes[0].assignment.buckets_moved(&ground.routes[0].assignment), 5_000);
+        // What was saved into the file is no change.
+        let file = config(&[("r", &[("a", 45.0), ("b", 45.0), ("c", 10.0)])]);
+        let (again, _) = ground.reloaded(file, Addresses::new());
+        assert_eq!(again.routes[0].generation, 2);
+        assert_eq!(again.routes[0].assignment, ground.routes[0].assignment);
+    }
+
+    #[test]
+    fn reordered_variants_keep_their_clients() {
+        let mut ground = ground(three());
+        shift(&mut ground, &[("b", 45.0)]);
+        let file = config(&[("r", &[("b", 20.0), ("c", 10.0), ("a", 70.0)])]);
+        let (again, installed) = ground.reloaded(file, Addresses::new());
+        assert_eq!(again.routes[0].weights, weights(&[45.0, 10.0, 45.0]));
+        assert_eq!(again.routes[0].generation, 3, "another baseline");
+        assert_eq!(installed.live_kept, ["r"]);
+        let back = again.routes[0].assignment.remapped(&[Some(1), Some(2), Some(0)], 3).unwrap();
+        assert_eq!(back, ground.routes[0].assignment);
+    }
+
+    #[test]
+    fn added_removed_and_renamed_variants_bring_the_file_s_weights() {
+        let mut ground = ground(three());
+        shift(&mut ground, &[("b", 45.0)]);
+        let moved = |file: &[(&str, f64)], map: &[Option<usize>]| {
+            let (again, installed) = ground.reloaded(config(&[("r", file)]), Addresses::new());
+            assert_eq!(installed.file_won, ["r"]);
+            assert_eq!(again.routes[0].generation, 3);
+            let expected: Vec<f64> = file.iter().map(|(_, percent)| *percent).collect();
+            assert_eq!(again.routes[0].weights, weights(&expected));
+            let carried = ground.routes[0].assignment.remapped(map, file.len()).unwrap();
+            again.routes[0].assignment.buckets_moved(&carried)
+        };
+        // a 45, b 45, c 10 are live.
+        let same = [Some(0), Some(1), Some(2)];
+        assert_eq!(moved(&[("a", 70.0), ("b", 20.0), ("c", 5.0), ("d", 5.0)], &same), 30_000);
+        assert_eq!(moved(&[("a", 55.0), ("b", 45.0)], &[Some(0), Some(1), None]), 0);
+        // A new name in the old one's place has the old one's clients.
+        assert_eq!(moved(&[("a", 45.0), ("b2", 45.0), ("c", 10.0)], &same), 0);
+    }
+
+    #[test]
+    fn counters_stay_with_their_names_across_reloads() {
+        let before = ground(shop());
+        let counters = Arc::clone(&before.routes[0].outcomes[1]);
+        counters.shards[0].retries.add(3);
+        let (without, installed) = before.reloaded(config(&[("other", &[("a", 100.0)])]), Addresses::new());
+        assert_eq!(installed.removed, ["shop"]);
+        assert_eq!(installed.added, ["other"]);
+        let (back, _) = without.reloaded(shop(), Addresses::new());
+        assert!(Arc::ptr_eq(&back.routes[0].outcomes[1], &counters));
+        assert_eq!(back.routes[0].outcomes[1].total().retries, 3);
+    }
+
+    #[test]
+    fn a_pool_that_did_not_change_is_the_same() {
+        let before = ground(shop());
+        let (same, _) = before.reloaded(shop(), Addresses::new());
+        assert!(Arc::ptr_eq(&before.pools[0], &same.pools[0]));
+        let mut other = shop();
+        other.pools[0].max_connections = 7;
+        let (changed, _) = before.reloaded(other, Addresses::new());
+        assert_eq!(changed.pools[0].max_connections, 7);
+        assert!(Arc::ptr_eq(&before.pools[0].targets[0].outcomes, &changed.pools[0].targets[0].outcomes));
+    }
+
+    #[test]
+    fn new_addresses_make_a_new_pool() {
+        let mut named = shop();
+        named.pools[0].targets.push(crate::config::TargetAddr::Name { host: "db".to_owned(), port: 80 });
+        let before = ground(named);
+        assert!(before.pools[0].targets[1].addrs.is_empty());
+        let addr: SocketAddr = "192.0.2.1:80".parse().unwrap();
+        let after = before.resolved(Addresses::from([(("db".to_owned(), 80), vec![addr])])).unwrap();
+        assert_eq!(after.pools[0].targets[1].addrs, [addr]);
+        assert!(after.resolved((*after.addresses).clone()).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_change_leaves_a_whole_saved_and_read_back(steps in prop::collection::vec((0u32..=50_000, 0u32..=50_000), 1..20)) {
+            let mut ground = ground(three());
+            for (b, c) in steps {
+                let thousandths = |n| Weight::from_thousandths(n).unwrap();
+                let edit = Edit::Patch(vec![("b".to_owned(), thousandths(b)), ("c".to_owned(), thousandths(c))]);
+                let before = Arc::clone(&ground.routes[0]);
+                let view = ground.changed(&change(edit)).unwrap();
+                ground.apply(&view);
+                let now = &ground.routes[0];
+                let given: Vec<u32> = now.weights.iter().map(|weight| weight.thousandths()).collect();
+                prop_assert_eq!(&given, &[100_000 - b - c, b, c]);
+                let moved: u32 = before.weights.iter().zip(&now.weights).map(|(was, is)| was.thousandths().abs_diff(is.thousandths())).sum();
+                prop_assert_eq!(before.assignment.buckets_moved(&now.assignment), moved / 2);
+            }
+            let saved = HashMap::from([("r".to_owned(), Saved::of(&ground.config.routes[0], &ground.routes[0]))]);
+            let (again, _) = Ground::start(three(), &saved, Addresses::new(), 1);
+            prop_assert_eq!(&again.routes[0].assignment, &ground.routes[0].assignment);
+            prop_assert_eq!(again.to_saved(), ground.to_saved());
+        }
+    }
+}

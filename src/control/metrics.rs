@@ -52,7 +52,7 @@ struct Shape(&'static str, &'static str, MetricType, &'static [&'static str]);
 const VARIANT: &[&str] = &["route", "variant"];
 const REQUESTS: Shape = Shape(
     "weir_requests_total",
-    "Requests that a route's variant answered, by status class (none: no response head was sent) and whether a rule forced the variant.",
+    "Requests answered, by status class (none: no response head was sent) and whether a rule forced the variant.",
     MetricType::COUNTER,
     &["route", "variant", "code", "forced"],
 );

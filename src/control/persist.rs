@@ -60,7 +60,7 @@ pub struct SetAside {
 pub enum StateError {
     #[error("can't {doing} {}: {source}{}", .path.display(), hint(.source))]
     Io { doing: &'static str, path: PathBuf, source: Arc<io::Error> },
-    #[error("{} is in use by another weir{}; give each process a server.state_dir of its own", .path.display(), .holder)]
+    #[error("{} is in use by another weir{holder}; give each process a server.state_dir of its own", .path.display())]
     Locked { path: PathBuf, holder: String },
     #[error("saving the live state failed: {0}")]
     Writer(String),

@@ -3,7 +3,7 @@
 use super::problem::Problem;
 use crate::boundary::outcomes::{Code, DurationsTotal, Reason, VariantTotal};
 use crate::boundary::table::{Pool, Target};
-use crate::config::{Diagnostic, RouteConfig, Severity};
+use crate::config::RouteConfig;
 use crate::control::StateStatus;
 use crate::control::command::{Changed, ReloadSummary, RouteView};
 use crate::control::ground::Ground;
@@ -89,20 +89,8 @@ pub fn reload(summary: &ReloadSummary) -> Value {
         "file_won": installed.file_won,
         "live_kept": installed.live_kept,
         "needs_restart": installed.needs_restart,
-        "warnings": findings(&summary.report.diagnostics, Severity::Warning),
+        "warnings": summary.report.to_json()["warnings"],
     })
-}
-
-/// Errors or warnings as `weir check --json` prints them.
-pub fn findings(diagnostics: &[Diagnostic], severity: Severity) -> Vec<Value> {
-    let chosen = diagnostics.iter().filter(|finding| finding.severity == severity);
-    let shown = chosen.map(|finding| {
-        json!({
-            "file": finding.file, "line": finding.line, "column": finding.column,
-            "code": finding.code, "message": finding.message, "help": finding.help,
-        })
-    });
-    shown.collect()
 }
 
 /// Where live state is kept.
@@ -179,7 +167,7 @@ fn weights(config: &RouteConfig, weights: &[Weight]) -> Value {
 /// `5`, not `5.0`.
 fn percent(weight: Weight) -> Value {
     let thousandths = weight.thousandths();
-    if thousandths % 1000 == 0 { json!(thousandths / 1000) } else { json!(weight.percent()) }
+    if thousandths.is_multiple_of(1000) { json!(thousandths / 1000) } else { json!(weight.percent()) }
 }
 
 fn variant_stats(total: &VariantTotal) -> Map<String, Value> {

@@ -5,7 +5,6 @@ use super::idempotency::{Answer, Key};
 use super::problem::Problem;
 use super::{Api, body, documents};
 use crate::boundary::drain::Phase;
-use crate::config::Severity;
 use crate::control::command::{ChangeError, Edit, Origin, ReloadError, RouteView, WeightChange};
 use crate::limits::ADMIN_BODY_BYTES;
 use axum::Extension;
@@ -37,7 +36,7 @@ pub async fn readyz(State(api): State<Api>) -> Response {
 }
 
 pub async fn metrics(State(api): State<Api>) -> Response {
-    let _one_at_a_time = api.scraping.lock().await;
+    let _one_at_a_time = api.scraping.acquire().await;
     let exposition = api.exposition.clone();
     match tokio::task::spawn_blocking(move || exposition.text()).await {
         Ok(Ok(text)) => {
@@ -63,7 +62,7 @@ pub async fn route(State(api): State<Api>, route: Result<Path<String>, PathRejec
 }
 
 pub async fn stats(State(api): State<Api>) -> Response {
-    let _one_at_a_time = api.scraping.lock().await;
+    let _one_at_a_time = api.scraping.acquire().await;
     let (ground, state) = (api.control.ground(), api.control.shared.state.clone());
     match tokio::task::spawn_blocking(move || documents::stats(&ground, &state)).await {
         Ok(stats) => document(StatusCode::OK, &stats),
@@ -77,12 +76,14 @@ pub async fn reload(State(api): State<Api>, Extension(actor): Extension<Actor>) 
     match reloading.await.unwrap_or(Err(ReloadError::Stopped)) {
         Ok(summary) => document(StatusCode::OK, &documents::reload(&summary)),
         Err(ReloadError::File(bad)) => {
-            let diagnostics = &bad.report.diagnostics;
-            let errors = documents::findings(diagnostics, Severity::Error);
-            let detail = format!("{} has {} error(s); nothing was changed", bad.path, errors.len());
-            let warnings = documents::findings(diagnostics, Severity::Warning);
+            let errors = bad.report.errors().count();
+            let detail = format!("{} has {errors} error(s); nothing was changed", bad.path);
+            let mut findings = bad.report.to_json();
             let problem = Problem::new(400, "invalid-configuration", detail);
-            problem.with("errors", json!(errors)).with("warnings", json!(warnings)).into_response()
+            problem
+                .with("errors", findings["errors"].take())
+                .with("warnings", findings["warnings"].take())
+                .into_response()
         }
         Err(ReloadError::NotSaved(error)) => not_saved(&error.to_string()).into_response(),
         Err(ReloadError::Stopped) => stopping().into_response(),
