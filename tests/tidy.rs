@@ -463,7 +463,8 @@ mod checks_can_fail {
 
     #[test]
     fn comments_and_literals_are_not_code() {
-        let source = "a /* todo! /* b */ c */ d // dbg!\n\"crate::proxy \\\" todo!\" r#\"\"dbg!\"# 'x' '\\'' b\"y\" <'a>";
+        let source =
+            "a /* todo! /* b */ c */ d // dbg!\n\"crate::proxy \\\" todo!\" r#\"\"dbg!\"# 'x' '\\'' b\"y\" <'a>";
         let code = code_of(source);
         assert_eq!(code.split_whitespace().collect::<Vec<_>>(), ["a", "d", "b", "<'a>"]);
         assert_eq!(code.lines().count(), source.lines().count());
@@ -475,7 +476,8 @@ mod checks_can_fail {
         assert_eq!(findings("src/app.rs", "fn f() {}\n").len(), 1);
         assert_eq!(findings("src/app/mod.rs", "//! x\n").len(), 1);
         assert_eq!(shape("src/app.rs", &format!("//! x\n{}", "\n".repeat(MAX_FILE_LINES))).len(), 1);
-        let long = |lines: usize| format!("impl A {{\nfn g();\nfn f(a: [u8; 3]) {{\n{}}}\n}}\n", "x();\n".repeat(lines));
+        let long =
+            |lines: usize| format!("impl A {{\nfn g();\nfn f(a: [u8; 3]) {{\n{}}}\n}}\n", "x();\n".repeat(lines));
         assert!(long_functions(&long(MAX_FUNCTION_LINES - 2)).is_empty());
         let found = long_functions(&long(MAX_FUNCTION_LINES - 1));
         assert_eq!(found, ["line 3: function f has 71 lines; at most 70"]);
