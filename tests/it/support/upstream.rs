@@ -143,7 +143,7 @@ impl Drop for Upstream {
     }
 }
 
-fn request_of(head: Head, body: Vec<u8>, trailers: Vec<(String, String)>, connection: usize, turn: usize) -> Request {
+fn request_of(head: Head, body: Vec<u8>, trailers: Vec<(String, String)>, turn: usize) -> Request {
     let mut words = head.start.split(' ');
     let method = words.next().unwrap_or_default().to_owned();
     let path = words.next().unwrap_or_default().to_owned();
