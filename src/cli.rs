@@ -1,1 +1,54 @@
-//! The command line: one file a verb group.
+//! The command line: arguments to verbs, one file a verb group. Verbs that change a running Weir talk to its admin
+//! API only; `serve`, `check` and `demo` need none.
+
+pub mod check;
+pub mod demo;
+pub mod serve;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A traffic-splitting reverse proxy that releases software.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, max_term_width = 100)]
+struct Arguments {
+    /// The admin API of a running Weir: HOST:PORT or unix:PATH
+    #[arg(long, global = true, env = "WEIR_ADMIN", default_value = "127.0.0.1:9901", value_name = "ADDR")]
+    admin: String,
+    /// The admin API's token; better given in $WEIR_TOKEN than here
+    #[arg(long, global = true, env = "WEIR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve the configuration
+    Serve {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration: every error, with line and column
+    Check {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Print the findings as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a split at work: upstreams, load and proxy in one process
+    Demo(demo::DemoArgs),
+}
+
+/// Runs the verb. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 timed out.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.verb {
+        Verb::Serve { config } => serve::run(&config),
+        Verb::Check { file, json } => check::run(&file, json),
+        Verb::Demo(args) => demo::run(&args),
+    }
+}

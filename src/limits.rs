@@ -10,6 +10,20 @@ pub const VARIANTS_PER_ROUTE: usize = 64;
 pub const STICKY_KEY_BYTES: usize = 4096;
 /// The longest admin request body, in bytes.
 pub const ADMIN_BODY_BYTES: usize = 1024 * 1024;
+/// Admin connections served at once, a listening address.
+pub const ADMIN_CONNECTIONS: usize = 256;
+/// The longest that an admin client may take to send a request's head, and then its body.
+pub const ADMIN_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// An admin connection is closed after this long, so that slow readers don't hold the places for ever.
+pub const ADMIN_CONNECTION_AGE: Duration = Duration::from_secs(120);
+/// The longest reason for a change, in bytes.
+pub const REASON_BYTES: usize = 1024;
+/// Idempotency keys remembered, and for how long.
+pub const IDEMPOTENCY_KEYS: usize = 1024;
+pub const IDEMPOTENCY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often targets' names are looked up, and the longest that one lookup may take.
+pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a worker looks at its connections' deadlines; the grain of every time-out there.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 /// An idle client connection gives its buffers back after this long.
@@ -24,10 +38,12 @@ pub const DURATION_BOUNDS_US: [u64; 16] = [
 
 const _: () = assert!(VARIANTS_PER_ROUTE <= u8::MAX as usize);
 const _: () = assert!(SWEEP_INTERVAL.as_millis() <= PARK_AFTER.as_millis());
+const _: () = assert!(REASON_BYTES < ADMIN_BODY_BYTES);
+const _: () = assert!(RESOLVE_TIMEOUT.as_millis() < RESOLVE_INTERVAL.as_millis());
 const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
 
 /// The operator's `[limits]`, with its defaults.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub max_connections: usize,
     pub max_header_bytes: usize,

@@ -1,1 +1,20 @@
 //! The data plane: one worker thread per CPU; nothing on it is shared, locked or `Send`.
+//!
+//! `worker` owns a thread, `listener` accepts, `connection` drives one client, `request` is the spine that every
+//! request walks, `upstream` holds the connections to targets. `clock` gives all of them time-outs without timers.
+
+mod balance;
+mod body;
+mod clock;
+mod connection;
+mod exchange;
+mod failure;
+mod forward;
+mod headers;
+mod io;
+mod listener;
+mod request;
+mod respond;
+pub mod tls;
+mod upstream;
+pub mod worker;

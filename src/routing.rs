@@ -1,5 +1,6 @@
 //! Which variant answers a request. Pure: no I/O, no clock, no global randomness.
 
+mod index;
 pub mod matcher;
 pub mod rule;
 pub mod split;

@@ -128,7 +128,7 @@ pub struct VariantShard {
     pub retries: Count,
     /// Request head read to last byte of the answer handed on.
     pub duration: Durations,
-    /// Request handed to the target to its response head.
+    /// Request handed to the upstream side (queue and connect included) to the response head.
     pub upstream: Durations,
 }
 

@@ -3,8 +3,8 @@
 //! Control builds a [`Published`] whole and swaps it in; a worker keeps its own copy of the pointer and checks with
 //! one load a request whether it changed, so that a request sees exactly one table and no counter is shared.
 
-use crate::limits::Limits;
 use super::outcomes::{TargetOutcomes, VariantOutcomes};
+use crate::limits::Limits;
 use crate::routing::table::RoutingTable;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;

@@ -1,4 +1,14 @@
 //! What requests a route takes, and which route wins when several do.
+//!
+//! The plain definition is here: [`RequestMatch::takes`] and [`RequestMatch::precedence`]. The table's index
+//! gives the same answer without asking every route; a test holds the two against each other.
+//!
+//! Paths are compared as sent. `..`, `//` and `%2f` mean what the servers behind the route say they mean; a
+//! proxy that rewrites or decodes them for its own decision and sends on the original is a way around its rules.
+
+use std::fmt;
+use std::io::Write;
+use std::net::Ipv6Addr;
 
 /// Host names are lower case, without port and trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -20,4 +30,322 @@ pub enum PathMatch {
 pub struct RequestMatch {
     pub host: HostMatch,
     pub path: PathMatch,
+}
+
+/// How specific a match is: the greater one wins, the host before the path; on a tie the first in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Precedence {
+    host: HostPrecedence,
+    path: PathPrecedence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum HostPrecedence {
+    Any,
+    /// The suffix's length in bytes.
+    Wildcard(usize),
+    Exact,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum PathPrecedence {
+    /// The prefix's length in bytes.
+    Prefix(usize),
+    Exact,
+}
+
+/// Why a `host` cannot be matched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    #[error("host {0:?} has a port; a route's host is a name without one")]
+    Port(String),
+    #[error("host {0:?}: \"*\" stands alone or for the first labels, as in \"*.example.com\"")]
+    Star(String),
+    #[error("host {host:?} has the character {character:?}; a name in another script is written in its xn-- form")]
+    Character { host: String, character: char },
+    #[error("host {0:?} has an empty label, or one of more than 63 bytes")]
+    Label(String),
+    #[error("host {0:?} is longer than 253 bytes")]
+    Long(String),
+    #[error("host {0:?} is not an IPv6 address in brackets")]
+    Ipv6(String),
+}
+
+/// Why a `path` cannot be matched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    #[error("path {0:?} does not start with \"/\"")]
+    Relative(String),
+    #[error("path {path:?} has the character {character:?}, which the path of a request cannot have")]
+    Character { path: String, character: char },
+}
+
+impl HostMatch {
+    /// From the configuration: `""` and `"*"` are any host, `"*.x"` the names under x, otherwise one name or address.
+    pub fn parse(host: &str) -> Result<HostMatch, HostError> {
+        let lower = host.to_ascii_lowercase();
+        match lower.strip_prefix("*.") {
+            _ if lower.is_empty() || lower == "*" => Ok(HostMatch::Any),
+            Some(suffix) => Ok(HostMatch::Wildcard(checked_name(suffix, host)?)),
+            None => Ok(HostMatch::Exact(match lower.strip_prefix('[') {
+                Some(bracketed) => checked_ipv6(bracketed, host)?,
+                None => checked_name(&lower, host)?,
+            })),
+        }
+    }
+
+    /// `name` as [`host_name`] gives it; None when the request names no host that can be matched.
+    fn takes(&self, name: Option<&[u8]>) -> bool {
+        match self {
+            HostMatch::Any => true,
+            HostMatch::Exact(exact) => name == Some(exact.as_bytes()),
+            HostMatch::Wildcard(suffix) => {
+                name.and_then(|name| name.strip_suffix(suffix.as_bytes())).is_some_and(|front| front.ends_with(b"."))
+            }
+        }
+    }
+}
+
+impl PathMatch {
+    /// `/v1` and `/v1/` are the same prefix; `/` takes every request, also `OPTIONS *`.
+    pub fn prefix(path: &str) -> Result<PathMatch, PathError> {
+        let path = checked_path(path)?;
+        Ok(PathMatch::Prefix(path.strip_suffix('/').unwrap_or(path).to_owned()))
+    }
+
+    /// The whole path, without the query; a trailing slash counts.
+    pub fn exact(path: &str) -> Result<PathMatch, PathError> {
+        Ok(PathMatch::Exact(checked_path(path)?.to_owned()))
+    }
+
+    fn takes(&self, path: &str) -> bool {
+        match self {
+            PathMatch::Exact(exact) => path == exact,
+            PathMatch::Prefix(prefix) if prefix.is_empty() => true,
+            PathMatch::Prefix(prefix) => {
+                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+        }
+    }
+}
+
+impl RequestMatch {
+    /// Whether the route takes a request to this host (as sent) and path (without the query).
+    pub fn takes(&self, host: Option<&str>, path: &str) -> bool {
+        let mut scratch = HostScratch::default();
+        let name = host.and_then(|host| host_name(host, &mut scratch));
+        self.host.takes(name) && self.path.takes(path)
+    }
+
+    pub fn precedence(&self) -> Precedence {
+        let host = match &self.host {
+            HostMatch::Any => HostPrecedence::Any,
+            HostMatch::Wildcard(suffix) => HostPrecedence::Wildcard(suffix.len()),
+            HostMatch::Exact(_) => HostPrecedence::Exact,
+        };
+        let path = match &self.path {
+            PathMatch::Prefix(prefix) => PathPrecedence::Prefix(prefix.len()),
+            PathMatch::Exact(_) => PathPrecedence::Exact,
+        };
+        Precedence { host, path }
+    }
+}
+
+impl fmt::Display for HostMatch {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostMatch::Any => f.write_str("*"),
+            HostMatch::Exact(name) => f.write_str(name),
+            HostMatch::Wildcard(suffix) => write!(f, "*.{suffix}"),
+        }
+    }
+}
+
+/// The longest host name, by DNS; a longer one in a request is matched by [`HostMatch::Any`] only.
+const HOST_BYTES: usize = 253;
+
+/// Room for a host name that must be rewritten to be compared.
+pub struct HostScratch([u8; HOST_BYTES]);
+
+impl Default for HostScratch {
+    fn default() -> HostScratch {
+        HostScratch([0; HOST_BYTES])
+    }
+}
+
+/// A request's host as matches hold it: without port and trailing dot, lower case, an IPv6 address in its
+/// shortest form. Borrows from the request unless something must be rewritten; never allocates.
+pub fn host_name<'h>(host: &'h str, scratch: &'h mut HostScratch) -> Option<&'h [u8]> {
+    if let Some(bracketed) = host.strip_prefix('[') {
+        let address: Ipv6Addr = bracketed.split(']').next()?.parse().ok()?;
+        let mut rest = &mut scratch.0[..];
+        write!(rest, "[{address}]").ok()?;
+        let length = HOST_BYTES - rest.len();
+        return Some(&scratch.0[..length]);
+    }
+    let name = host.as_bytes().split(|&byte| byte == b':').next()?;
+    let name = name.strip_suffix(b".").unwrap_or(name);
+    if name.is_empty() || name.len() > HOST_BYTES {
+        return None;
+    }
+    if !name.iter().any(u8::is_ascii_uppercase) {
+        return Some(name);
+    }
+    let lower = &mut scratch.0[..name.len()];
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    Some(lower)
+}
+
+/// `name` is lower case, what is left of `host` after a wildcard.
+fn checked_name(name: &str, host: &str) -> Result<String, HostError> {
+    let host = || host.to_owned();
+    if name.contains('*') {
+        return Err(HostError::Star(host()));
+    }
+    if let Some((_, port)) = name.split_once(':') {
+        let several_colons = port.contains(':');
+        return Err(if several_colons { HostError::Ipv6(host()) } else { HostError::Port(host()) });
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if let Some(character) = name.chars().find(|&c| !allowed(c)) {
+        return Err(HostError::Character { host: host(), character });
+    }
+    if name.len() > HOST_BYTES {
+        return Err(HostError::Long(host()));
+    }
+    if name.split('.').any(|label| label.is_empty() || label.len() > 63) {
+        return Err(HostError::Label(host()));
+    }
+    Ok(name.to_owned())
+}
+
+fn checked_ipv6(bracketed: &str, host: &str) -> Result<String, HostError> {
+    let (address, after) = bracketed.split_once(']').ok_or_else(|| HostError::Ipv6(host.to_owned()))?;
+    if after.starts_with(':') {
+        return Err(HostError::Port(host.to_owned()));
+    }
+    match address.parse::<Ipv6Addr>() {
+        Ok(address) if after.is_empty() => Ok(format!("[{address}]")),
+        _ => Err(HostError::Ipv6(host.to_owned())),
+    }
+}
+
+fn checked_path(path: &str) -> Result<&str, PathError> {
+    if !path.starts_with('/') {
+        return Err(PathError::Relative(path.to_owned()));
+    }
+    match path.chars().find(|&c| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#')) {
+        Some(character) => Err(PathError::Character { path: path.to_owned(), character }),
+        None => Ok(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exact(name: &str) -> Result<HostMatch, HostError> {
+        Ok(HostMatch::Exact(name.to_owned()))
+    }
+
+    #[test]
+    fn hosts_are_normalised() {
+        assert_eq!(HostMatch::parse(""), Ok(HostMatch::Any));
+        assert_eq!(HostMatch::parse("*"), Ok(HostMatch::Any));
+        assert_eq!(HostMatch::parse("Shop.Example.COM."), exact("shop.example.com"));
+        assert_eq!(HostMatch::parse("*.Example.com"), Ok(HostMatch::Wildcard("example.com".to_owned())));
+        assert_eq!(HostMatch::parse("10.0.0.1"), exact("10.0.0.1"));
+        assert_eq!(HostMatch::parse("[0:0::1]"), exact("[::1]"));
+        assert_eq!(HostMatch::parse("my_host"), exact("my_host"));
+        assert_eq!(HostMatch::parse("*.Example.com").unwrap().to_string(), "*.example.com");
+    }
+
+    #[test]
+    fn hosts_that_no_request_can_have_are_refused() {
+        let long = ["a"; 128].join(".");
+        for (host, part) in [
+            ("shop:8080", "has a port"),
+            ("[::1]:8080", "has a port"),
+            ("::1", "in brackets"),
+            ("[::1", "in brackets"),
+            ("[::1]x", "in brackets"),
+            ("[nonsense]", "in brackets"),
+            ("shop.*.com", "stands alone"),
+            ("*shop.com", "stands alone"),
+            ("*.*.com", "stands alone"),
+            ("*.", "empty label"),
+            (".", "empty label"),
+            ("a..b", "empty label"),
+            (&"a".repeat(64), "63 bytes"),
+            (&long, "253 bytes"),
+            ("shop/x", "character '/'"),
+            ("süß.de", "xn--"),
+        ] {
+            let error = HostMatch::parse(host).unwrap_err().to_string();
+            assert!(error.contains(part), "{host}: {error}");
+        }
+    }
+
+    #[test]
+    fn request_hosts_are_compared_as_matches_hold_them() {
+        let upper = format!("{}.example.com", "A".repeat(300));
+        for (sent, name) in [
+            ("shop.localhost", Some("shop.localhost")),
+            ("shop.localhost:8080", Some("shop.localhost")),
+            ("Shop.LOCALHOST.:8080", Some("shop.localhost")),
+            ("[::1]:8080", Some("[::1]")),
+            ("[0:0:0::1]", Some("[::1]")),
+            ("[FE80::A]", Some("[fe80::a]")),
+            ("[nonsense]", None),
+            ("[", None),
+            ("", None),
+            (":80", None),
+            (".", None),
+            (&upper, None),
+            (&upper.to_ascii_lowercase(), None),
+        ] {
+            assert_eq!(host_name(sent, &mut HostScratch::default()), name.map(str::as_bytes), "{sent}");
+        }
+    }
+
+    #[test]
+    fn prefixes_end_on_segment_borders() {
+        let prefix = PathMatch::prefix("/v1/").unwrap();
+        assert_eq!(prefix, PathMatch::Prefix("/v1".to_owned()));
+        for (path, takes) in [("/v1", true), ("/v1/", true), ("/v1/x", true), ("/v10", false), ("/v", false)] {
+            assert_eq!(prefix.takes(path), takes, "{path}");
+        }
+        let all = PathMatch::prefix("/").unwrap();
+        assert!(all.takes("/") && all.takes("/x") && all.takes("*") && all.takes(""));
+        let exact = PathMatch::exact("/v1/").unwrap();
+        assert!(exact.takes("/v1/") && !exact.takes("/v1"));
+    }
+
+    #[test]
+    fn paths_that_no_request_can_have_are_refused() {
+        assert_eq!(PathMatch::prefix(""), Err(PathError::Relative(String::new())));
+        assert_eq!(PathMatch::exact("v1"), Err(PathError::Relative("v1".to_owned())));
+        let query = PathError::Character { path: "/v1?a=b".to_owned(), character: '?' };
+        assert_eq!(PathMatch::prefix("/v1?a=b"), Err(query));
+        assert!(PathMatch::exact("/a b").is_err());
+    }
+
+    #[test]
+    fn precedence_is_host_before_path_and_longer_before_shorter() {
+        let of = |host: &str, path| RequestMatch { host: HostMatch::parse(host).unwrap(), path }.precedence();
+        let ascending = [
+            of("*", PathMatch::prefix("/").unwrap()),
+            of("*", PathMatch::exact("/long/exact/path").unwrap()),
+            of("*.com", PathMatch::prefix("/").unwrap()),
+            of("*.example.com", PathMatch::prefix("/").unwrap()),
+            of("a.example.com", PathMatch::prefix("/").unwrap()),
+            of("a.example.com", PathMatch::prefix("/v1").unwrap()),
+            of("a.example.com", PathMatch::prefix("/v1/users").unwrap()),
+            of("a.example.com", PathMatch::exact("/").unwrap()),
+        ];
+        assert!(ascending.is_sorted_by(|low, high| low < high));
+    }
 }

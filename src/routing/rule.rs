@@ -1,8 +1,14 @@
 //! Rules: conditions under which a request is sent to a variant of its own, or split by weights of its own.
+//!
+//! Values are compared as bytes, as they were sent: nothing is decoded and case counts. So a rule means the
+//! same for a value that is not UTF-8, and a test costs no allocation.
 
 use super::split::Assignment;
+use super::sticky::{cookie_value, query_value};
+use super::table::RequestView;
 
-/// Where a condition looks.
+/// Where a condition looks. A header that was sent several times has several values, and a test is true if
+/// any of them passes; of cookies and query parameters of one name only the first counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     Header(http::HeaderName),
@@ -13,6 +19,7 @@ pub enum Subject {
 
 #[derive(Clone, Debug)]
 pub enum Test {
+    /// Present(false): absent. An empty value is present.
     Present(bool),
     Equals(String),
     In(Vec<String>),
@@ -42,4 +49,155 @@ pub struct Rule {
     pub name: String,
     pub when: Condition,
     pub then: Outcome,
+}
+
+impl Condition {
+    /// All of nothing is true, any of nothing is false.
+    pub fn matches(&self, request: &RequestView<'_>) -> bool {
+        match self {
+            Condition::Is(subject, Test::Present(present)) => subject.any(request, |_| true) == *present,
+            Condition::Is(subject, test) => subject.any(request, |value| test.passes(value)),
+            Condition::Not(condition) => !condition.matches(request),
+            Condition::All(conditions) => conditions.iter().all(|condition| condition.matches(request)),
+            Condition::Any(conditions) => conditions.iter().any(|condition| condition.matches(request)),
+        }
+    }
+}
+
+impl Subject {
+    fn any(&self, request: &RequestView<'_>, test: impl Fn(&[u8]) -> bool) -> bool {
+        match self {
+            Subject::Header(name) => request.headers.get_all(name).iter().any(|value| test(value.as_bytes())),
+            Subject::Cookie(name) => cookie_value(request.headers, name).is_some_and(test),
+            Subject::Query(name) => query_value(request.query, name).is_some_and(test),
+            Subject::Method => test(request.method.as_str().as_bytes()),
+        }
+    }
+}
+
+impl Test {
+    /// Whether a value that was sent passes.
+    fn passes(&self, value: &[u8]) -> bool {
+        match self {
+            Test::Present(present) => *present,
+            Test::Equals(text) => value == text.as_bytes(),
+            Test::In(texts) => texts.iter().any(|text| value == text.as_bytes()),
+            Test::Prefix(text) => value.starts_with(text.as_bytes()),
+            Test::Suffix(text) => value.ends_with(text.as_bytes()),
+            Test::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+    fn request(headers: &HeaderMap) -> RequestView<'_> {
+        let client_ip = [192, 0, 2, 7].into();
+        let query = Some("beta=yes&name=a%20b");
+        RequestView { host: None, path: "/", query, method: &Method::POST, headers, client_ip }
+    }
+
+    fn headers() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-region", &b"beijing"[..]),
+            ("x-user-type", b"guest"),
+            ("x-user-type", b"vip"),
+            ("user-id", b"12340"),
+            ("x-raw", b"\xff\xfe0"),
+            ("x-empty", b""),
+            ("cookie", b"canary=never; canary=always"),
+        ] {
+            headers.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        headers
+    }
+
+    fn header(name: &'static str, test: Test) -> Condition {
+        Condition::Is(Subject::Header(HeaderName::from_static(name)), test)
+    }
+
+    fn equals(name: &'static str, value: &str) -> Condition {
+        header(name, Test::Equals(value.to_owned()))
+    }
+
+    fn regex(pattern: &str) -> Test {
+        Test::Regex(regex::bytes::Regex::new(pattern).unwrap())
+    }
+
+    #[test]
+    fn tests_compare_whole_values_as_sent() {
+        let (headers, text) = (headers(), str::to_owned);
+        for (condition, matches) in [
+            (equals("x-region", "beijing"), true),
+            (equals("x-region", "Beijing"), false),
+            (equals("x-region", "beijin"), false),
+            (header("x-region", Test::In(vec![text("shanghai"), text("beijing")])), true),
+            (header("x-region", Test::In(vec![])), false),
+            (header("x-region", Test::Prefix(text("bei"))), true),
+            (header("x-region", Test::Prefix(text("jing"))), false),
+            (header("x-region", Test::Suffix(text("jing"))), true),
+            (header("x-region", Test::Suffix(text("bei"))), false),
+            (header("user-id", regex("0$")), true),
+            (header("user-id", regex("^0")), false),
+            (header("x-raw", regex("0$")), true),
+            (header("x-raw", regex(r"(?-u)^\xff")), true),
+        ] {
+            assert_eq!(condition.matches(&request(&headers)), matches, "{condition:?}");
+        }
+    }
+
+    #[test]
+    fn presence_is_about_the_name() {
+        let headers = headers();
+        for (name, present) in [("x-empty", true), ("x-region", true), ("x-absent", false)] {
+            assert_eq!(header(name, Test::Present(true)).matches(&request(&headers)), present, "{name}");
+            assert_eq!(header(name, Test::Present(false)).matches(&request(&headers)), !present, "{name}");
+        }
+        assert!(!equals("x-absent", "").matches(&request(&headers)));
+        assert!(equals("x-empty", "").matches(&request(&headers)));
+    }
+
+    #[test]
+    fn any_line_of_a_repeated_header_satisfies() {
+        let headers = headers();
+        assert!(equals("x-user-type", "guest").matches(&request(&headers)));
+        assert!(equals("x-user-type", "vip").matches(&request(&headers)));
+        assert!(!equals("x-user-type", "guest, vip").matches(&request(&headers)));
+        assert!(!Condition::Not(Box::new(equals("x-user-type", "vip"))).matches(&request(&headers)));
+    }
+
+    #[test]
+    fn cookie_query_and_method_are_subjects() {
+        let headers = headers();
+        let is =
+            |subject, value: &str| Condition::Is(subject, Test::Equals(value.to_owned())).matches(&request(&headers));
+        assert!(is(Subject::Cookie("canary".to_owned()), "never"));
+        assert!(!is(Subject::Cookie("canary".to_owned()), "always"));
+        assert!(is(Subject::Query("beta".to_owned()), "yes"));
+        assert!(is(Subject::Query("name".to_owned()), "a%20b"));
+        assert!(is(Subject::Method, "POST"));
+        assert!(!is(Subject::Method, "post"));
+    }
+
+    #[test]
+    fn conditions_combine() {
+        let headers = headers();
+        let (yes, no) = (|| equals("x-region", "beijing"), || equals("x-region", "shanghai"));
+        for (condition, matches) in [
+            (Condition::All(vec![yes(), yes()]), true),
+            (Condition::All(vec![yes(), no()]), false),
+            (Condition::Any(vec![no(), yes()]), true),
+            (Condition::Any(vec![no(), no()]), false),
+            (Condition::Not(Box::new(no())), true),
+            (Condition::All(vec![]), true),
+            (Condition::Any(vec![]), false),
+            (Condition::All(vec![yes(), Condition::Not(Box::new(Condition::Any(vec![no()])))]), true),
+        ] {
+            assert_eq!(condition.matches(&request(&headers)), matches, "{condition:?}");
+        }
+    }
 }

@@ -1,0 +1,137 @@
+//! `weir demo`: two versions of a service, a bounded load and the proxy between them, in one process and offline.
+
+mod load;
+mod upstream;
+
+use crate::app::{self, Addresses};
+use crate::config;
+use clap::Args;
+use load::{Load, Second};
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::time::Duration;
+
+const ADMIN: &str = "127.0.0.1:9901";
+const LISTEN: &str = "127.0.0.1:8080";
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// End by itself after this many seconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: Option<u64>,
+    /// Requests per second of the demo's own load
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    rate: u32,
+}
+
+/// Runs until Ctrl-C or for the given seconds. Exit code 1 when a request of the load failed.
+pub fn run(args: &DemoArgs) -> ExitCode {
+    match start(args) {
+        Ok(totals) => {
+            println!("{}", totals.summary());
+            if totals.errors() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("weir demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &DemoArgs) -> Result<Second, Box<dyn std::error::Error>> {
+    let stable = upstream::start("stable")?;
+    let canary = upstream::start("canary")?;
+    let folder = Folder::new()?;
+    let file = folder.0.join("weir.toml");
+    std::fs::write(&file, configuration(free_or_any(LISTEN), free_or_any(ADMIN), stable, canary))?;
+    let loaded = config::load(&file, &|_| None);
+    let Some(config) = loaded.config else {
+        return Err(loaded.report.render(false).into());
+    };
+    crate::cli::serve::start_logging(&config::Log { level: "warn".to_owned(), json: false });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let app = app::start(config).await?;
+        introduce(&app.addresses, &file.display().to_string());
+        let load = Load { proxy: app.addresses.listeners[0].1, rate: args.rate, seconds: args.seconds };
+        let running = load::start(load, app.drain_watch())?;
+        app.run(async {
+            running.ended.notified().await;
+        })
+        .await?;
+        running.thread.join().map_err(|_| "the load ended in a panic")?.map_err(Into::into)
+    })
+}
+
+fn configuration(listen: SocketAddr, admin: SocketAddr, stable: SocketAddr, canary: SocketAddr) -> String {
+    format!(
+        r#"# What `weir demo` runs with.
+[server]
+drain_timeout = "5s"
+[admin]
+listen = ["{admin}"]
+[[listener]]
+name = "http"
+bind = "{listen}"
+[pool.demo-stable]
+targets = ["{stable}"]
+version = "1.0.0"
+[pool.demo-canary]
+targets = ["{canary}"]
+version = "1.1.0"
+[[route]]
+name = "demo"
+match = {{ path = "/" }}
+variants = {{ stable = "demo-stable", canary = "demo-canary" }}
+weights = {{ stable = 95, canary = 5 }}
+[[route.rule]]
+name = "testers"
+when = {{ header = "x-canary", equals = "always" }}
+variant = "canary"
+"#
+    )
+}
+
+/// The address when it is free, otherwise the same with any port.
+fn free_or_any(addr: &str) -> SocketAddr {
+    let addr: SocketAddr = addr.parse().expect("the demo's own address is valid");
+    if TcpListener::bind(addr).is_ok() { addr } else { SocketAddr::new(addr.ip(), 0) }
+}
+
+fn introduce(addresses: &Addresses, file: &str) {
+    let proxy = addresses.listeners[0].1;
+    let admin = match addresses.admin.first() {
+        Some(addr) if addr.to_string() != ADMIN => format!(" --admin {addr}"),
+        _ => String::new(),
+    };
+    let api = addresses.admin.first().map(SocketAddr::to_string).unwrap_or_default();
+    println!("weir demo: http://{proxy} splits between stable (95 %) and canary (5 %); configuration: {file}");
+    println!("Try in another terminal:");
+    println!("  weir{admin} status");
+    println!("  weir{admin} shift demo canary=50 --reason \"try it\"");
+    println!("  curl http://{proxy}/");
+    println!("  curl -H 'x-canary: always' http://{proxy}/");
+    println!("  curl http://{api}/metrics");
+    println!("Ctrl-C ends it.\n");
+}
+
+/// A folder for the demo's configuration, removed at the end.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new() -> std::io::Result<Folder> {
+        let path = std::env::temp_dir().join(format!("weir-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What stays behind is a small file in the system's temporary folder.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// How long one line of figures covers.
+const LINE: Duration = Duration::from_secs(1);

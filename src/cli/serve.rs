@@ -1,0 +1,56 @@
+//! `weir serve`: the configuration checked, then served until a signal.
+
+use crate::app::{self, Addresses};
+use crate::config::{self, Log};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Serves the file. Exit code 0 after a drain, 1 when it can't start or a worker ends.
+pub fn run(file: &Path) -> ExitCode {
+    let loaded = config::load(file, &|name| std::env::var(name).ok());
+    let findings = loaded.report.render(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    if !findings.is_empty() {
+        eprint!("{findings}");
+    }
+    let Some(config) = loaded.config else {
+        eprintln!("weir: {} is not served: mend what is above, then `weir check` it", file.display());
+        return ExitCode::FAILURE;
+    };
+    start_logging(&config.log);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("weir: can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let served = runtime.block_on(async {
+        let app = app::start(config).await?;
+        println!("{}", ready_line(&app.addresses));
+        app.run(std::future::pending()).await
+    });
+    match served {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs to standard error as the configuration says. A second call changes nothing.
+pub fn start_logging(log: &Log) {
+    let level = log.level.parse().unwrap_or(tracing::Level::INFO);
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // Only the first subscriber of a process can be set; later calls find it there.
+    let _ = if log.json { builder.json().try_init() } else { builder.with_ansi(ansi).try_init() };
+}
+
+/// `weir ready http=127.0.0.1:8080 admin=127.0.0.1:9901`: for scripts that start Weir on port 0.
+fn ready_line(addresses: &Addresses) -> String {
+    let listeners = addresses.listeners.iter().map(|(name, addr)| format!(" {name}={addr}"));
+    let admin = addresses.admin.iter().map(|addr| format!(" admin={addr}"));
+    let metrics = addresses.metrics.iter().map(|addr| format!(" metrics={addr}"));
+    std::iter::once("weir ready".to_owned()).chain(listeners).chain(admin).chain(metrics).collect()
+}

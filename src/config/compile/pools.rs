@@ -1,0 +1,131 @@
+//! Pools and the addresses of their targets.
+
+use super::Checker;
+use crate::config::model::{PoolConfig, TargetAddr};
+use crate::config::raw;
+use crate::config::source::{At, shown};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_CONNECTIONS: usize = 1024;
+
+impl Checker<'_> {
+    pub fn pools(&mut self, raw: &[raw::Pool]) -> Option<Vec<PoolConfig>> {
+        self.unique("pool", raw.iter().map(|pool| &pool.name));
+        let pools: Vec<_> = raw.iter().map(|pool| self.pool(pool)).collect();
+        pools.into_iter().collect()
+    }
+
+    fn pool(&mut self, raw: &raw::Pool) -> Option<PoolConfig> {
+        self.name("pool", &raw.name);
+        let targets = raw.targets.as_ref().and_then(|targets| self.targets(&raw.name.value, targets));
+        let most = raw.max_connections.as_ref().and_then(|most| usize::try_from(most.value).ok());
+        let after = |value: &Option<At<Duration>>, default| value.as_ref().map_or(default, |timeout| timeout.value);
+        Some(PoolConfig {
+            name: raw.name.value.clone(),
+            targets: targets?,
+            version: raw.version.as_ref().map(|version| version.value.clone()),
+            connect_timeout: after(&raw.connect_timeout, CONNECT_TIMEOUT),
+            max_connections: most.unwrap_or(MAX_CONNECTIONS),
+            queue_timeout: after(&raw.queue_timeout, QUEUE_TIMEOUT),
+        })
+    }
+
+    fn targets(&mut self, pool: &str, targets: &At<Vec<At<String>>>) -> Option<Vec<TargetAddr>> {
+        if targets.value.is_empty() {
+            let help = "write targets = [\"127.0.0.1:9000\"]";
+            self.findings.error("no-target", targets.place, format!("pool.{pool} has no target")).help(help);
+        }
+        let mut found = Vec::new();
+        let mut first = HashMap::new();
+        for written in &targets.value {
+            let target = match target(&written.value) {
+                Ok(target) => target,
+                Err(help) => {
+                    let message = format!("{} is not a target", shown(&written.value));
+                    self.findings.error("bad-target", written.place, message).help(help);
+                    continue;
+                }
+            };
+            if let Some(place) = first.insert(target.clone(), written.place) {
+                let message = format!("{} is listed twice in pool.{pool}", shown(&written.value));
+                self.findings.warning("duplicate-target", written.place, message).other(place);
+            }
+            found.push(target);
+        }
+        (found.len() == targets.value.len()).then_some(found)
+    }
+}
+
+/// `127.0.0.1:80`, `[::1]:80` or `name:80`; otherwise the advice to give.
+fn target(text: &str) -> Result<TargetAddr, String> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return if address.port() == 0 { Err("port 0 is no port".to_owned()) } else { Ok(TargetAddr::Ip(address)) };
+    }
+    if let Some((_, rest)) = text.split_once("://") {
+        let host = rest.split('/').next().unwrap_or_default();
+        return Err(format!("leave out the scheme and the path: \"{}\"", host.escape_debug()));
+    }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Err(format!("write \"[{text}]:80\""));
+    }
+    if text.parse::<IpAddr>().is_ok() || (!text.contains(':') && host_name(text)) {
+        return Err(format!("the port is missing: \"{text}:80\""));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err("write \"host:port\"".to_owned());
+    };
+    let port = match port.parse() {
+        Ok(port) if port > 0 => port,
+        _ => return Err("a port is a number from 1 to 65535".to_owned()),
+    };
+    if !host_name(host) {
+        return Err("the host is neither an IP address nor a DNS name".to_owned());
+    }
+    Ok(TargetAddr::Name { host: host.to_ascii_lowercase(), port })
+}
+
+/// Letters, digits, `-` and `_` in labels of 1 to 63; the last one is not a number, as in a mistyped IP address.
+fn host_name(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let label = |label: &str| {
+        let edge = label.starts_with('-') || label.ends_with('-');
+        let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        (1..=63).contains(&label.len()) && plain && !edge
+    };
+    let last_is_number = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    name.len() <= 253 && name.split('.').all(label) && !last_is_number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_as_written() {
+        assert_eq!(target("127.0.0.1:80"), Ok(TargetAddr::Ip("127.0.0.1:80".parse().unwrap())));
+        assert_eq!(target("[::1]:80"), Ok(TargetAddr::Ip("[::1]:80".parse().unwrap())));
+        for text in ["shop.Internal:8080", "shop_v1:80", "a.b.:1"] {
+            assert!(matches!(target(text), Ok(TargetAddr::Name { .. })), "{text}");
+        }
+        for (text, help) in [
+            ("", "write \"host:port\""),
+            ("shop", "the port is missing: \"shop:80\""),
+            ("127.0.0.1", "the port is missing: \"127.0.0.1:80\""),
+            ("::1", "write \"[::1]:80\""),
+            ("http://shop:80/x", "leave out the scheme and the path: \"shop:80\""),
+            ("127.0.0.1:0", "port 0 is no port"),
+            ("shop:65536", "a port is a number from 1 to 65535"),
+            ("shop:", "a port is a number from 1 to 65535"),
+            ("127.0.0.300:80", "the host is neither an IP address nor a DNS name"),
+            ("a b:80", "the host is neither an IP address nor a DNS name"),
+            ("-a:80", "the host is neither an IP address nor a DNS name"),
+            (":80", "the host is neither an IP address nor a DNS name"),
+        ] {
+            assert_eq!(target(text), Err(help.to_owned()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Routes: what they match, their variants and weights, how clients are known again.
+
+use super::Checker;
+use crate::config::cursor::{Named, word};
+use crate::config::model::{RouteConfig, VariantConfig};
+use crate::config::raw;
+use crate::config::source::{At, Place, listed, shown};
+use crate::limits::{BUCKETS, VARIANTS_PER_ROUTE};
+use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+use crate::routing::split::Weight;
+use crate::routing::sticky::{Fallback, KeySource, Sticky};
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const COOKIE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The variants of one route, for what names them.
+pub struct Names<'r> {
+    /// `route.shop`.
+    pub route: &'r str,
+    pub variants: Vec<&'r str>,
+}
+
+impl Names<'_> {
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.variants.iter().position(|variant| *variant == name)
+    }
+}
+
+impl Checker<'_> {
+    pub fn routes(&mut self, raw: &[raw::Route], pools: &[raw::Pool]) -> Option<Vec<RouteConfig>> {
+        self.unique("route", raw.iter().filter_map(|route| route.name.as_ref()));
+        let mut by_name = HashMap::new();
+        for (index, pool) in pools.iter().enumerate() {
+            by_name.entry(pool.name.value.as_str()).or_insert(index);
+        }
+        let routes: Vec<_> = raw.iter().map(|route| self.route(route, &by_name, pools)).collect();
+        let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
+        if !self.findings.has_errors() {
+            self.shadowed(raw, &routes);
+            self.unused(pools, &routes);
+        }
+        Some(routes)
+    }
+
+    fn route(&mut self, raw: &raw::Route, by_name: &HashMap<&str, usize>, pools: &[raw::Pool]) -> Option<RouteConfig> {
+        if let Some(name) = &raw.name {
+            self.name("route", name);
+        }
+        let matches = self.request_match(&raw.matches);
+        let sticky = match &raw.sticky {
+            Some(sticky) => self.sticky(sticky, raw.name.as_ref()).map(Some),
+            None => Some(None),
+        };
+        // Without variants there is nothing to hold weights and rules against.
+        let variants = raw.variants.as_ref()?;
+        let names =
+            Names { route: &raw.path, variants: variants.iter().map(|(name, _)| name.value.as_str()).collect() };
+        let resolved = self.variants(raw, variants, by_name, pools);
+        let weights = self.starting_weights(raw, &names);
+        let rules = self.rules(&raw.rules, &names);
+        Some(RouteConfig {
+            name: raw.name.as_ref()?.value.clone(),
+            matches: matches?,
+            variants: resolved?,
+            weights: weights?,
+            rules: rules?,
+            sticky: sticky?,
+            timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value),
+        })
+    }
+
+    fn request_match(&mut self, raw: &raw::Match) -> Option<RequestMatch> {
+        let host = match &raw.host {
+            None => Some(HostMatch::Any),
+            Some(host) => self.matched(host.place, HostMatch::parse(&host.value)),
+        };
+        let path = match (&raw.path, &raw.path_exact) {
+            (Some(prefix), Some(exact)) => {
+                let message = "a route matches by `path` or by `path_exact`, not by both";
+                self.findings.error("bad-match", exact.place, message).other(prefix.place);
+                None
+            }
+            (None, None) => PathMatch::prefix("/").ok(),
+            (Some(path), None) => self.matched(path.place, PathMatch::prefix(&path.value)),
+            (None, Some(path)) => self.matched(path.place, PathMatch::exact(&path.value)),
+        };
+        Some(RequestMatch { host: host?, path: path? })
+    }
+
+    fn matched<M, E: std::error::Error>(&mut self, place: Place, parsed: Result<M, E>) -> Option<M> {
+        parsed.map_err(|error| self.findings.error("bad-match", place, error.to_string())).ok()
+    }
+
+    fn variants(
+        &mut self,
+        raw: &raw::Route,
+        variants: &[Named<String>],
+        by_name: &HashMap<&str, usize>,
+        pools: &[raw::Pool],
+    ) -> Option<Vec<VariantConfig>> {
+        if variants.is_empty() || variants.len() > VARIANTS_PER_ROUTE {
+            let message = format!("{} has {} variants", raw.path, variants.len());
+            let finding = self.findings.error("bad-variants", raw.place, message);
+            finding.help(format!("a route has 1 to {VARIANTS_PER_ROUTE}: variants = {{ stable = \"POOL\" }}"));
+        }
+        let mut resolved = Vec::new();
+        for (name, pool) in variants {
+            self.name("variant", name);
+            let Some(pool) = pool else { continue };
+            match by_name.get(pool.value.as_str()) {
+                Some(index) => resolved.push(VariantConfig { name: name.value.clone(), pool: *index }),
+                None => {
+                    let known: Vec<&str> = pools.iter().map(|pool| pool.name.value.as_str()).collect();
+                    self.unknown("unknown-pool", "pool", pool, &known);
+                }
+            }
+        }
+        (resolved.len() == variants.len()).then_some(resolved)
+    }
+
+    fn starting_weights(&mut self, raw: &raw::Route, names: &Names<'_>) -> Option<Vec<Weight>> {
+        match (&raw.weights, &raw.active) {
+            (Some(weights), Some(active)) => {
+                let message = format!("{} has both `weights` and `active`", raw.path);
+                let finding = self.findings.error("bad-weights", active.place, message);
+                finding.other(weights.place).help("`active` is short for weights 100 and 0: keep one of them");
+                self.weights(weights, names);
+                None
+            }
+            (Some(weights), None) => self.weights(weights, names),
+            (None, Some(active)) => {
+                let index = self.variant(active, names)?;
+                Some((0..names.variants.len()).map(|i| if i == index { Weight::FULL } else { Weight::ZERO }).collect())
+            }
+            (None, None) if raw.has_shares => None,
+            (None, None) if names.variants.len() == 1 => Some(vec![Weight::FULL]),
+            (None, None) => {
+                if !names.variants.is_empty() {
+                    let message = format!("{} has {} variants but no `weights`", raw.path, names.variants.len());
+                    let all_at_baseline = vec![0; names.variants.len()];
+                    let help = suggestion(names, &all_at_baseline).unwrap_or_default();
+                    self.findings.error("weights-missing", raw.place, message).help(help);
+                }
+                None
+            }
+        }
+    }
+
+    /// The index of a variant that something names.
+    pub fn variant(&mut self, name: &At<String>, names: &Names<'_>) -> Option<usize> {
+        let index = names.index(&name.value);
+        if index.is_none() {
+            self.unknown("unknown-variant", &format!("variant in {}:", names.route), name, &names.variants);
+        }
+        index
+    }
+
+    /// One weight per variant, summing to 100.
+    pub fn weights(&mut self, raw: &raw::Weights, names: &Names<'_>) -> Option<Vec<Weight>> {
+        let mut weights: Vec<Option<Weight>> = vec![None; names.variants.len()];
+        let mut sound = true;
+        for (name, share) in &raw.shares {
+            let index = self.variant(name, names);
+            let weight = share.as_ref().and_then(|share| self.weight(share));
+            match (index, weight) {
+                (Some(index), Some(weight)) => weights[index] = Some(weight),
+                _ => sound = false,
+            }
+        }
+        if !sound {
+            return None;
+        }
+        self.whole(raw.place, &weights, names)
+    }
+
+    fn weight(&mut self, share: &At<f64>) -> Option<Weight> {
+        match Weight::from_percent(share.value) {
+            Ok(weight) => Some(weight),
+            Err(error) => {
+                let help = "a weight is a percentage from 0 to 100 with up to three decimals";
+                self.findings.error("bad-weight", share.place, error.to_string()).help(help);
+                None
+            }
+        }
+    }
+
+    /// Every variant is named, and the sum is right.
+    fn whole(&mut self, place: Place, weights: &[Option<Weight>], names: &Names<'_>) -> Option<Vec<Weight>> {
+        let given: Vec<u64> = weights.iter().map(|one| u64::from(one.map_or(0, Weight::thousandths))).collect();
+        let missing: Vec<&str> =
+            names.variants.iter().zip(weights).filter(|(_, weight)| weight.is_none()).map(|(name, _)| *name).collect();
+        let sum: u64 = given.iter().sum();
+        let full = u64::from(BUCKETS);
+        if sum == full && missing.is_empty() {
+            return Some(weights.iter().copied().flatten().collect());
+        }
+        let route = names.route;
+        let (code, mut message) = match sum == full {
+            true => ("weights-missing", format!("the weights of {route} leave out {}", listed(&missing))),
+            false => ("weights-sum", format!("the weights of {route} sum to {} instead of 100", percent(sum))),
+        };
+        if sum != full && !missing.is_empty() {
+            message.push_str(&format!("; {} has none", listed(&missing)));
+        }
+        let help = match sum {
+            _ if sum == full => written(names, &given),
+            // One is missing: it most likely was to have the rest.
+            _ if sum < full && missing.len() == 1 => {
+                let rest = full - sum;
+                let filled = weights.iter().map(|one| one.map_or(rest, |weight| u64::from(weight.thousandths())));
+                written(names, &filled.collect::<Vec<_>>())
+            }
+            _ => suggestion(names, &given)
+                .unwrap_or_else(|| format!("take away {} in all", percent(sum.saturating_sub(full)))),
+        };
+        self.findings.error(code, place, message).help(help);
+        None
+    }
+
+    fn sticky(&mut self, raw: &raw::Sticky, route: Option<&At<String>>) -> Option<Sticky> {
+        let written = raw.keys.as_ref().map(|keys| keys.value.as_slice()).unwrap_or_default();
+        let keys: Vec<_> = written.iter().filter_map(|key| self.key(key)).collect();
+        let fallback = match &raw.fallback {
+            None => Some(2),
+            Some(word_written) => word(self.findings, word_written, "sticky.fallback", &["cookie", "ip", "random"]),
+        };
+        let to_cookie = fallback == Some(0);
+        if let Some(cookie) = &raw.cookie {
+            self.cookie_name(cookie);
+        }
+        for (place, key) in
+            [(raw.cookie.as_ref().map(|cookie| cookie.place), "cookie"), (raw.ttl.as_ref().map(|ttl| ttl.place), "ttl")]
+        {
+            if let Some(place) = place.filter(|_| !to_cookie && fallback.is_some()) {
+                let message = format!("`{key}` has no effect without fallback = \"cookie\"");
+                let finding = self.findings.error("bad-sticky", place, message);
+                finding.help("write fallback = \"cookie\" for an anonymous id in a cookie");
+            }
+        }
+        if raw.keys.as_ref().is_none_or(|keys| keys.value.is_empty()) && fallback == Some(2) {
+            let message = "`sticky` names nothing to know a client by";
+            let help = "write key = [\"header:x-user-id\"], or fallback = \"cookie\" or \"ip\"";
+            self.findings.error("bad-sticky", raw.place, message).help(help);
+        }
+        let fallback = match fallback? {
+            0 => {
+                let name = raw.cookie.as_ref().map(|cookie| cookie.value.clone());
+                let name = name.or_else(|| route.map(|route| format!("weir_{}", route.value)))?;
+                Fallback::Cookie { name, ttl: raw.ttl.as_ref().map_or(COOKIE_TTL, |ttl| ttl.value) }
+            }
+            1 => Fallback::Ip,
+            _ => Fallback::Random,
+        };
+        (keys.len() == written.len()).then_some(Sticky { keys, fallback })
+    }
+
+    fn key(&mut self, written: &At<String>) -> Option<KeySource> {
+        let (kind, name) = written.value.split_once(':').unwrap_or((&written.value, ""));
+        let name = At::new(name.trim().to_owned(), written.place);
+        match kind {
+            "header" => self.header_name(&name).map(KeySource::Header),
+            "cookie" => self.cookie_name(&name).map(KeySource::Cookie),
+            "query" => self.query_name(&name).map(KeySource::Query),
+            _ => {
+                let message = format!("{} is not a key", shown(&written.value));
+                let help = "write \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
+                self.findings.error("bad-sticky", written.place, message).help(help);
+                None
+            }
+        }
+    }
+
+    fn shadowed(&mut self, raw: &[raw::Route], routes: &[RouteConfig]) {
+        let mut first: HashMap<&RequestMatch, usize> = HashMap::new();
+        for (index, route) in routes.iter().enumerate() {
+            if let Some(earlier) = first.get(&route.matches) {
+                let message = format!(
+                    "{} never gets a request: {} matches the same and comes first",
+                    raw[index].path, raw[*earlier].path
+                );
+                let finding = self.findings.warning("shadowed-route", raw[index].matches.place, message);
+                finding.other(raw[*earlier].matches.place);
+            } else {
+                first.insert(&route.matches, index);
+            }
+        }
+    }
+
+    fn unused(&mut self, pools: &[raw::Pool], routes: &[RouteConfig]) {
+        let used: HashSet<usize> = routes.iter().flat_map(|route| &route.variants).map(|one| one.pool).collect();
+        for (index, pool) in pools.iter().enumerate() {
+            if !used.contains(&index) {
+                let message = format!("no route uses pool.{}", pool.name.value);
+                self.findings.warning("unused-pool", pool.name.place, message);
+            }
+        }
+    }
+}
+
+/// The weights with the baseline's share changed so that the sum is 100, unless the others alone exceed it.
+fn suggestion(names: &Names<'_>, thousandths: &[u64]) -> Option<String> {
+    let others: u64 = thousandths.iter().skip(1).sum();
+    let baseline = u64::from(BUCKETS).checked_sub(others)?;
+    let right: Vec<u64> = std::iter::once(baseline).chain(thousandths.iter().skip(1).copied()).collect();
+    Some(written(names, &right))
+}
+
+fn written(names: &Names<'_>, thousandths: &[u64]) -> String {
+    let shares: Vec<String> =
+        names.variants.iter().zip(thousandths).map(|(name, share)| format!("{name} = {}", percent(*share))).collect();
+    format!("for example weights = {{ {} }}", shares.join(", "))
+}
+
+/// Exact: `33.333`, `100`.
+fn percent(thousandths: u64) -> String {
+    let text = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_is_exact() {
+        for (thousandths, text) in [(0, "0"), (1, "0.001"), (33_333, "33.333"), (100_000, "100"), (90_500, "90.5")] {
+            assert_eq!(percent(thousandths), text);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Rules: conditions, and what they lead to.
+
+use super::Checker;
+use super::routes::Names;
+use crate::config::raw;
+use crate::config::source::{At, Place, listed, shown};
+use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
+use crate::routing::split::Assignment;
+
+/// The longest rule name, in bytes. Unlike other names it is free text: it is only ever shown.
+const RULE_NAME_BYTES: usize = 100;
+
+impl Checker<'_> {
+    pub fn rules(&mut self, raw: &[raw::Rule], names: &Names<'_>) -> Option<Vec<Rule>> {
+        self.unique(&format!("rule in {}:", names.route), raw.iter().filter_map(|rule| rule.name.as_ref()));
+        let rules: Vec<_> = raw.iter().map(|rule| self.rule(rule, names)).collect();
+        rules.into_iter().collect()
+    }
+
+    fn rule(&mut self, raw: &raw::Rule, names: &Names<'_>) -> Option<Rule> {
+        if let Some(name) = &raw.name {
+            self.rule_name(name);
+        }
+        let when = raw.when.as_ref().and_then(|when| self.condition(when));
+        let then = self.outcome(raw, names);
+        Some(Rule { name: raw.name.as_ref()?.value.clone(), when: when?, then: then? })
+    }
+
+    fn rule_name(&mut self, name: &At<String>) {
+        let text = &name.value;
+        if text.trim().is_empty() || text.len() > RULE_NAME_BYTES || text.chars().any(char::is_control) {
+            let message = format!("{} is not a name for a rule", shown(text));
+            let finding = self.findings.error("bad-name", name.place, message);
+            finding.help(format!("rule names have 1 to {RULE_NAME_BYTES} bytes and no control characters"));
+        }
+    }
+
+    fn outcome(&mut self, raw: &raw::Rule, names: &Names<'_>) -> Option<Outcome> {
+        match (&raw.variant, &raw.weights) {
+            (Some(variant), Some(weights)) => {
+                let message = format!("{} has both `variant` and `weights`", raw.path);
+                let finding = self.findings.error("bad-rule", weights.place, message);
+                finding.other(variant.place).help("a rule forces one variant, or splits by weights");
+                None
+            }
+            (Some(variant), None) => self.variant(variant, names).map(Outcome::Variant),
+            (None, Some(weights)) => {
+                let place = weights.place;
+                let weights = self.weights(weights, names)?;
+                match Assignment::starting(&weights) {
+                    Ok(assignment) => Some(Outcome::Split(assignment)),
+                    Err(error) => {
+                        self.findings.error("bad-weights", place, error.to_string());
+                        None
+                    }
+                }
+            }
+            (None, None) => {
+                if !raw.has_outcome {
+                    let message = format!("{} leads nowhere: it has neither `variant` nor `weights`", raw.path);
+                    let help = format!("write variant = \"{}\"", names.variants.last().unwrap_or(&"NAME"));
+                    self.findings.error("bad-rule", raw.place, message).help(help);
+                }
+                None
+            }
+        }
+    }
+
+    fn condition(&mut self, raw: &raw::When) -> Option<Condition> {
+        let subject = match raw.subjects.as_slice() {
+            [subject] => *subject,
+            [] => {
+                let help =
+                    "write { header = \"x-canary\", equals = \"always\" }; or cookie, query, method, all, any, not";
+                let message = format!("{} does not say where to look", raw.path);
+                self.findings.error("bad-condition", raw.place, message).help(help);
+                return None;
+            }
+            several => {
+                let message = format!("{} has {} in one condition", raw.path, listed(several));
+                let help = "put each in a condition of its own: { all = [{ … }, { … }] }";
+                self.findings.error("bad-condition", raw.place, message).help(help);
+                return None;
+            }
+        };
+        if let "all" | "any" | "not" | "method" = subject {
+            if !raw.tests.is_empty() {
+                let message = format!("{} stands beside `{subject}`, which takes no further test", listed(&raw.tests));
+                self.findings.error("bad-condition", raw.place, message);
+            }
+            return self.compound(subject, raw);
+        }
+        let test = self.test(raw, subject);
+        let subject = match subject {
+            "header" => self.header_name(raw.header.as_ref()?).map(Subject::Header),
+            "cookie" => self.cookie_name(raw.cookie.as_ref()?).map(Subject::Cookie),
+            "query" => self.query_name(raw.query.as_ref()?).map(Subject::Query),
+            // Not built, and reported as such.
+            _ => None,
+        };
+        Some(Condition::Is(subject?, test?))
+    }
+
+    fn compound(&mut self, subject: &str, raw: &raw::When) -> Option<Condition> {
+        match subject {
+            "all" => self.conditions(raw.all.as_ref()?, "all").map(Condition::All),
+            "any" => self.conditions(raw.any.as_ref()?, "any").map(Condition::Any),
+            "not" => Some(Condition::Not(Box::new(self.condition(raw.not.as_ref()?)?))),
+            _ => self.methods(raw.methods.as_ref()?),
+        }
+    }
+
+    fn conditions(&mut self, raw: &At<Vec<raw::When>>, key: &str) -> Option<Vec<Condition>> {
+        if raw.value.is_empty() {
+            self.findings.error("bad-condition", raw.place, format!("`{key}` lists no condition"));
+            return None;
+        }
+        let conditions: Vec<_> = raw.value.iter().map(|one| self.condition(one)).collect();
+        conditions.into_iter().collect()
+    }
+
+    fn methods(&mut self, raw: &At<Vec<At<String>>>) -> Option<Condition> {
+        if raw.value.is_empty() {
+            self.findings.error("bad-condition", raw.place, "`method` lists no method");
+            return None;
+        }
+        for method in &raw.value {
+            let name = &method.value;
+            let valid = http::Method::from_bytes(name.as_bytes()).is_ok();
+            if !valid || name.bytes().any(|b| b.is_ascii_lowercase()) {
+                let message = format!("{} is not an HTTP method", shown(name));
+                let finding = self.findings.error("bad-condition", method.place, message);
+                if valid {
+                    finding.help(format!("methods are in upper case: \"{}\"", name.to_ascii_uppercase()));
+                }
+                return None;
+            }
+        }
+        let mut names: Vec<String> = raw.value.iter().map(|method| method.value.clone()).collect();
+        let test = if names.len() == 1 { Test::Equals(names.swap_remove(0)) } else { Test::In(names) };
+        Some(Condition::Is(Subject::Method, test))
+    }
+
+    fn test(&mut self, raw: &raw::When, subject: &str) -> Option<Test> {
+        match raw.tests.as_slice() {
+            ["equals"] => Some(Test::Equals(raw.equals.as_ref()?.value.clone())),
+            ["in"] => {
+                let list = raw.is_in.as_ref()?;
+                if list.value.is_empty() {
+                    self.findings.error("bad-condition", list.place, "`in` lists no value");
+                }
+                Some(Test::In(list.value.iter().map(|one| one.value.clone()).collect()))
+            }
+            ["prefix"] => Some(Test::Prefix(raw.prefix.as_ref()?.value.clone())),
+            ["suffix"] => Some(Test::Suffix(raw.suffix.as_ref()?.value.clone())),
+            ["regex"] => self.regex(raw.regex.as_ref()?).map(Test::Regex),
+            ["present"] => Some(Test::Present(raw.present.as_ref()?.value)),
+            // Not built, and reported as such.
+            ["in_file"] => None,
+            [] => {
+                // A condition on `ip` is reported as a whole.
+                if subject != "ip" {
+                    let message = format!("{} does not say what `{subject}` is to be", raw.path);
+                    let help = "write one of equals, in, prefix, suffix, regex, present = true";
+                    self.findings.error("bad-condition", raw.place, message).help(help);
+                }
+                None
+            }
+            several => {
+                let message = format!("{} has {} in one condition", raw.path, listed(several));
+                let help = "put each in a condition of its own: { all = [{ … }, { … }] }";
+                self.findings.error("bad-condition", raw.place, message).help(help);
+                None
+            }
+        }
+    }
+
+    fn regex(&mut self, written: &At<String>) -> Option<regex::bytes::Regex> {
+        match regex::bytes::Regex::new(&written.value) {
+            Ok(regex) => Some(regex),
+            Err(error) => {
+                let reason = error.to_string();
+                let reason = reason.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
+                let message = format!("{} is not a regular expression: {reason}", shown(&written.value));
+                self.findings.error("bad-regex", written.place, message);
+                None
+            }
+        }
+    }
+
+    pub fn header_name(&mut self, name: &At<String>) -> Option<http::HeaderName> {
+        let parsed = http::HeaderName::from_bytes(name.value.as_bytes()).ok();
+        if parsed.is_none() {
+            self.not_a_name(name.place, "header", &name.value);
+        }
+        parsed
+    }
+
+    pub fn cookie_name(&mut self, name: &At<String>) -> Option<String> {
+        // RFC 6265: a cookie's name is a token, as is a header's.
+        if http::HeaderName::from_bytes(name.value.as_bytes()).is_err() {
+            self.not_a_name(name.place, "cookie", &name.value);
+            return None;
+        }
+        Some(name.value.clone())
+    }
+
+    pub fn query_name(&mut self, name: &At<String>) -> Option<String> {
+        let breaks = |c: char| matches!(c, '&' | '=' | '#' | ' ') || c.is_control();
+        if name.value.is_empty() || name.value.contains(breaks) {
+            self.not_a_name(name.place, "query parameter", &name.value);
+            return None;
+        }
+        Some(name.value.clone())
+    }
+
+    fn not_a_name(&mut self, place: Place, what: &str, name: &str) {
+        let message = format!("{} cannot be the name of a {what}", shown(name));
+        self.findings.error("bad-name", place, message);
+    }
+}

@@ -1,0 +1,511 @@
+//! The file as it is written: every key that Weir knows, each value with its place, nothing checked against another.
+//!
+//! This is the one list of keys: what is taken here is known, what is in a `not_built` list is known but waits for
+//! its feature, everything else is reported as unknown. Hand-written instead of derived, since derived readers stop
+//! at the first error and lose the places of what they flatten.
+
+use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
+use super::source::{At, Place};
+use super::units::shown_duration;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// What must pass at some time, and within a day.
+const POSITIVE: RangeInclusive<Duration> = MILLISECOND..=DAY;
+/// As [`POSITIVE`], where "at once" makes sense too.
+const FROM_ZERO: RangeInclusive<Duration> = Duration::ZERO..=DAY;
+/// Browsers keep a cookie no longer than 400 days.
+const COOKIE_LIFE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(400 * 24 * 60 * 60);
+
+#[derive(Debug, Default)]
+pub struct File {
+    pub include: Vec<At<String>>,
+    pub server: Option<Server>,
+    pub limits: Option<Limits>,
+    pub admin: Option<Admin>,
+    pub log: Option<Log>,
+    pub listeners: Vec<Listener>,
+    pub pools: Vec<Pool>,
+    pub routes: Vec<Route>,
+}
+
+#[derive(Debug)]
+pub struct Server {
+    pub place: Place,
+    /// None inside: "auto".
+    pub workers: Option<Option<usize>>,
+    pub drain_timeout: Option<At<Duration>>,
+    pub trusted_proxies: Option<At<Vec<At<String>>>>,
+    pub state_dir: Option<At<String>>,
+}
+
+#[derive(Debug)]
+pub struct Limits {
+    pub place: Place,
+    pub max_connections: Option<At<u64>>,
+    pub max_header_bytes: Option<At<Size>>,
+    pub max_headers: Option<At<u64>>,
+    pub max_body: Option<At<Size>>,
+    pub header_timeout: Option<At<Duration>>,
+    pub idle_timeout: Option<At<Duration>>,
+    pub body_idle_timeout: Option<At<Duration>>,
+    pub max_streams: Option<At<u64>>,
+}
+
+#[derive(Debug)]
+pub struct Admin {
+    pub place: Place,
+    pub listen: Option<At<Vec<At<String>>>>,
+    pub metrics: Option<At<String>>,
+    pub tokens: Vec<Token>,
+}
+
+#[derive(Debug)]
+pub struct Token {
+    pub name: Option<At<String>>,
+    pub role: Option<At<String>>,
+    pub hash: Option<At<String>>,
+}
+
+#[derive(Debug)]
+pub struct Log {
+    pub place: Place,
+    pub level: Option<At<String>>,
+    pub format: Option<At<String>>,
+}
+
+#[derive(Debug)]
+pub struct Listener {
+    pub name: Option<At<String>>,
+    pub bind: Option<At<String>>,
+    pub tls: Option<ListenerTls>,
+}
+
+#[derive(Debug)]
+pub struct ListenerTls {
+    /// None: the key is missing or not a list, which is reported already.
+    pub certs: Option<At<Vec<CertFiles>>>,
+    pub min_version: Option<At<String>>,
+    pub alpn: Option<At<Vec<At<String>>>>,
+}
+
+#[derive(Debug)]
+pub struct CertFiles {
+    pub cert: Option<At<String>>,
+    pub key: Option<At<String>>,
+}
+
+#[derive(Debug)]
+pub struct Pool {
+    pub name: At<String>,
+    pub targets: Option<At<Vec<At<String>>>>,
+    pub version: Option<At<String>>,
+    pub connect_timeout: Option<At<Duration>>,
+    pub max_connections: Option<At<u64>>,
+    pub queue_timeout: Option<At<Duration>>,
+}
+
+#[derive(Debug)]
+pub struct Route {
+    pub place: Place,
+    pub name: Option<At<String>>,
+    /// How messages name it: `route.shop`.
+    pub path: String,
+    pub matches: Match,
+    /// In the file's order: (variant, pool). None: reported already.
+    pub variants: Option<Vec<Named<String>>>,
+    pub weights: Option<Weights>,
+    pub active: Option<At<String>>,
+    /// `weights` or `active` stands there, though perhaps of a wrong type.
+    pub has_shares: bool,
+    pub sticky: Option<Sticky>,
+    pub timeout: Option<At<Duration>>,
+    pub rules: Vec<Rule>,
+}
+
+#[derive(Debug)]
+pub struct Match {
+    pub place: Place,
+    pub host: Option<At<String>>,
+    pub path: Option<At<String>>,
+    pub path_exact: Option<At<String>>,
+}
+
+#[derive(Debug)]
+pub struct Weights {
+    pub place: Place,
+    /// None inside: not a number, reported already.
+    pub shares: Vec<Named<f64>>,
+}
+
+#[derive(Debug)]
+pub struct Sticky {
+    pub place: Place,
+    pub keys: Option<At<Vec<At<String>>>>,
+    pub fallback: Option<At<String>>,
+    pub cookie: Option<At<String>>,
+    pub ttl: Option<At<Duration>>,
+}
+
+#[derive(Debug)]
+pub struct Rule {
+    pub place: Place,
+    pub name: Option<At<String>>,
+    pub path: String,
+    pub when: Option<When>,
+    pub variant: Option<At<String>>,
+    pub weights: Option<Weights>,
+    /// `variant` or `weights` stands there, though perhaps of a wrong type.
+    pub has_outcome: bool,
+}
+
+/// A condition with all its keys; which of them may stand together is checked later.
+#[derive(Debug)]
+pub struct When {
+    pub place: Place,
+    pub path: String,
+    pub header: Option<At<String>>,
+    pub cookie: Option<At<String>>,
+    pub query: Option<At<String>>,
+    pub methods: Option<At<Vec<At<String>>>>,
+    pub equals: Option<At<String>>,
+    pub is_in: Option<At<Vec<At<String>>>>,
+    pub prefix: Option<At<String>>,
+    pub suffix: Option<At<String>>,
+    pub regex: Option<At<String>>,
+    pub present: Option<At<bool>>,
+    pub all: Option<At<Vec<When>>>,
+    pub any: Option<At<Vec<When>>>,
+    pub not: Option<Box<When>>,
+    /// The keys that stand here and say where to look, those not built among them.
+    pub subjects: Vec<&'static str>,
+    /// The keys that stand here and say what to find there.
+    pub tests: Vec<&'static str>,
+}
+
+/// Reads a whole file's tree.
+pub fn file(cx: &mut Context<'_>, mut top: Cursor<'_>) -> File {
+    let include = top.strings(cx, "include").map(|list| list.value).unwrap_or_default();
+    let server = top.table(cx, "server").map(|table| server(cx, table));
+    let limits = top.table(cx, "limits").map(|table| limits(cx, table));
+    let admin = top.table(cx, "admin").map(|table| admin(cx, table));
+    let log = top.table(cx, "log").map(|table| log(cx, table));
+    let listeners = top.tables(cx, "listener").map(|tables| tables.value).unwrap_or_default();
+    let pools = top.table(cx, "pool").map(|table| table.into_tables(cx)).unwrap_or_default();
+    let routes = top.tables(cx, "route").map(|tables| tables.value).unwrap_or_default();
+    top.not_built(cx, &["notify", "fleet"]);
+    let file = File {
+        include,
+        server,
+        limits,
+        admin,
+        log,
+        listeners: listeners.into_iter().map(|table| listener(cx, table)).collect(),
+        pools: pools.into_iter().map(|(name, table)| pool(cx, name, table)).collect(),
+        routes: routes.into_iter().map(|table| route(cx, table)).collect(),
+    };
+    top.finish(cx);
+    file
+}
+
+fn server(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Server {
+    let server = Server {
+        place: table.place,
+        workers: workers(cx, &mut table),
+        drain_timeout: table.duration(cx, "drain_timeout", FROM_ZERO),
+        trusted_proxies: table.strings(cx, "trusted_proxies"),
+        state_dir: table.string(cx, "state_dir"),
+    };
+    table.finish(cx);
+    server
+}
+
+fn workers(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<Option<usize>> {
+    let workers = table.integer_or(cx, "workers", "auto", 1..=1024)?;
+    Some(workers.value.and_then(|workers| usize::try_from(workers).ok()))
+}
+
+fn limits(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Limits {
+    let limits = Limits {
+        place: table.place,
+        max_connections: table.integer(cx, "max_connections", 1..=10_000_000),
+        max_header_bytes: table.size(cx, "max_header_bytes"),
+        max_headers: table.integer(cx, "max_headers", 1..=1000),
+        max_body: table.size(cx, "max_body"),
+        header_timeout: table.duration(cx, "header_timeout", POSITIVE),
+        idle_timeout: table.duration(cx, "idle_timeout", POSITIVE),
+        body_idle_timeout: table.duration(cx, "body_idle_timeout", POSITIVE),
+        max_streams: table.integer(cx, "max_streams", 1..=100_000),
+    };
+    table.finish(cx);
+    limits
+}
+
+fn admin(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Admin {
+    let tokens = table.tables(cx, "token").map(|tables| tables.value).unwrap_or_default();
+    let admin = Admin {
+        place: table.place,
+        listen: table.strings(cx, "listen"),
+        metrics: table.string(cx, "metrics"),
+        tokens: tokens.into_iter().map(|table| token(cx, table)).collect(),
+    };
+    table.finish(cx);
+    admin
+}
+
+fn token(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Token {
+    table.require(cx, "name", "\"ci\"");
+    table.require(cx, "role", "\"viewer\", \"operator\" or \"admin\"");
+    table.require(cx, "hash", "\"sha256:…\"; `weir token` makes one");
+    let token =
+        Token { name: table.string(cx, "name"), role: table.string(cx, "role"), hash: table.string(cx, "hash") };
+    table.finish(cx);
+    token
+}
+
+fn log(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Log {
+    let log = Log { place: table.place, level: table.string(cx, "level"), format: table.string(cx, "format") };
+    if let Some(access) = table.table(cx, "access") {
+        access_log(cx, access);
+    }
+    table.finish(cx);
+    log
+}
+
+/// Access logging is not there yet; what says that it is off is true already.
+fn access_log(cx: &mut Context<'_>, mut table: Cursor<'_>) {
+    table.require(cx, "output", "\"off\"");
+    if let Some(output) = table.string(cx, "output")
+        && output.value != "off"
+    {
+        cx.not_built(output.place, format_args!("{} = {:?}", table.path_of("output"), output.value));
+    }
+    let format = table.string(cx, "format");
+    one_of(cx, format.as_ref(), &table.path_of("format"), &["json", "combined"]);
+    if let Some(sample) = table.number(cx, "sample")
+        && !(0.0..=1.0).contains(&sample.value)
+    {
+        let message = format!("`{}` is not from 0 to 1", table.path_of("sample"));
+        cx.findings.error("out-of-range", sample.place, message);
+    }
+    table.strings(cx, "always");
+    table.finish(cx);
+}
+
+fn listener(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Listener {
+    table.require(cx, "name", "\"http\"");
+    let name = table.string(cx, "name");
+    if let Some(name) = &name {
+        table.path = format!("listener.{}", name.value);
+    }
+    table.require(cx, "bind", "\"127.0.0.1:8080\"");
+    only(cx, &mut table, "proxy_protocol", "off", &["v1", "v2", "any"]);
+    let mut bind = table.string(cx, "bind");
+    if let Some(address) = bind.take_if(|address| address.value.starts_with("unix:")) {
+        cx.not_built(address.place, format_args!("{} = {:?}", table.path_of("bind"), address.value));
+    }
+    let tls = table.table(cx, "tls").map(|table| listener_tls(cx, table));
+    table.finish(cx);
+    Listener { name, bind, tls }
+}
+
+fn listener_tls(cx: &mut Context<'_>, mut table: Cursor<'_>) -> ListenerTls {
+    table.require(cx, "certs", "[{ cert = \"tls/site.crt\", key = \"tls/site.key\" }]");
+    let certs = table.tables(cx, "certs").map(|tables| {
+        let certs = tables.value.into_iter().map(|mut pair| {
+            pair.require(cx, "cert", "\"tls/site.crt\"");
+            pair.require(cx, "key", "\"tls/site.key\"");
+            let files = CertFiles { cert: pair.string(cx, "cert"), key: pair.string(cx, "key") };
+            pair.finish(cx);
+            files
+        });
+        At::new(certs.collect(), tables.place)
+    });
+    let tls = ListenerTls { certs, min_version: table.string(cx, "min_version"), alpn: table.strings(cx, "alpn") };
+    table.finish(cx);
+    tls
+}
+
+fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
+    table.require(cx, "targets", "[\"127.0.0.1:9000\"]");
+    let targets = targets(cx, &mut table);
+    only(cx, &mut table, "balance", "p2c", &["round_robin", "least_conn", "hash"]);
+    only(cx, &mut table, "protocol", "http/1.1", &["h2"]);
+    if let Some(slow_start) = table.duration(cx, "slow_start", FROM_ZERO)
+        && !slow_start.value.is_zero()
+    {
+        let written = shown_duration(slow_start.value);
+        cx.not_built(slow_start.place, format_args!("{} = {written:?}", table.path_of("slow_start")));
+    }
+    table.not_built(cx, &["health", "outlier", "tls"]);
+    let pool = Pool {
+        name,
+        targets,
+        version: table.string(cx, "version"),
+        connect_timeout: table.duration(cx, "connect_timeout", POSITIVE),
+        max_connections: table.integer(cx, "max_connections", 1..=1_000_000),
+        queue_timeout: table.duration(cx, "queue_timeout", FROM_ZERO),
+    };
+    table.finish(cx);
+    pool
+}
+
+fn targets(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<Vec<At<String>>>> {
+    let written = table.mixed(cx, "targets")?;
+    let path = table.path_of("targets");
+    let mut targets = Vec::new();
+    for target in written.value {
+        match target {
+            StringOrTable::Table(place) => cx.not_built(place, format_args!("{path} = [{{ addr, weight }}]")),
+            StringOrTable::String(target) if target.value.starts_with("unix:") => {
+                cx.not_built(target.place, format_args!("{path} = [{:?}]", target.value));
+            }
+            StringOrTable::String(target) => targets.push(target),
+        }
+    }
+    // A pool whose targets are all reported must not be called empty as well.
+    Some(At::new(targets, written.place)).filter(|targets| !targets.value.is_empty() || table.is_empty_list("targets"))
+}
+
+fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
+    table.require(cx, "name", "\"shop\"");
+    let name = table.string(cx, "name");
+    if let Some(name) = &name {
+        table.path = format!("route.{}", name.value);
+    }
+    table.require(cx, "variants", "{ stable = \"POOL\" }");
+    let place = table.place;
+    let matches = match table.table(cx, "match") {
+        Some(matches) => route_match(cx, matches),
+        None => Match { place, host: None, path: None, path_exact: None },
+    };
+    let variants = table.table(cx, "variants").map(|variants| variants.into_strings(cx));
+    let weights = table.table(cx, "weights").map(|weights| shares(cx, weights));
+    let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
+    let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
+    let later = ["retry", "rescue", "on_empty", "request_headers", "response_headers", "rollout", "preview"];
+    table.not_built(cx, &later);
+    let route = Route {
+        place,
+        name,
+        path: table.path.clone(),
+        matches,
+        variants,
+        weights,
+        has_shares: table.has("weights") || table.has("active"),
+        active: table.string(cx, "active"),
+        sticky,
+        timeout: table.duration(cx, "timeout", POSITIVE),
+        rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
+    };
+    table.finish(cx);
+    route
+}
+
+fn route_match(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Match {
+    let matches = Match {
+        place: table.place,
+        host: table.string(cx, "host"),
+        path: table.string(cx, "path"),
+        path_exact: table.string(cx, "path_exact"),
+    };
+    table.not_built(cx, &["path_regex", "method", "header", "query"]);
+    table.finish(cx);
+    matches
+}
+
+fn shares(cx: &mut Context<'_>, table: Cursor<'_>) -> Weights {
+    Weights { place: table.place, shares: table.into_numbers(cx) }
+}
+
+fn sticky(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Sticky {
+    let sticky = Sticky {
+        place: table.place,
+        keys: table.strings(cx, "key"),
+        fallback: table.string(cx, "fallback"),
+        cookie: table.string(cx, "cookie"),
+        ttl: table.duration(cx, "ttl", COOKIE_LIFE),
+    };
+    table.finish(cx);
+    sticky
+}
+
+fn rule(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Rule {
+    table.require(cx, "name", "\"testers\"");
+    let name = table.string(cx, "name");
+    if let Some(name) = &name {
+        table.path = format!("{} {:?}", table.path, name.value);
+    }
+    table.require(cx, "when", "{ header = \"x-canary\", equals = \"always\" }");
+    let rule = Rule {
+        place: table.place,
+        name,
+        path: table.path.clone(),
+        when: table.table(cx, "when").map(|table| when(cx, table)),
+        variant: table.string(cx, "variant"),
+        weights: table.table(cx, "weights").map(|weights| shares(cx, weights)),
+        has_outcome: table.has("variant") || table.has("weights"),
+    };
+    table.finish(cx);
+    rule
+}
+
+fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
+    let here = |keys: &[&'static str]| keys.iter().copied().filter(|key| table.has(key)).collect();
+    let subjects = here(&["header", "cookie", "query", "method", "ip", "all", "any", "not"]);
+    let tests = here(&["equals", "in", "prefix", "suffix", "regex", "present", "in_file"]);
+    table.not_built(cx, &["in_file", "ip"]);
+    let methods = if table.is_list("method") {
+        table.strings(cx, "method")
+    } else {
+        table.string(cx, "method").map(|method| At::new(vec![method.clone()], method.place))
+    };
+    let mut nested = |table: &mut Cursor<'_>, key| {
+        let tables = table.tables(cx, key)?;
+        let conditions = tables.value.into_iter().map(|table| when(cx, table)).collect();
+        Some(At::new(conditions, tables.place))
+    };
+    let (all, any) = (nested(&mut table, "all"), nested(&mut table, "any"));
+    let when = When {
+        place: table.place,
+        path: table.path.clone(),
+        header: table.string(cx, "header"),
+        cookie: table.string(cx, "cookie"),
+        query: table.string(cx, "query"),
+        methods,
+        equals: table.string(cx, "equals"),
+        is_in: table.strings(cx, "in"),
+        prefix: table.string(cx, "prefix"),
+        suffix: table.string(cx, "suffix"),
+        regex: table.string(cx, "regex"),
+        present: table.boolean(cx, "present"),
+        all,
+        any,
+        not: table.table(cx, "not").map(|table| Box::new(when(cx, table))),
+        subjects,
+        tests,
+    };
+    table.finish(cx);
+    when
+}
+
+/// A key of which one value is built and `later` ones are not.
+fn only(cx: &mut Context<'_>, table: &mut Cursor<'_>, key: &'static str, built: &'static str, later: &[&'static str]) {
+    let Some(written) = table.string(cx, key) else { return };
+    if later.contains(&written.value.as_str()) {
+        cx.not_built(written.place, format_args!("{} = {:?}", table.path_of(key), written.value));
+        return;
+    }
+    let mut allowed = vec![built];
+    allowed.extend(later);
+    one_of(cx, Some(&written), &table.path_of(key), &allowed);
+}
+
+/// Whether the value is one of the words; if not, that is reported.
+fn one_of(cx: &mut Context<'_>, written: Option<&At<String>>, path: &str, allowed: &[&'static str]) {
+    if let Some(written) = written {
+        word(cx.findings, written, path, allowed);
+    }
+}

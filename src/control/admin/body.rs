@@ -1,0 +1,276 @@
+//! Requests' bodies and conditions, read strictly: what is not understood whole is refused, with the field's name.
+
+use super::problem::Problem;
+use crate::control::command::IfMatch;
+use crate::limits::{ADMIN_BODY_BYTES, ADMIN_READ_TIMEOUT, REASON_BYTES};
+use crate::routing::split::Weight;
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use std::cell::RefCell;
+use std::fmt;
+
+/// How much of a body that is too long is still read, so that its sender gets to read the answer.
+const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
+
+/// `{"weights":{"canary":5},"reason":"…","override":false}`, in the order sent.
+#[derive(Debug, Default, PartialEq)]
+pub struct WeightsBody {
+    pub weights: Vec<(String, Weight)>,
+    pub reason: Option<String>,
+}
+
+/// The whole body of a JSON request.
+///
+/// Anything but `application/json` is refused: a page of another site can't send that without asking first.
+pub async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let media = media.split(';').next().unwrap_or("").trim();
+    if !media.eq_ignore_ascii_case("application/json") {
+        let detail = format!("the body's Content-Type is {media:?}; send application/json");
+        return Err(Problem::new(415, "not-json", detail).field("header:content-type"));
+    }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if headers.contains_key(header::EXPECT) && length.is_some_and(|length| length > ADMIN_BODY_BYTES as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(ADMIN_READ_TIMEOUT, read_bounded(body)).await {
+        Ok(read) => read,
+        Err(_) => {
+            let detail = format!("the body did not come within {} s", ADMIN_READ_TIMEOUT.as_secs());
+            Err(Problem::new(408, "body-timeout", detail))
+        }
+    }
+}
+
+/// The body of a change of weights.
+pub fn weights(bytes: &[u8]) -> Result<WeightsBody, Problem> {
+    let field = RefCell::new(String::new());
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let parsed = BodySeed(&field).deserialize(&mut json).and_then(|body| json.end().map(|()| body));
+    let field = field.into_inner();
+    let body = match parsed {
+        Ok(body) => body,
+        Err(error) => {
+            let named = if field.is_empty() { String::new() } else { format!("{field}: ") };
+            let detail = format!("{named}{error}");
+            return Err(Problem::new(400, "invalid-body", detail).field(if field.is_empty() {
+                "body"
+            } else {
+                &field
+            }));
+        }
+    };
+    if body.reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
+        let detail = format!("reason: longer than {REASON_BYTES} bytes");
+        return Err(Problem::new(400, "invalid-body", detail).field("reason"));
+    }
+    Ok(body)
+}
+
+/// The generations that If-Match names. Tags that are no generation match none.
+pub fn if_match(headers: &HeaderMap) -> Option<IfMatch> {
+    let mut generations = Vec::new();
+    let mut present = false;
+    for value in headers.get_all(header::IF_MATCH) {
+        present = true;
+        let value = value.to_str().unwrap_or("");
+        if value.trim() == "*" {
+            return Some(IfMatch::Any);
+        }
+        let tags = value.split(',').map(str::trim);
+        let quoted = |tag: &str| tag.strip_prefix('"')?.strip_suffix('"')?.parse::<u64>().ok();
+        generations.extend(tags.filter_map(quoted));
+    }
+    present.then_some(IfMatch::OneOf(generations))
+}
+
+/// `dry_run` of the query, the only parameter there is.
+pub fn dry_run(query: Option<&str>) -> Result<bool, Problem> {
+    let mut dry_run = false;
+    for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
+        dry_run = match pair {
+            "dry_run=true" | "dry_run=1" | "dry_run" => true,
+            "dry_run=false" | "dry_run=0" => false,
+            other => {
+                let name = other.split('=').next().unwrap_or("");
+                let detail = format!("query: {other:?} is not understood; there is dry_run=true");
+                return Err(Problem::new(400, "invalid-query", detail).field(format!("query:{name}")));
+            }
+        };
+    }
+    Ok(dry_run)
+}
+
+fn too_large() -> Problem {
+    Problem::new(413, "body-too-large", format!("the body is longer than {ADMIN_BODY_BYTES} bytes")).field("body")
+}
+
+async fn read_bounded(mut body: Body) -> Result<Bytes, Problem> {
+    let mut whole = Vec::new();
+    let mut seen = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return Err(Problem::new(400, "invalid-body", "the body ended early").field("body"));
+        };
+        let Some(data) = frame.data_ref() else { continue };
+        seen += data.len();
+        if seen > DISCARDED_BYTES {
+            break;
+        }
+        if seen <= ADMIN_BODY_BYTES {
+            whole.extend_from_slice(data);
+        }
+    }
+    if seen > ADMIN_BODY_BYTES { Err(too_large()) } else { Ok(whole.into()) }
+}
+
+/// Each seed notes the field that it is at, so that an error inside, also one of syntax, can name it.
+#[derive(Clone, Copy)]
+struct BodySeed<'f>(&'f RefCell<String>);
+struct WeightsSeed<'f>(&'f RefCell<String>);
+struct Percent;
+
+impl<'de> DeserializeSeed<'de> for BodySeed<'_> {
+    type Value = WeightsBody;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<WeightsBody, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for BodySeed<'_> {
+    type Value = WeightsBody;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object such as {\"weights\":{\"canary\":5}}")
+    }
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<WeightsBody, M::Error> {
+        let (mut weights, mut reason, mut overriding) = (None, None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            self.0.replace(key.clone());
+            let again = match key.as_str() {
+                "weights" => weights.replace(map.next_value_seed(WeightsSeed(self.0))?).is_some(),
+                "reason" => reason.replace(map.next_value::<Option<String>>()?).is_some(),
+                "override" => overriding.replace(map.next_value::<bool>()?).is_some(),
+                _ => return Err(de::Error::custom("unknown field; there are weights, reason and override")),
+            };
+            if again {
+                return Err(de::Error::custom("given twice"));
+            }
+            self.0.replace(String::new());
+        }
+        let Some(weights) = weights else {
+            self.0.replace("weights".to_owned());
+            return Err(de::Error::custom("missing; send an object such as {\"weights\":{\"canary\":5}}"));
+        };
+        Ok(WeightsBody { weights, reason: reason.flatten() })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for WeightsSeed<'_> {
+    type Value = Vec<(String, Weight)>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for WeightsSeed<'_> {
+    type Value = Vec<(String, Weight)>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of variants and their percent")
+    }
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut weights: Vec<(String, Weight)> = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            self.0.replace(format!("weights.{name}"));
+            let weight = map.next_value_seed(Percent)?;
+            if weights.iter().any(|(known, _)| *known == name) {
+                return Err(de::Error::custom("given twice"));
+            }
+            weights.push((name, weight));
+        }
+        self.0.replace("weights".to_owned());
+        Ok(weights)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Percent {
+    type Value = Weight;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Weight, D::Error> {
+        Weight::from_percent(f64::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::response::IntoResponse;
+
+    async fn refused(body: &[u8]) -> (u16, String, String) {
+        let response = weights(body).unwrap_err().into_response();
+        let status = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), 65536).await.unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let text = |member: &str| document[member].as_str().unwrap().to_owned();
+        (status, text("field"), text("detail"))
+    }
+
+    #[test]
+    fn a_good_body_is_taken_as_sent() {
+        let body = weights(br#"{"weights":{"b":10,"a":0.125},"reason":"try","override":false}"#).unwrap();
+        let percents: Vec<_> = body.weights.iter().map(|(name, weight)| (name.as_str(), weight.percent())).collect();
+        assert_eq!(percents, [("b", 10.0), ("a", 0.125)]);
+        assert_eq!(body.reason.as_deref(), Some("try"));
+        assert_eq!(weights(br#"{"weights":{},"reason":null}"#).unwrap(), WeightsBody::default());
+    }
+
+    #[tokio::test]
+    async fn a_bad_body_is_refused_with_the_field_s_name() {
+        for (body, field) in [
+            (&br#"{"weights":{"canary":NaN}}"#[..], "weights.canary"),
+            (br#"{"weights":{"canary":-1}}"#, "weights.canary"),
+            (br#"{"weights":{"canary":101}}"#, "weights.canary"),
+            (br#"{"weights":{"canary":0.0001}}"#, "weights.canary"),
+            (br#"{"weights":{"canary":1e999}}"#, "weights.canary"),
+            (br#"{"weights":{"canary":"5"}}"#, "weights.canary"),
+            (br#"{"weights":{"canary":null}}"#, "weights.canary"),
+            (br#"{"weights":{"canary":5,"canary":6}}"#, "weights.canary"),
+            (br#"{"weights":[5]}"#, "weights"),
+            (br#"{"weights":{"canary":5},"weights":{}}"#, "weights"),
+            (br#"{"weights":{"canary":5},"reason":7}"#, "reason"),
+            (br#"{"weights":{"canary":5},"override":"yes"}"#, "override"),
+            (br#"{"weights":{"canary":5},"wieghts":{}}"#, "wieghts"),
+            (br#"{"reason":"x"}"#, "weights"),
+            (br#"{"weights":{"canary":5}"#, "body"),
+            (br#"{"weights":{"canary":5}} trailing"#, "body"),
+            (b"{\"weights\":{\"canary\":5},\"reason\":\"\xff\"}", "reason"),
+            (b"\xff\xfe", "body"),
+            (b"", "body"),
+            (b"5", "body"),
+        ] {
+            let (status, named, detail) = refused(body).await;
+            assert_eq!((status, named.as_str()), (400, field), "{}: {detail}", String::from_utf8_lossy(body));
+        }
+        let long = format!(r#"{{"weights":{{"canary":5}},"reason":"{}"}}"#, "x".repeat(REASON_BYTES + 1));
+        assert_eq!(refused(long.as_bytes()).await.1, "reason");
+    }
+
+    #[test]
+    fn if_match_holds_generations() {
+        let parse = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::IF_MATCH, value.parse().unwrap());
+            }
+            if_match(&headers)
+        };
+        assert_eq!(parse(&[]), None);
+        assert_eq!(parse(&["*"]), Some(IfMatch::Any));
+        assert_eq!(parse(&["\"7\""]), Some(IfMatch::OneOf(vec![7])));
+        assert_eq!(parse(&["\"7\", \"8\"", "\"9\""]), Some(IfMatch::OneOf(vec![7, 8, 9])));
+        for none in ["", "7", "W/\"7\"", "\"x\"", "\"-1\""] {
+            assert_eq!(parse(&[none]), Some(IfMatch::OneOf(vec![])), "{none}");
+        }
+    }
+}

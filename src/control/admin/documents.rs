@@ -1,0 +1,225 @@
+//! What the API shows: ground state and counters as JSON.
+
+use super::problem::Problem;
+use crate::boundary::outcomes::{Code, DurationsTotal, Reason, VariantTotal};
+use crate::boundary::table::{Pool, Target};
+use crate::config::{Diagnostic, RouteConfig, Severity};
+use crate::control::StateStatus;
+use crate::control::command::{Changed, ReloadSummary, RouteView};
+use crate::control::ground::Ground;
+use crate::limits::DURATION_BOUNDS_US;
+use crate::routing::split::Weight;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+/// One route. Weights are percent.
+#[derive(Debug, Serialize)]
+pub struct RouteDocument {
+    name: String,
+    pub generation: u64,
+    baseline: String,
+    variants: Vec<VariantDocument>,
+    /// Always null: there are no rollouts yet.
+    rollout: Option<()>,
+}
+
+#[derive(Debug, Serialize)]
+struct VariantDocument {
+    name: String,
+    pool: String,
+    version: Option<String>,
+    weight: Value,
+    configured_weight: Value,
+    effective_weight: Value,
+    targets: usize,
+    healthy_targets: usize,
+}
+
+pub fn route(view: &RouteView) -> RouteDocument {
+    let config = &view.config.routes[view.index];
+    let variants = config.variants.iter().enumerate().map(|(place, variant)| {
+        let pool = &view.pools[variant.pool];
+        VariantDocument {
+            name: variant.name.clone(),
+            pool: pool.name.clone(),
+            version: view.config.pools[variant.pool].version.clone(),
+            weight: percent(view.live.weights[place]),
+            configured_weight: percent(config.weights[place]),
+            effective_weight: percent(view.live.weights[place]),
+            targets: pool.targets.len(),
+            healthy_targets: pool.targets.iter().filter(|target| is_healthy(target)).count(),
+        }
+    });
+    RouteDocument {
+        name: config.name.clone(),
+        generation: view.live.generation,
+        baseline: config.variants[0].name.clone(),
+        variants: variants.collect(),
+        rollout: None,
+    }
+}
+
+/// It has an address and no worker's last connect failed.
+pub fn is_healthy(target: &Target) -> bool {
+    !target.addrs.is_empty() && target.outcomes.is_up()
+}
+
+/// What a change would do, and the share of clients that it would move to another variant.
+pub fn dry_run(before: &RouteView, after: &RouteView) -> Value {
+    let config = &before.config.routes[before.index];
+    let moved = before.live.assignment.buckets_moved(&after.live.assignment);
+    json!({
+        "route": config.name,
+        "dry_run": true,
+        "generation": before.live.generation,
+        "before": weights(config, &before.live.weights),
+        "after": weights(config, &after.live.weights),
+        "changed": before.live.generation != after.live.generation,
+        "clients_moved_percent": f64::from(moved) / 1000.0,
+    })
+}
+
+pub fn reload(summary: &ReloadSummary) -> Value {
+    let installed = &summary.installed;
+    json!({
+        "routes": installed.routes,
+        "pools": installed.pools,
+        "added": installed.added,
+        "removed": installed.removed,
+        "file_won": installed.file_won,
+        "live_kept": installed.live_kept,
+        "needs_restart": installed.needs_restart,
+        "warnings": findings(&summary.report.diagnostics, Severity::Warning),
+    })
+}
+
+/// Errors or warnings as `weir check --json` prints them.
+pub fn findings(diagnostics: &[Diagnostic], severity: Severity) -> Vec<Value> {
+    let chosen = diagnostics.iter().filter(|finding| finding.severity == severity);
+    let shown = chosen.map(|finding| {
+        json!({
+            "file": finding.file, "line": finding.line, "column": finding.column,
+            "code": finding.code, "message": finding.message, "help": finding.help,
+        })
+    });
+    shown.collect()
+}
+
+/// Where live state is kept.
+pub fn state(state: &StateStatus) -> Value {
+    match (&state.dir, &state.set_aside) {
+        (None, _) => json!({"status": "memory only"}),
+        (Some(dir), None) => json!({"status": "saved", "dir": dir}),
+        (Some(dir), Some(aside)) => json!({
+            "status": "set aside", "dir": dir, "file": aside.path,
+            "detail": format!("the state file found at start was not used: {}", aside.why),
+        }),
+    }
+}
+
+/// Exact counts, as integers; durations in microseconds.
+pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
+    let routes = ground.views().map(|view| {
+        let config = &view.config.routes[view.index];
+        let variants = config.variants.iter().zip(&view.live.outcomes).map(|(variant, outcomes)| {
+            let mut document = variant_stats(&outcomes.total());
+            document.insert("name".to_owned(), json!(variant.name));
+            Value::Object(document)
+        });
+        json!({
+            "name": config.name, "generation": view.live.generation,
+            "weights": weights(config, &view.live.weights), "variants": variants.collect::<Vec<_>>(),
+        })
+    });
+    let worker = &ground.outcomes.worker;
+    let mut overhead = DurationsTotal::default();
+    worker.shards.iter().for_each(|shard| shard.overhead.sum_into(&mut overhead));
+    let listeners = ground.config.listeners.iter().map(|listener| {
+        let shards = &ground.outcomes.listener(&listener.name).shards;
+        json!({
+            "name": listener.name,
+            "open": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.open.load())),
+            "accepted": shards.iter().map(|shard| shard.accepted.load()).sum::<u64>(),
+            "paused": shards.iter().map(|shard| shard.paused.load()).sum::<u64>(),
+            "rejected": shards.iter().map(|shard| shard.rejected.load()).sum::<u64>(),
+        })
+    });
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "workers": ground.outcomes.workers(),
+        "state": state(state_status),
+        "unrouted": worker.shards.iter().map(|shard| shard.unrouted.load()).sum::<u64>(),
+        "overhead": durations(&overhead),
+        "listeners": listeners.collect::<Vec<_>>(),
+        "pools": ground.pools.iter().map(|pool| pool_stats(pool)).collect::<Vec<_>>(),
+        "routes": routes.collect::<Vec<_>>(),
+    })
+}
+
+/// The answer to a change of weights that was refused, with the route as it is where the generation was old.
+pub fn stale(view: &RouteView) -> Problem {
+    let document = route(view);
+    let detail = format!(
+        "route {:?} is at generation {} by now; look at it again (it is in `current`) and repeat",
+        document.name, document.generation
+    );
+    Problem::new(412, "generation-changed", detail).field("header:if-match").with("current", json!(document))
+}
+
+/// The document of a change that was done.
+pub fn changed(changed: &Changed) -> RouteDocument {
+    route(&changed.route)
+}
+
+fn weights(config: &RouteConfig, weights: &[Weight]) -> Value {
+    let shares = config.variants.iter().zip(weights);
+    Value::Object(shares.map(|(variant, weight)| (variant.name.clone(), percent(*weight))).collect())
+}
+
+/// `5`, not `5.0`.
+fn percent(weight: Weight) -> Value {
+    let thousandths = weight.thousandths();
+    if thousandths % 1000 == 0 { json!(thousandths / 1000) } else { json!(weight.percent()) }
+}
+
+fn variant_stats(total: &VariantTotal) -> Map<String, Value> {
+    let by_code = |counts: &[u64; 6]| -> Value {
+        Value::Object(Code::ALL.iter().map(|code| (code.label().to_owned(), json!(counts[*code as usize]))).collect())
+    };
+    let errors = Reason::ALL.iter().map(|reason| (reason.label().to_owned(), json!(total.errors[*reason as usize])));
+    let members = [
+        ("requests", json!(total.requests.iter().flatten().sum::<u64>())),
+        ("unforced", by_code(&total.requests[0])),
+        ("forced", by_code(&total.requests[1])),
+        ("errors", Value::Object(errors.collect())),
+        ("retries", json!(total.retries)),
+        ("in_flight", json!(total.in_flight)),
+        ("duration", durations(&total.duration)),
+        ("upstream", durations(&total.upstream)),
+    ];
+    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Buckets are not cumulative; the last has no upper bound.
+fn durations(total: &DurationsTotal) -> Value {
+    let bounds = DURATION_BOUNDS_US.iter().map(|bound| json!(bound)).chain([Value::Null]);
+    let buckets = bounds.zip(&total.buckets).map(|(bound, count)| json!({"le_us": bound, "count": count}));
+    json!({
+        "count": total.buckets.iter().sum::<u64>(), "sum_us": total.sum_us, "buckets": buckets.collect::<Vec<_>>(),
+    })
+}
+
+fn pool_stats(pool: &Pool) -> Value {
+    let targets = pool.targets.iter().map(|target| {
+        let shards = &target.outcomes.shards;
+        json!({
+            "name": target.name,
+            "addresses": target.addrs,
+            "healthy": is_healthy(target),
+            "connects": shards.iter().map(|shard| shard.connects.load()).sum::<u64>(),
+            "connect_failures": shards.iter().map(|shard| shard.connect_failures.load()).sum::<u64>(),
+            "in_flight": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.in_flight.load())),
+        })
+    });
+    json!({"name": pool.name, "targets": targets.collect::<Vec<_>>()})
+}

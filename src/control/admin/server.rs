@@ -1,0 +1,170 @@
+//! Admin sockets and their connections. Bounded in number, head, body and age, so that slow clients can't hold every
+//! place.
+
+use super::access::Peer;
+use super::{Api, router};
+use crate::config::AdminAddr;
+use crate::limits::{ADMIN_CONNECTION_AGE, ADMIN_CONNECTIONS, ADMIN_READ_TIMEOUT};
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tower_service::Service;
+
+/// What an address serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Everything,
+    /// `/metrics`, `/healthz` and `/readyz`, to everyone who can connect.
+    MetricsOnly,
+}
+
+/// A bound admin address. A unix socket's file goes when this is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: Listener,
+    scope: Scope,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener, SocketAddr),
+    Unix(UnixListener, SocketFile),
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Socket {
+    pub async fn bind(addr: &AdminAddr, scope: Scope) -> io::Result<Socket> {
+        let listener = match addr {
+            AdminAddr::Tcp(addr) => {
+                let listener = TcpListener::bind(addr).await?;
+                let bound = listener.local_addr()?;
+                Listener::Tcp(listener, bound)
+            }
+            AdminAddr::Unix(path) => bind_unix(path).await?,
+        };
+        Ok(Socket { listener, scope })
+    }
+
+    /// The TCP address that it really has.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        match &self.listener {
+            Listener::Tcp(_, bound) => Some(*bound),
+            Listener::Unix(..) => None,
+        }
+    }
+}
+
+/// Serves the socket until dropped.
+pub async fn serve(socket: Socket, api: Api) {
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    let router = router(socket.scope, api);
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let accepted = match &socket.listener {
+            Listener::Tcp(listener, bound) => listener.accept().await.map(|(stream, from)| {
+                let peer = Peer::tcp(from, *bound, socket.scope);
+                let router = router.clone();
+                connections.spawn(async move {
+                    let _place = place;
+                    connection(stream, peer, router).await;
+                });
+            }),
+            Listener::Unix(listener, file) => listener.accept().await.map(|(stream, _)| {
+                let peer = Peer::unix(&file.0);
+                let router = router.clone();
+                connections.spawn(async move {
+                    let _place = place;
+                    connection(stream, peer, router).await;
+                });
+            }),
+        };
+        while connections.try_join_next().is_some() {}
+        if let Err(error) = accepted {
+            tracing::warn!(%error, "an admin connection was not accepted");
+            // Out of file descriptors, most likely: don't spin.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router: Router) {
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        router.clone().call(request.map(Body::new))
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ADMIN_READ_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut served = std::pin::pin!(served);
+    tokio::select! {
+        // What clients do to their connections is of no interest here.
+        _ = &mut served => {}
+        () = tokio::time::sleep(ADMIN_CONNECTION_AGE) => {
+            served.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(ADMIN_READ_TIMEOUT, served).await;
+        }
+    }
+}
+
+/// A socket file that nobody answers at is left over from a process that was killed.
+async fn bind_unix(path: &Path) -> io::Result<Listener> {
+    if let Ok(found) = path.symlink_metadata() {
+        if !found.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket has this name"));
+        }
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            _ => return Err(io::ErrorKind::AddrInUse.into()),
+        }
+    }
+    let listener = UnixListener::bind(path)?;
+    let file = SocketFile(path.to_owned());
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(Listener::Unix(listener, file))
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_is_private_and_replaces_only_a_dead_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let addr = AdminAddr::Unix(dir.path().join("admin.sock"));
+        let AdminAddr::Unix(path) = &addr else { unreachable!() };
+        drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+        assert!(path.exists(), "a dead process leaves its file");
+        let first = Socket::bind(&addr, Scope::Everything).await.unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let second = Socket::bind(&addr, Scope::Everything).await.unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert!(!path.exists());
+        std::fs::write(path, "precious").unwrap();
+        let refused = Socket::bind(&addr, Scope::Everything).await.unwrap_err();
+        assert!(refused.to_string().contains("no socket"), "{refused}");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "precious");
+    }
+}

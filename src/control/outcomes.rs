@@ -1,0 +1,81 @@
+//! Every counter that workers ever got, by name. A name keeps its counters for the life of the process, also across
+//! reloads that remove and bring it back, so that no counter goes back.
+
+use crate::boundary::outcomes::{ListenerOutcomes, TargetOutcomes, VariantOutcomes, WorkerOutcomes};
+use crate::config::{Config, TargetAddr};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub struct Registry {
+    workers: usize,
+    /// By route and variant.
+    pub variants: BTreeMap<(String, String), Arc<VariantOutcomes>>,
+    /// By pool and target.
+    pub targets: BTreeMap<(String, String), Arc<TargetOutcomes>>,
+    pub listeners: BTreeMap<String, Arc<ListenerOutcomes>>,
+    pub worker: Arc<WorkerOutcomes>,
+}
+
+impl Registry {
+    pub fn new(workers: usize) -> Registry {
+        Registry {
+            workers,
+            variants: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            worker: Arc::new(WorkerOutcomes::new(workers)),
+        }
+    }
+
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// This registry with whatever `config` names besides.
+    pub fn extended(&self, config: &Config) -> Registry {
+        let mut next = self.clone();
+        let workers = self.workers;
+        for route in &config.routes {
+            for variant in &route.variants {
+                let key = (route.name.clone(), variant.name.clone());
+                next.variants.entry(key).or_insert_with(|| Arc::new(VariantOutcomes::new(workers)));
+            }
+        }
+        for pool in &config.pools {
+            for target in &pool.targets {
+                let key = (pool.name.clone(), target_name(target));
+                next.targets.entry(key).or_insert_with(|| Arc::new(TargetOutcomes::new(workers)));
+            }
+        }
+        for listener in &config.listeners {
+            let name = listener.name.clone();
+            next.listeners.entry(name).or_insert_with(|| Arc::new(ListenerOutcomes::new(workers)));
+        }
+        next
+    }
+
+    /// The counters of a route's variant; new ones, counted nowhere, for a name that was never configured.
+    pub fn variant(&self, route: &str, variant: &str) -> Arc<VariantOutcomes> {
+        let known = self.variants.get(&(route.to_owned(), variant.to_owned()));
+        known.cloned().unwrap_or_else(|| Arc::new(VariantOutcomes::new(self.workers)))
+    }
+
+    pub fn target(&self, pool: &str, target: &str) -> Arc<TargetOutcomes> {
+        let known = self.targets.get(&(pool.to_owned(), target.to_owned()));
+        known.cloned().unwrap_or_else(|| Arc::new(TargetOutcomes::new(self.workers)))
+    }
+
+    pub fn listener(&self, name: &str) -> Arc<ListenerOutcomes> {
+        let known = self.listeners.get(name);
+        known.cloned().unwrap_or_else(|| Arc::new(ListenerOutcomes::new(self.workers)))
+    }
+}
+
+/// A target's name in status and metrics: as the file writes it.
+pub fn target_name(target: &TargetAddr) -> String {
+    match target {
+        TargetAddr::Ip(addr) => addr.to_string(),
+        TargetAddr::Name { host, port } => format!("{host}:{port}"),
+    }
+}

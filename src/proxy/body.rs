@@ -1,0 +1,239 @@
+//! The two bodies of a request: what the client sends on its way to the target, and the answer on its way back.
+//!
+//! Each pulls the next piece only when the other side has room: back-pressure is the absence of a poll. The answer's
+//! body drives the target's connection itself, so that no task stands between the two sockets.
+
+use super::connection::Client;
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::upstream::Lease;
+use crate::boundary::outcomes::Reason;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+/// Why a body broke off. hyper wants errors that can cross threads; nothing more is in it than that.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Broken(pub(super) &'static str);
+
+/// What the spine and the client's driver see of a request's body.
+pub(super) struct Upload {
+    client: Rc<Client>,
+    /// Held back until the target says 100 (Continue), answers, or stays silent.
+    held: Cell<bool>,
+    done: Cell<bool>,
+    failure: Cell<Option<Failure>>,
+    left: Cell<u64>,
+}
+
+impl Upload {
+    pub(super) fn new(client: &Rc<Client>, held: bool, max_bytes: Option<u64>) -> Rc<Upload> {
+        client.uploads.set(client.uploads.get() + 1);
+        Rc::new(Upload {
+            client: Rc::clone(client),
+            held: Cell::new(held),
+            done: Cell::new(false),
+            failure: Cell::new(None),
+            left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
+        })
+    }
+    pub(super) fn release(&self) -> bool {
+        self.held.replace(false)
+    }
+    pub(super) fn is_held(&self) -> bool {
+        self.held.get()
+    }
+    pub(super) fn is_done(&self) -> bool {
+        self.done.get()
+    }
+    /// The client's part in a failed request, if it had one.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.failure.get()
+    }
+    fn finish(&self) {
+        if !self.done.replace(true) {
+            self.client.uploads.set(self.client.uploads.get() - 1);
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.done.get() {
+            // What the client still sends would be read as its next request.
+            self.client.unread_body.set(true);
+        }
+        self.finish();
+    }
+}
+
+/// A request's body as the target's connection reads it.
+pub(super) enum RequestBody {
+    Empty,
+    Client { incoming: Incoming, upload: Rc<Upload> },
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let RequestBody::Client { incoming, upload } = self.get_mut() else {
+            return Poll::Ready(None);
+        };
+        if upload.held.get() {
+            return Poll::Pending;
+        }
+        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => {
+                upload.finish();
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(_))) => {
+                upload.failure.set(Some(Failure::BadBody));
+                return Poll::Ready(Some(Err(Broken("the client's body broke off"))));
+            }
+            Poll::Ready(Some(Ok(frame))) => frame,
+        };
+        if let Some(data) = frame.data_ref() {
+            match upload.left.get().checked_sub(data.len() as u64) {
+                Some(left) => upload.left.set(left),
+                None => {
+                    upload.failure.set(Some(Failure::BodyTooLarge));
+                    return Poll::Ready(Some(Err(Broken("the client's body is too large"))));
+                }
+            }
+        }
+        if incoming.is_end_stream() {
+            upload.finish();
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Empty => true,
+            RequestBody::Client { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Client { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+/// The answer's body as the client's connection reads it. Dropping it ends the exchange.
+pub(super) struct ResponseBody {
+    source: Source,
+    exchange: Option<Exchange>,
+}
+
+enum Source {
+    Target { incoming: Incoming, lease: Option<Lease> },
+    Own(Option<Bytes>),
+}
+
+impl ResponseBody {
+    pub(super) fn of_target(incoming: Incoming, lease: Lease, exchange: Exchange) -> ResponseBody {
+        ResponseBody { source: Source::Target { incoming, lease: Some(lease) }, exchange: Some(exchange) }
+    }
+
+    /// Without an exchange: the request matched no route.
+    pub(super) fn own(text: Bytes, exchange: Option<Exchange>) -> ResponseBody {
+        ResponseBody { source: Source::Own(Some(text)), exchange }
+    }
+
+    fn finish(&mut self) {
+        if let Source::Target { lease, .. } = &mut self.source {
+            *lease = None;
+        }
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.finished();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let body = self.get_mut();
+        let frame = match &mut body.source {
+            Source::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Target { incoming, lease } => match poll_target(incoming, lease, cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(frame) => frame,
+            },
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                if matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream()) {
+                    body.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(_)) => {
+                if let Some(exchange) = &mut body.exchange {
+                    exchange.failed(Some(Reason::Reset));
+                }
+                body.finish();
+                Poll::Ready(Some(Err(Broken("the target's body broke off"))))
+            }
+            None => {
+                body.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Target { incoming, .. } => incoming.is_end_stream(),
+            Source::Own(text) => text.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Target { incoming, .. } => incoming.size_hint(),
+            Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+        }
+    }
+}
+
+/// The next piece of the answer; drives the target's connection when there is none yet.
+fn poll_target(
+    incoming: &mut Incoming,
+    lease: &mut Option<Lease>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) {
+        return Poll::Ready(frame);
+    }
+    if let Some(lease) = lease {
+        lease.drive(cx);
+    }
+    Pin::new(incoming).poll_frame(cx)
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let whole = match &self.source {
+            Source::Target { incoming, .. } => incoming.is_end_stream(),
+            Source::Own(_) => true,
+        };
+        if whole {
+            self.finish();
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! One client connection from accept to close.
+//!
+//! HTTP/1.1 alternates between two states. *Parked*, it is a socket and a watch: hyper's connection with its buffers
+//! is gone, and comes back when bytes do. *Driven*, hyper reads requests and writes answers while the driver keeps
+//! the time: how long a head may take, how long nothing may move, how long to stay idle.
+
+use super::clock::{Tick, Watch};
+use super::io::{ClientIo, Pulse, Stream};
+use super::request;
+use super::worker::Worker;
+use crate::boundary::outcomes::ListenerShard;
+use crate::limits::PARK_AFTER;
+use http::header::{self, HeaderMap, HeaderValue};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+/// How long and how much is read from a client that was refused, so that it can read why.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 * 1024;
+
+const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// What the requests of a connection know of it.
+pub(super) struct Client {
+    pub(super) worker: Rc<Worker>,
+    pub(super) ip: IpAddr,
+    /// `ip` as `X-Forwarded-For` has it.
+    pub(super) ip_header: HeaderValue,
+    pub(super) tls: bool,
+    /// The peer is one of `trusted_proxies`.
+    pub(super) trusted: bool,
+    pub(super) pulse: Rc<Pulse>,
+    h2: bool,
+    /// Requests whose exchange is under way.
+    pub(super) in_flight: Cell<usize>,
+    /// Those of them whose answer has begun.
+    pub(super) answering: Cell<usize>,
+    /// Request bodies that are not all read.
+    pub(super) uploads: Cell<usize>,
+    /// A body was left unread: what follows on the stream is not a request.
+    pub(super) unread_body: Cell<bool>,
+    idle_since: Cell<Tick>,
+    served: Cell<bool>,
+}
+
+impl Client {
+    fn new(worker: &Rc<Worker>, peer: SocketAddr, (tls, h2): (bool, bool)) -> Rc<Client> {
+        let ip = peer.ip().to_canonical();
+        let settings = &worker.local().published.settings;
+        let trusted = settings.trusted_proxies.iter().any(|net| net.contains(&ip));
+        let ip_header = HeaderValue::from_str(&ip.to_string()).expect("an address is a valid header value");
+        Rc::new(Client {
+            worker: Rc::clone(worker),
+            ip,
+            ip_header,
+            tls,
+            trusted,
+            pulse: Rc::new(Pulse::new(&worker.clock)),
+            h2,
+            in_flight: Cell::new(0),
+            answering: Cell::new(0),
+            uploads: Cell::new(0),
+            unread_body: Cell::new(false),
+            idle_since: Cell::new(worker.clock.now()),
+            served: Cell::new(false),
+        })
+    }
+
+    pub(super) fn scheme_header(&self) -> HeaderValue {
+        HeaderValue::from_static(if self.tls { "https" } else { "http" })
+    }
+
+    /// hyper's HTTP/2 has no way to send interim responses.
+    pub(super) fn takes_interim(&self) -> bool {
+        !self.h2
+    }
+
+    pub(super) fn request_ended(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.idle_since.set(self.worker.clock.now());
+        self.served.set(true);
+        self.pulse.head_done();
+    }
+
+    pub(super) fn close_if_draining(&self, headers: &mut HeaderMap) {
+        self.finish_head(headers, false);
+    }
+
+    /// HTTP/1.1 says in the answer's head that the connection ends with it.
+    pub(super) fn finish_head(&self, headers: &mut HeaderMap, close: bool) {
+        if !self.h2 && (close || self.worker.draining.get()) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+}
+
+/// Why a driven connection ends.
+enum End {
+    Done(Result<(), hyper::Error>),
+    Park,
+    /// A request head did not come whole in time.
+    HeadTimeout,
+    /// Idle, stalled or drained: closed without a word.
+    Close,
+}
+
+/// Serves an accepted connection until it ends.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    listener: &ListenerShard,
+) {
+    let (stream, tls, h2) = match tls {
+        None => (Stream::Tcp(tcp), false, false),
+        Some(acceptor) => match handshake(&worker, acceptor, tcp).await {
+            Some((stream, h2)) => (stream, true, h2),
+            None => return listener.rejected.add(1),
+        },
+    };
+    let client = Client::new(&worker, peer, (tls, h2));
+    let io = ClientIo::new(stream, Rc::clone(&client.pulse));
+    if h2 { Box::pin(http2(&client, io)).await } else { http1(&client, io, listener).await }
+}
+
+async fn handshake(worker: &Rc<Worker>, acceptor: TlsAcceptor, tcp: TcpStream) -> Option<(Stream, bool)> {
+    let deadline = Watch::new(&worker.clock);
+    deadline.due_after(worker.limits().header_timeout);
+    let stream = Box::pin(super::upstream::within(&deadline, acceptor.accept(tcp))).await?.ok()?;
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Some((Stream::Tls(Box::new(stream)), h2))
+}
+
+async fn http1(client: &Rc<Client>, mut io: ClientIo, listener: &ListenerShard) {
+    let watch = Watch::new(&client.worker.clock);
+    loop {
+        match parked(client, &io, &watch).await {
+            Parked::Readable => {}
+            Parked::Gone => return,
+            Parked::HeadTimeout => return time_out(io).await,
+        }
+        let (end, back) = driven(client, io, &watch).await;
+        io = back;
+        match end {
+            End::Park => {}
+            End::HeadTimeout => return time_out(io).await,
+            End::Close => return,
+            End::Done(result) => {
+                let refused = result.is_err_and(|error| error.is_parse());
+                if refused {
+                    listener.rejected.add(1);
+                }
+                return close(client, io, refused || client.unread_body.get()).await;
+            }
+        }
+    }
+}
+
+enum Parked {
+    Readable,
+    Gone,
+    HeadTimeout,
+}
+
+/// Waits for bytes with nothing but the socket. A first request may take no longer than a head may.
+async fn parked(client: &Client, io: &ClientIo, watch: &Watch) -> Parked {
+    let limits = client.worker.limits();
+    let (since, limit) = match client.pulse.head_since() {
+        _ if client.served.get() => (client.idle_since.get(), limits.idle_timeout),
+        since => (since.unwrap_or(client.idle_since.get()), limits.header_timeout),
+    };
+    watch.due_at(since.after(limit));
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(readable) = io.poll_readable(cx) {
+            return Poll::Ready(if readable.is_ok() { Parked::Readable } else { Parked::Gone });
+        }
+        if client.worker.draining.get() {
+            return Poll::Ready(Parked::Gone);
+        }
+        let late = if client.served.get() { Parked::Gone } else { Parked::HeadTimeout };
+        watch.poll(cx).map(|()| late)
+    })
+    .await
+}
+
+/// Runs hyper's connection until it ends or the client has been idle for a while; gives the stream back.
+async fn driven(client: &Rc<Client>, io: ClientIo, watch: &Watch) -> (End, ClientIo) {
+    let can_park = io.can_park();
+    let service = service_fn({
+        let client = Rc::clone(client);
+        move |request: http::Request<Incoming>| request::serve(Rc::clone(&client), request)
+    });
+    let mut connection = Box::new(client.worker.local().http1.serve_connection(TokioIo::new(io), service));
+    let mut told = false;
+    let end = std::future::poll_fn(|cx| {
+        if client.worker.draining.get() && !std::mem::replace(&mut told, true) {
+            Pin::new(&mut *connection).graceful_shutdown();
+        }
+        if let Poll::Ready(result) = Pin::new(&mut *connection).poll(cx) {
+            return Poll::Ready(End::Done(result));
+        }
+        poll_time(client, watch, can_park, cx)
+    })
+    .await;
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
+    io.put_back(parts.read_buf);
+    (end, io)
+}
+
+/// What the connection's state and the clock say: go on, or an end.
+fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_>) -> Poll<End> {
+    let limits = client.worker.limits();
+    let pulse = &client.pulse;
+    loop {
+        let (due, end) = if client.in_flight.get() > 0 || !pulse.flushed() {
+            let moving = client.uploads.get() > 0 || client.answering.get() > 0 || !pulse.flushed();
+            (if moving { pulse.moved().after(limits.body_idle_timeout) } else { Tick::NEVER }, End::Close)
+        } else if let Some(since) = pulse.head_since() {
+            (since.after(limits.header_timeout), End::HeadTimeout)
+        } else if can_park && !client.unread_body.get() {
+            (client.idle_since.get().after(PARK_AFTER), End::Park)
+        } else {
+            (client.idle_since.get().after(limits.idle_timeout), End::Close)
+        };
+        watch.due_at(due);
+        match watch.poll(cx) {
+            Poll::Ready(()) if due <= client.worker.clock.now() => return Poll::Ready(end),
+            Poll::Ready(()) => {}
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+async fn http2(client: &Rc<Client>, io: ClientIo) {
+    let watch = Watch::new(&client.worker.clock);
+    let service = service_fn({
+        let client = Rc::clone(client);
+        move |request: http::Request<Incoming>| request::serve(Rc::clone(&client), request)
+    });
+    let mut builder = http2::Builder::new(LocalExec);
+    let limits = client.worker.limits();
+    builder
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+        .max_send_buf_size(64 * 1024);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut told = false;
+    std::future::poll_fn(|cx| {
+        let idle = client.idle_since.get().after(client.worker.limits().idle_timeout);
+        let is_idle = client.in_flight.get() == 0 && idle <= client.worker.clock.now();
+        if (client.worker.draining.get() || is_idle) && !std::mem::replace(&mut told, true) {
+            connection.as_mut().graceful_shutdown();
+        }
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        poll_stall(client, &watch, told, cx)
+    })
+    .await;
+}
+
+/// Ready when nothing has moved for too long while it should.
+fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_>) -> Poll<()> {
+    let limits = client.worker.limits();
+    loop {
+        let moving = client.uploads.get() > 0 || client.answering.get() > 0;
+        let due = match client.in_flight.get() {
+            0 if closing => client.pulse.moved().after(limits.body_idle_timeout),
+            0 => client.idle_since.get().after(limits.idle_timeout),
+            _ if moving => client.pulse.moved().after(limits.body_idle_timeout),
+            _ => Tick::NEVER,
+        };
+        watch.due_at(due);
+        match watch.poll(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(()) if due > client.worker.clock.now() => {}
+            Poll::Ready(()) if client.in_flight.get() == 0 && !closing => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(()) => return Poll::Ready(()),
+        }
+    }
+}
+
+async fn time_out(io: ClientIo) {
+    let mut stream = io.into_stream();
+    // The client may be gone; there is nobody else to tell.
+    let _ = match &mut stream {
+        Stream::Tcp(tcp) => tcp.write_all(REQUEST_TIMEOUT).await,
+        Stream::Tls(tls) => tls.write_all(REQUEST_TIMEOUT).await,
+    };
+    linger(stream).await;
+}
+
+async fn close(client: &Client, io: ClientIo, unread: bool) {
+    let mut stream = io.into_stream();
+    if unread {
+        return linger(stream).await;
+    }
+    if let Stream::Tls(tls) = &mut stream {
+        let deadline = Watch::new(&client.worker.clock);
+        deadline.due_after(LINGER);
+        // A peer that does not take the closing alert loses nothing.
+        let _ = super::upstream::within(&deadline, tls.shutdown()).await;
+    }
+}
+
+/// Closes so that the client can read what was written: closing with bytes unread would reset the connection.
+async fn linger(mut stream: Stream) {
+    let tcp = match &mut stream {
+        Stream::Tcp(tcp) => {
+            if tcp.shutdown().await.is_err() {
+                return;
+            }
+            tcp
+        }
+        Stream::Tls(tls) => {
+            if tls.shutdown().await.is_err() {
+                return;
+            }
+            tls.get_mut().0
+        }
+    };
+    let drain = async {
+        let mut sink = [0_u8; 4096];
+        let mut left = LINGER_BYTES;
+        while let Ok(n @ 1..) = tcp.read(&mut sink).await {
+            left = left.saturating_sub(n);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // The deadline is the point: how the client ends is its own affair.
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+/// Runs HTTP/2 streams on the worker's thread.
+#[derive(Clone, Copy)]
+struct LocalExec;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExec {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// hyper's HTTP/1 server with the operator's limits.
+pub(super) fn http1_builder(limits: &crate::limits::Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(limits.max_header_bytes);
+    if limits.max_headers != 100 {
+        builder.max_headers(limits.max_headers);
+    }
+    builder.header_read_timeout(None);
+    builder
+}
+

@@ -1,0 +1,79 @@
+//! One request from its head to the last byte of its answer, counted exactly once.
+//!
+//! The count happens in `Drop`, wherever the request ends: answered whole, cut by the client, or abandoned when its
+//! connection goes. Nothing else writes these counters.
+
+use super::connection::Client;
+use super::worker::Local;
+use crate::boundary::outcomes::{Code, Reason, VariantShard};
+use std::rc::Rc;
+use std::time::Instant;
+
+pub(super) struct Exchange {
+    pub(super) client: Rc<Client>,
+    pub(super) local: Rc<Local>,
+    pub(super) route: usize,
+    pub(super) variant: usize,
+    forced: bool,
+    started: Instant,
+    code: Code,
+    reason: Option<Reason>,
+    whole: bool,
+}
+
+impl Exchange {
+    pub(super) fn begin(
+        client: Rc<Client>,
+        local: Rc<Local>,
+        (route, variant, forced): (usize, usize, bool),
+        started: Instant,
+    ) -> Exchange {
+        let exchange =
+            Exchange { client, local, route, variant, forced, started, code: Code::None, reason: None, whole: false };
+        exchange.shard().in_flight.add(1);
+        exchange.client.in_flight.set(exchange.client.in_flight.get() + 1);
+        exchange
+    }
+
+    pub(super) fn shard(&self) -> &VariantShard {
+        &self.local.published.outcomes[self.route][self.variant].shards[self.client.worker.id]
+    }
+
+    /// The response head is handed on.
+    pub(super) fn answered(&mut self, status: http::StatusCode) {
+        debug_assert_eq!(self.code, Code::None, "one answer a request");
+        self.code = Code::of_status(status.as_u16());
+        self.client.answering.set(self.client.answering.get() + 1);
+    }
+
+    pub(super) fn failed(&mut self, reason: Option<Reason>) {
+        self.reason = reason;
+    }
+
+    /// The answer's last byte is handed on; an exchange dropped without this was cut by the client.
+    pub(super) fn finished(&mut self) {
+        self.whole = true;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let elapsed_us = micros(self.started.elapsed());
+        let shard = self.shard();
+        shard.in_flight.sub(1);
+        shard.requests[usize::from(self.forced)][self.code as usize].add(1);
+        shard.duration.observe_us(elapsed_us);
+        let reason = if self.whole { self.reason } else { self.reason.or(Some(Reason::ClientAbort)) };
+        if let Some(reason) = reason {
+            shard.errors[reason as usize].add(1);
+        }
+        if self.code != Code::None {
+            self.client.answering.set(self.client.answering.get() - 1);
+        }
+        self.client.request_ended();
+    }
+}
+
+pub(super) fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,197 @@
+//! From a decided request to the target's response head: a connection, the request on it, and time.
+
+use super::body::{RequestBody, Upload};
+use super::clock::Watch;
+use super::connection::Client;
+use super::exchange::{Exchange, micros};
+use super::failure::Failure;
+use super::headers;
+use super::request::is_switch;
+use super::upstream::{self, Lease, Sent};
+use http::{Method, Request};
+use hyper::body::Incoming;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// A client that waits for 100 (Continue) is asked for its body anyway after this long (RFC 9110 §10.1.1: it may be
+/// that the target never says so).
+const CONTINUE_AFTER: Duration = Duration::from_secs(1);
+
+/// The target's answer, and the connection that its body still comes on.
+pub(super) struct Answer {
+    pub(super) response: http::Response<Incoming>,
+    pub(super) lease: Lease,
+}
+
+/// Sends the request to a target of the exchange's variant and waits for the response head.
+pub(super) async fn send(
+    exchange: &Exchange,
+    mut request: Request<RequestBody>,
+    upload: Option<Rc<Upload>>,
+    handed_over: Instant,
+) -> Result<Answer, Failure> {
+    let local = Rc::clone(&exchange.local);
+    let route = &local.published.routing.routes()[exchange.route];
+    let pool = &local.pools[route.variants[exchange.variant].pool];
+    let waiting = Waiting::new(exchange, upload, route.timeout);
+    interim::expect(&mut request);
+    loop {
+        let mut lease = pool.lease(&exchange.client.worker.rng).await?;
+        name_host(&mut request, &lease);
+        let again = (lease.may_be_stale() && is_repeatable(&request)).then(|| copy(&request));
+        match lease.send(request, |cx| waiting.poll(cx)).await {
+            Ok(Sent::Answered(response)) if is_switch(response.status()) => return Err(Failure::BadResponse),
+            Ok(Sent::Answered(response)) => {
+                exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
+                return Ok(Answer { response, lease });
+            }
+            Ok(Sent::Unsent(unsent)) => request = *unsent,
+            Ok(Sent::Failed(error)) => match again {
+                Some(copy) => request = copy,
+                None => {
+                    let failure = waiting.blame(upstream::failure_of(&error));
+                    lease.target.log_failure(&pool.shared.name, failure.detail(), &error);
+                    return Err(failure);
+                }
+            },
+            Err(failure) => {
+                lease.target.log_failure(&pool.shared.name, "request given up", &failure.detail());
+                return Err(failure);
+            }
+        }
+        exchange.shard().retries.add(1);
+        interim::expect(&mut request);
+    }
+}
+
+/// An HTTP/1.0 client may name no host; the target's own name stands in.
+fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
+    if !request.headers().contains_key(http::header::HOST) {
+        if let Ok(host) = http::HeaderValue::from_str(&lease.target.name) {
+            request.headers_mut().insert(http::header::HOST, host);
+        }
+    }
+}
+
+/// Safe to send twice, and nothing of the client's body is needed for it (RFC 9110 §9.2.2).
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+        && matches!(request.body(), RequestBody::Empty)
+}
+
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// What the wait for a response head sees to: time, interim responses, and a body held back.
+struct Waiting {
+    client: Rc<Client>,
+    upload: Option<Rc<Upload>>,
+    timeout: Duration,
+    /// First for the body's progress, then, once that has gone out, for the response head.
+    deadline: Watch,
+    answering: Cell<bool>,
+    hold: Option<Watch>,
+}
+
+impl Waiting {
+    fn new(exchange: &Exchange, upload: Option<Rc<Upload>>, timeout: Duration) -> Waiting {
+        let client = Rc::clone(&exchange.client);
+        let deadline = Watch::new(&client.worker.clock);
+        let hold = upload.as_ref().is_some_and(|upload| upload.is_held()).then(|| Watch::new(&client.worker.clock));
+        if let Some(hold) = &hold {
+            hold.due_after(CONTINUE_AFTER);
+        }
+        let answering = upload.is_none();
+        deadline.due_after(if answering { timeout } else { client.worker.limits().body_idle_timeout });
+        Waiting { client, upload, timeout, deadline, answering: Cell::new(answering), hold }
+    }
+
+    /// Ready when the wait is over without an answer.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Failure> {
+        let asked = interim::relay(&self.client);
+        if let (Some(upload), Some(hold)) = (&self.upload, &self.hold) {
+            if upload.is_held() && (asked || hold.poll(cx).is_ready()) && upload.release() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        self.poll_time(cx)
+    }
+
+    fn poll_time(&self, cx: &mut Context<'_>) -> Poll<Failure> {
+        let upload_done = self.upload.as_ref().is_none_or(|upload| upload.is_done());
+        if upload_done && !self.answering.replace(true) {
+            self.deadline.due_after(self.timeout);
+        }
+        while self.deadline.poll(cx).is_ready() {
+            if self.answering.get() {
+                return Poll::Ready(Failure::ResponseTimeout);
+            }
+            let worker = &self.client.worker;
+            let due = self.client.pulse.moved().after(worker.limits().body_idle_timeout);
+            if due <= worker.clock.now() {
+                return Poll::Ready(Failure::BodyTimeout);
+            }
+            self.deadline.due_at(due);
+        }
+        Poll::Pending
+    }
+
+    /// The client's own failure, where its body was at fault.
+    fn blame(&self, failure: Failure) -> Failure {
+        self.upload.as_ref().and_then(|upload| upload.failure()).unwrap_or(failure)
+    }
+}
+
+/// Interim (1xx) responses: hyper's client tells of them while it is polled, and its server can't send them. Both
+/// happen in one step of one task, so that what is queued on the thread belongs to the request being polled.
+mod interim {
+    use super::Client;
+    use http::{HeaderMap, StatusCode};
+    use std::cell::RefCell;
+
+    thread_local! {
+        static SEEN: RefCell<Vec<(StatusCode, HeaderMap)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn expect<B>(request: &mut http::Request<B>) {
+        hyper::ext::on_informational(request, |interim| {
+            SEEN.with_borrow_mut(|seen| seen.push((interim.status(), interim.headers().clone())));
+        });
+    }
+
+    /// Passes on what came; true when the target asked for the body with 100 (Continue).
+    pub(super) fn relay(client: &Client) -> bool {
+        SEEN.with_borrow_mut(|seen| {
+            let mut asked = false;
+            for (status, headers) in seen.drain(..) {
+                if status == StatusCode::CONTINUE {
+                    asked = true;
+                } else if client.takes_interim() {
+                    client.pulse.send_interim(&encode(status, headers));
+                }
+            }
+            asked
+        })
+    }
+
+    fn encode(status: StatusCode, mut headers: HeaderMap) -> Vec<u8> {
+        super::headers::for_client(&mut headers);
+        let mut head = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("Interim"));
+        head.reserve(headers.len() * 40);
+        let mut head = head.into_bytes();
+        for (name, value) in &headers {
+            for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                head.extend_from_slice(piece);
+            }
+        }
+        head.extend_from_slice(b"\r\n");
+        head
+    }
+}

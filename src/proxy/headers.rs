@@ -1,0 +1,172 @@
+//! Header work on the way in and out: what is between two hops stays there, and Weir adds its own.
+//!
+//! One pass over the names finds what a request has; only what is there is looked up again. Most requests have
+//! nothing to remove.
+
+use super::connection::Client;
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use rand::{Rng, RngExt};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const VIA: HeaderValue = HeaderValue::from_static("1.1 weir");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// Headers of a request or response that mean something to this hop only (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] =
+    [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
+
+/// What one look at a header map found.
+#[derive(Default)]
+struct Found {
+    hop_by_hop: bool,
+    /// `Forwarded` or any `X-Forwarded-*`.
+    forwarding: bool,
+    via: bool,
+    request_id: bool,
+}
+
+fn look(headers: &HeaderMap) -> Found {
+    let mut found = Found::default();
+    for name in headers.keys() {
+        match *name {
+            header::VIA => found.via = true,
+            header::FORWARDED => found.forwarding = true,
+            _ if HOP_BY_HOP.contains(name) => found.hop_by_hop = true,
+            _ => {
+                let name = name.as_str();
+                if let Some(rest) = name.strip_prefix("x-") {
+                    found.forwarding |= rest.starts_with("forwarded-") || rest == "real-ip";
+                    found.request_id |= rest == "request-id";
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Makes a client's request headers those of the request to the target. Gives the request's id.
+pub(super) fn for_target(headers: &mut HeaderMap, client: &Client, rng: &mut impl Rng) -> HeaderValue {
+    let found = look(headers);
+    headers.reserve(6);
+    if found.hop_by_hop {
+        let trailers = headers.get_all(header::TE).iter().any(lists_trailers);
+        strip_hop_by_hop(headers);
+        if trailers {
+            headers.insert(header::TE, TRAILERS);
+        }
+    }
+    if found.forwarding && !client.trusted {
+        strip_forwarding(headers);
+    }
+    add_forwarding(headers, client);
+    if found.via { append_to_list(headers, header::VIA, VIA) } else { append(headers, header::VIA, VIA) }
+    if found.request_id && client.trusted {
+        if let Some(id) = headers.get(X_REQUEST_ID) {
+            return id.clone();
+        }
+    }
+    let id = request_id(rng);
+    headers.insert(X_REQUEST_ID, id.clone());
+    id
+}
+
+/// Makes a target's response headers those of the answer to the client.
+pub(super) fn for_client(headers: &mut HeaderMap) {
+    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        strip_hop_by_hop(headers);
+    }
+}
+
+/// Removes the hop-by-hop headers and those that `Connection` names.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| !is_kept(name))
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// What no `Connection` header may take off a message: it would change what the message is.
+fn is_kept(name: &HeaderName) -> bool {
+    matches!(*name, header::HOST | header::CONTENT_LENGTH)
+}
+
+fn lists_trailers(value: &HeaderValue) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// What a client that is no trusted proxy says of earlier hops is not believed.
+fn strip_forwarding(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            **name == header::FORWARDED || name.as_str().starts_with("x-forwarded-") || name.as_str() == "x-real-ip"
+        })
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+fn add_forwarding(headers: &mut HeaderMap, client: &Client) {
+    if client.trusted {
+        append_to_list(headers, X_FORWARDED_FOR, client.ip_header.clone());
+        if !headers.contains_key(X_FORWARDED_PROTO) {
+            append(headers, X_FORWARDED_PROTO, client.scheme_header());
+        }
+        if headers.contains_key(X_FORWARDED_HOST) {
+            return;
+        }
+    } else {
+        append(headers, X_FORWARDED_FOR, client.ip_header.clone());
+        append(headers, X_FORWARDED_PROTO, client.scheme_header());
+    }
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        append(headers, X_FORWARDED_HOST, host);
+    }
+}
+
+/// For a name that is not there yet.
+fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    headers.append(name, value);
+}
+
+/// Adds an element to a list header, in the last line of that name (RFC 9110 §5.3).
+fn append_to_list(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    match headers.entry(name) {
+        Entry::Vacant(entry) => {
+            entry.insert(value);
+        }
+        Entry::Occupied(mut entry) => {
+            let joined: Vec<u8> = {
+                let lines: Vec<&[u8]> = entry.iter().map(HeaderValue::as_bytes).chain([value.as_bytes()]).collect();
+                lines.join(&b", "[..])
+            };
+            // Joined from valid values; were it not, the list is left as the new element alone.
+            entry.insert(HeaderValue::from_bytes(&joined).unwrap_or(value));
+        }
+    }
+}
+
+/// 128 random bits as 32 hexadecimal digits.
+fn request_id(rng: &mut impl Rng) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut random: u128 = rng.random();
+    let mut id = [0_u8; 32];
+    for digit in &mut id {
+        *digit = DIGITS[(random & 15) as usize];
+        random >>= 4;
+    }
+    HeaderValue::from_bytes(&id).expect("hexadecimal digits are a valid header value")
+}

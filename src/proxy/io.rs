@@ -1,0 +1,195 @@
+//! A client's byte stream as hyper sees it, with what the connection's driver must know of it.
+//!
+//! The driver takes hyper's connection away while the client is idle and makes a new one when bytes come, so that an
+//! idle client costs a socket and little else. For that the stream says when it last moved, whether hyper's output
+//! has all left, and takes back bytes that hyper had read but not used. Interim (1xx) responses, which hyper's server
+//! can't send, are written here, between messages.
+
+use super::clock::{Clock, Tick};
+use bytes::{Buf, Bytes};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// What the driver and the requests of a connection know of its stream.
+pub(super) struct Pulse {
+    clock: Rc<Clock>,
+    /// When a byte last went either way.
+    moved: Cell<Tick>,
+    /// When the first byte of a request head came that is not whole yet.
+    head_since: Cell<Option<Tick>>,
+    /// All that hyper wrote has been handed to the kernel.
+    flushed: Cell<bool>,
+    /// Whole interim responses, to be written when the stream is between messages.
+    interim: RefCell<Vec<u8>>,
+    has_interim: Cell<bool>,
+}
+
+impl Pulse {
+    pub(super) fn new(clock: &Rc<Clock>) -> Pulse {
+        Pulse {
+            clock: Rc::clone(clock),
+            moved: Cell::new(clock.now()),
+            head_since: Cell::new(None),
+            flushed: Cell::new(true),
+            interim: RefCell::default(),
+            has_interim: Cell::new(false),
+        }
+    }
+    pub(super) fn moved(&self) -> Tick {
+        self.moved.get()
+    }
+    pub(super) fn head_since(&self) -> Option<Tick> {
+        self.head_since.get()
+    }
+    /// The head is whole: what comes now belongs to a body or the next request.
+    pub(super) fn head_done(&self) {
+        self.head_since.set(None);
+    }
+    pub(super) fn flushed(&self) -> bool {
+        self.flushed.get()
+    }
+    /// Queues a whole interim response; it leaves with the next write or flush.
+    pub(super) fn send_interim(&self, head: &[u8]) {
+        self.interim.borrow_mut().extend_from_slice(head);
+        self.has_interim.set(true);
+    }
+    fn mark(&self) {
+        self.moved.set(self.clock.now());
+    }
+}
+
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+pub(super) struct ClientIo {
+    stream: Stream,
+    /// Bytes that an earlier hyper connection had read and not used.
+    unread: Bytes,
+    pulse: Rc<Pulse>,
+}
+
+impl ClientIo {
+    pub(super) fn new(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
+        ClientIo { stream, unread: Bytes::new(), pulse }
+    }
+    pub(super) fn put_back(&mut self, unread: Bytes) {
+        debug_assert!(self.unread.is_empty(), "hyper reads what was put back first");
+        self.unread = unread;
+    }
+    /// Only a plain stream can: a TLS session may hold bytes that the socket no longer shows.
+    pub(super) fn can_park(&self) -> bool {
+        matches!(self.stream, Stream::Tcp(_))
+    }
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.stream {
+            Stream::Tcp(tcp) if self.unread.is_empty() => tcp.poll_read_ready(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+    pub(super) fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let pulse = Rc::clone(&self.pulse);
+        let mut interim = pulse.interim.borrow_mut();
+        while !interim.is_empty() {
+            let n = ready!(self.stream.poll_write(cx, &interim))?;
+            interim.drain(..n);
+        }
+        pulse.has_interim.set(false);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if self.unread.is_empty() {
+            match &mut self.stream {
+                Stream::Tcp(tcp) => ready!(Pin::new(tcp).poll_read(cx, buf))?,
+                Stream::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, buf))?,
+            }
+        } else {
+            let n = self.unread.len().min(buf.remaining());
+            buf.put_slice(&self.unread[..n]);
+            self.unread.advance(n);
+        }
+        if buf.filled().len() > before {
+            self.pulse.mark();
+            if self.pulse.head_since.get().is_none() {
+                self.pulse.head_since.set(Some(self.pulse.moved.get()));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.pulse.has_interim.get() && self.pulse.flushed.get() {
+            ready!(self.poll_interim(cx))?;
+        }
+        self.pulse.flushed.set(false);
+        let n = ready!(self.stream.poll_write(cx, buf))?;
+        self.pulse.mark();
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.pulse.has_interim.get() && self.pulse.flushed.get() {
+            ready!(self.poll_interim(cx))?;
+        }
+        self.pulse.flushed.set(false);
+        let n = ready!(match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        })?;
+        self.pulse.mark();
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Tcp(tcp) => tcp.is_write_vectored(),
+            Stream::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Stream::Tls(tls) = &mut self.stream {
+            ready!(Pin::new(tls).poll_flush(cx))?;
+        }
+        self.pulse.flushed.set(true);
+        if self.pulse.has_interim.get() {
+            ready!(self.poll_interim(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The driver closes the stream itself, when it has it back.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+impl Stream {
+    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Stream::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Accepting clients: every worker has a socket of its own on every address (SO_REUSEPORT).
+
+use super::connection;
+use super::worker::Worker;
+use crate::boundary::outcomes::{ListenerOutcomes, ListenerShard};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// Waits this long after an accept that failed for want of descriptors or memory.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+const BACKLOG: i32 = 4096;
+
+/// One worker's socket of one listener.
+pub struct ListenerPlan {
+    pub name: String,
+    pub socket: std::net::TcpListener,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub outcomes: Arc<ListenerOutcomes>,
+}
+
+/// Whether nobody listens there. SO_REUSEPORT alone would let a second Weir take half of the clients in silence.
+pub fn check_free(addr: SocketAddr) -> std::io::Result<()> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())
+}
+
+/// Binds one worker's socket; port 0 is resolved by the first.
+pub fn bind(addr: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the worker drains, then once more all that is queued, so that closing resets nobody.
+pub(super) async fn run(worker: Rc<Worker>, plan: ListenerPlan) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(plan.socket)?;
+    let tls = plan.tls.map(TlsAcceptor::from);
+    loop {
+        let shard = &plan.outcomes.shards[worker.id];
+        worker.wait_for_room(shard).await;
+        match accept(&worker, &listener).await {
+            Accepted::Client(stream, peer) => start(&worker, stream, peer, tls.clone(), Arc::clone(&plan.outcomes)),
+            Accepted::Failed(error) => {
+                tracing::warn!(listener = plan.name, "can't accept a connection: {error}; trying again");
+                shard.paused.add(1);
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+            Accepted::Draining => return Ok(()),
+        }
+    }
+}
+
+enum Accepted {
+    Client(TcpStream, SocketAddr),
+    Failed(std::io::Error),
+    /// Draining, and nobody is queued.
+    Draining,
+}
+
+async fn accept(worker: &Worker, listener: &TcpListener) -> Accepted {
+    std::future::poll_fn(|cx| match listener.poll_accept(cx) {
+        Poll::Ready(Ok((stream, peer))) => Poll::Ready(Accepted::Client(stream, peer)),
+        Poll::Ready(Err(error)) => Poll::Ready(Accepted::Failed(error)),
+        Poll::Pending if worker.draining.get() => Poll::Ready(Accepted::Draining),
+        Poll::Pending => {
+            worker.wake_on_drain(cx);
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+fn start(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    outcomes: Arc<ListenerOutcomes>,
+) {
+    // A failure costs latency only.
+    let _ = stream.set_nodelay(true);
+    let open = Open::new(worker, outcomes);
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        connection::serve(worker, stream, peer, tls, open.shard()).await;
+    });
+}
+
+/// An open client connection, counted while it lasts.
+struct Open {
+    worker: Rc<Worker>,
+    outcomes: Arc<ListenerOutcomes>,
+}
+
+impl Open {
+    fn new(worker: &Rc<Worker>, outcomes: Arc<ListenerOutcomes>) -> Open {
+        worker.opened();
+        let open = Open { worker: Rc::clone(worker), outcomes };
+        open.shard().accepted.add(1);
+        open.shard().open.add(1);
+        open
+    }
+    fn shard(&self) -> &ListenerShard {
+        &self.outcomes.shards[self.worker.id]
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shard().open.sub(1);
+        self.worker.closed();
+    }
+}

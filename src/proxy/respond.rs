@@ -1,0 +1,98 @@
+//! The answer's head: a target's, passed on, or Weir's own as a short problem document (RFC 9457).
+
+use super::body::ResponseBody;
+use super::connection::Client;
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::forward::Answer;
+use super::headers;
+use crate::routing::sticky::Fallback;
+use crate::routing::table::Decision;
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode, Version};
+
+/// Why Weir answers a request that it can't or won't route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    detail: &'static str,
+    close: bool,
+}
+
+impl Refusal {
+    pub(super) const NO_ROUTE: Refusal = Refusal::new(StatusCode::NOT_FOUND, "no route matches this host and path", false);
+    pub(super) const CONNECT: Refusal =
+        Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is for forward proxies", true);
+    pub(super) const BAD_TARGET: Refusal =
+        Refusal::new(StatusCode::BAD_REQUEST, "the request's target is not valid", true);
+    pub(super) const BAD_HOST: Refusal =
+        Refusal::new(StatusCode::BAD_REQUEST, "a request must have exactly one valid Host", true);
+
+    const fn new(status: StatusCode, detail: &'static str, close: bool) -> Refusal {
+        Refusal { status, detail, close }
+    }
+}
+
+/// The target's answer as the client gets it.
+pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision) -> Response<ResponseBody> {
+    let Answer { response, lease } = answer;
+    let (mut parts, incoming) = response.into_parts();
+    headers::for_client(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+    give_cookie(&mut parts.headers, &exchange, decision);
+    exchange.answered(parts.status);
+    exchange.client.close_if_draining(&mut parts.headers);
+    Response::from_parts(parts, ResponseBody::of_target(incoming, lease, exchange))
+}
+
+/// Weir's answer where the target gave none.
+pub(super) fn failed(
+    mut exchange: Exchange,
+    failure: Failure,
+    request_id: &HeaderValue,
+    decision: &Decision,
+) -> Response<ResponseBody> {
+    exchange.failed(failure.reason());
+    exchange.answered(failure.status());
+    let mut response = problem(failure.status(), failure.detail(), Some(request_id));
+    give_cookie(response.headers_mut(), &exchange, decision);
+    let close = matches!(failure, Failure::BodyTooLarge | Failure::BodyTimeout | Failure::BadBody);
+    exchange.client.finish_head(response.headers_mut(), close);
+    response.map(|text| ResponseBody::own(text, Some(exchange)))
+}
+
+/// Weir's answer to a request that belongs to no route.
+pub(super) fn refuse(client: &Client, refusal: Refusal) -> Response<ResponseBody> {
+    let mut response = problem(refusal.status, refusal.detail, None);
+    client.finish_head(response.headers_mut(), refusal.close);
+    response.map(|text| ResponseBody::own(text, None))
+}
+
+fn problem(status: StatusCode, detail: &str, request_id: Option<&HeaderValue>) -> Response<Bytes> {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let code = status.as_u16();
+    let id = request_id.and_then(|id| serde_json::to_string(id.to_str().ok()?).ok());
+    let id = id.map_or(String::new(), |id| format!(r#","request_id":{id}"#));
+    let text = format!(r#"{{"type":"about:blank","title":"{title}","status":{code},"detail":"{detail}"{id}}}"#) + "\n";
+    let mut response = Response::new(Bytes::from(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Gives an anonymous client the id by which it will be known. Not a variant: weights act on its next request.
+fn give_cookie(headers: &mut HeaderMap, exchange: &Exchange, decision: &Decision) {
+    let Some(id) = decision.new_client_id else { return };
+    let route = &exchange.local.published.routing.routes()[exchange.route];
+    let Some(Fallback::Cookie { name, ttl }) = route.sticky.as_ref().map(|sticky| &sticky.fallback) else { return };
+    let id = id.to_hex();
+    let id = std::str::from_utf8(&id).expect("hexadecimal digits are text");
+    let secure = if exchange.client.tls { "; Secure" } else { "" };
+    let cookie = format!("{name}={id}; Max-Age={}; Path=/; HttpOnly; SameSite=Lax{secure}", ttl.as_secs());
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+}

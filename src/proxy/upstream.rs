@@ -1,0 +1,273 @@
+//! The worker's own connections to targets: found, opened, lent to one request at a time, and given back.
+//!
+//! A lent connection is driven by the request that has it, not by a task of its own: the two sockets of a request
+//! share one wake-up. Idle ones are polled once in a while, so that one the target closed is dropped.
+
+pub(super) mod pool;
+
+use super::body::{Broken, RequestBody};
+use super::clock::{Clock, Tick};
+use super::failure::Failure;
+use crate::boundary::outcomes::TargetShard;
+use crate::boundary::table::Target;
+use crate::limits::{SWEEP_INTERVAL, UPSTREAM_IDLE};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use pool::Capacity;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// A target left alone after a refused connection, while others are there.
+const FAILING_FOR: Duration = Duration::from_secs(1);
+/// A connection idle for longer than this may have been closed by the target just now: a request on it is kept for a
+/// second try.
+const MAY_BE_STALE: Duration = Duration::from_millis(200);
+
+/// A worker's view of one target: its idle connections and how busy it is.
+pub(super) struct LocalTarget {
+    pub(super) name: String,
+    addrs: Vec<SocketAddr>,
+    next_addr: Cell<usize>,
+    idle: RefCell<Vec<Box<Connection>>>,
+    in_flight: Cell<usize>,
+    failing_until: Cell<Tick>,
+    next_log: Cell<Tick>,
+    unlogged: Cell<u64>,
+    outcomes: std::sync::Arc<crate::boundary::outcomes::TargetOutcomes>,
+    worker: usize,
+    clock: Rc<Clock>,
+}
+
+impl LocalTarget {
+    pub(super) fn new(target: &Target, worker: usize, clock: &Rc<Clock>) -> LocalTarget {
+        LocalTarget {
+            name: target.name.clone(),
+            addrs: target.addrs.clone(),
+            next_addr: Cell::new(0),
+            idle: RefCell::default(),
+            in_flight: Cell::new(0),
+            failing_until: Cell::default(),
+            next_log: Cell::default(),
+            unlogged: Cell::new(0),
+            outcomes: std::sync::Arc::clone(&target.outcomes),
+            worker,
+            clock: Rc::clone(clock),
+        }
+    }
+    pub(super) fn is(&self, target: &Target) -> bool {
+        self.name == target.name && self.addrs == target.addrs
+    }
+    pub(super) fn has_address(&self) -> bool {
+        !self.addrs.is_empty()
+    }
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing_until.get() > self.clock.now()
+    }
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+    fn shard(&self) -> &TargetShard {
+        &self.outcomes.shards[self.worker]
+    }
+
+    /// Logs a failure, at most one a second.
+    pub(super) fn log_failure(&self, pool: &str, what: &str, error: &dyn std::fmt::Display) {
+        if self.clock.now() < self.next_log.get() {
+            self.unlogged.set(self.unlogged.get() + 1);
+            return;
+        }
+        self.next_log.set(self.clock.now().after(Duration::from_secs(1)));
+        let more = self.unlogged.replace(0);
+        tracing::warn!(pool, target = self.name, more, "{what}: {error}");
+    }
+
+    /// Drops idle connections that the target closed or that are too old.
+    fn sweep(&self, now: Tick) {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.idle.borrow_mut().retain_mut(|connection| {
+            connection.drive(&mut cx);
+            connection.is_idle() && connection.idle_since.after(UPSTREAM_IDLE) > now
+        });
+    }
+
+    /// Opens a connection to one of the target's addresses; all are tried, beginning with another each time.
+    async fn connect(&self, deadline: &super::clock::Watch) -> Result<TcpStream, ConnectError> {
+        let start = self.next_addr.get();
+        self.next_addr.set(start.wrapping_add(1));
+        let mut last = None;
+        for at in 0..self.addrs.len() {
+            let addr = self.addrs[(start + at) % self.addrs.len()];
+            match within(deadline, TcpStream::connect(addr)).await {
+                None => {
+                    self.count_connect(false);
+                    return Err(ConnectError::TimedOut);
+                }
+                Some(Ok(stream)) => {
+                    self.count_connect(true);
+                    return Ok(stream);
+                }
+                Some(Err(error)) => last = Some(error),
+            }
+        }
+        self.count_connect(false);
+        Err(ConnectError::Refused(last.unwrap_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())))
+    }
+
+    fn count_connect(&self, worked: bool) {
+        let shard = self.shard();
+        shard.connects.add(1);
+        if worked {
+            shard.failing.set(0);
+            self.failing_until.set(Tick::default());
+        } else {
+            shard.connect_failures.add(1);
+            shard.failing.add(1);
+            self.failing_until.set(self.clock.now().after(FAILING_FOR));
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("no connection in time")]
+    TimedOut,
+    #[error("{0}")]
+    Refused(std::io::Error),
+}
+
+/// The future's result, or None when the deadline passed first.
+pub(super) async fn within<F: Future>(deadline: &super::clock::Watch, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        deadline.poll(cx).map(|()| None)
+    })
+    .await
+}
+
+/// One connection to a target. Dropping it gives its place in the pool's cap back.
+pub(super) struct Connection {
+    sender: http1::SendRequest<RequestBody>,
+    driver: http1::Connection<TokioIo<TcpStream>, RequestBody>,
+    finished: bool,
+    idle_since: Tick,
+    used: bool,
+    _place: pool::Place,
+}
+
+impl Connection {
+    async fn open(stream: TcpStream, place: pool::Place, clock: &Clock) -> Result<Box<Connection>, hyper::Error> {
+        // A failure costs latency only.
+        let _ = stream.set_nodelay(true);
+        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        Ok(Box::new(Connection { sender, driver, finished: false, idle_since: clock.now(), used: false, _place: place }))
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if !self.finished {
+            self.finished = Pin::new(&mut self.driver).poll(cx).is_ready();
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.finished && self.sender.is_ready()
+    }
+}
+
+/// A connection lent to one request; given back when dropped, if it can serve another.
+pub(super) struct Lease {
+    connection: Option<Box<Connection>>,
+    pub(super) target: Rc<LocalTarget>,
+    capacity: Rc<Capacity>,
+}
+
+/// What became of a request that was sent.
+pub(super) enum Sent {
+    Answered(http::Response<hyper::body::Incoming>),
+    /// Nothing of it reached the target: it can be sent again.
+    Unsent(Box<http::Request<RequestBody>>),
+    Failed(hyper::Error),
+}
+
+impl Lease {
+    fn new(connection: Box<Connection>, target: &Rc<LocalTarget>, capacity: &Rc<Capacity>) -> Lease {
+        target.in_flight.set(target.in_flight.get() + 1);
+        target.shard().in_flight.add(1);
+        Lease { connection: Some(connection), target: Rc::clone(target), capacity: Rc::clone(capacity) }
+    }
+
+    /// The connection has served a request before and has lain idle long enough for the target to have closed it.
+    pub(super) fn may_be_stale(&self) -> bool {
+        let now = self.target.clock.now();
+        self.connection.as_ref().is_some_and(|c| c.used && c.idle_since.after(MAY_BE_STALE - SWEEP_INTERVAL) <= now)
+    }
+
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.connection {
+            connection.drive(cx);
+        }
+    }
+
+    /// Sends the request and waits for the response head, driving the connection. `each_poll` runs after each step.
+    pub(super) async fn send(
+        &mut self,
+        request: http::Request<RequestBody>,
+        mut each_poll: impl FnMut(&mut Context<'_>) -> Poll<Failure>,
+    ) -> Result<Sent, Failure> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(Sent::Unsent(Box::new(request)));
+        };
+        connection.used = true;
+        let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
+        let sent = std::future::poll_fn(|cx| {
+            connection.drive(cx);
+            if let Poll::Ready(result) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Ok(result));
+            }
+            each_poll(cx).map(Err)
+        })
+        .await?;
+        Ok(match sent {
+            Ok(response) => Sent::Answered(response),
+            Err(mut error) => match error.take_message() {
+                Some(request) => Sent::Unsent(Box::new(request)),
+                None => Sent::Failed(error.into_error()),
+            },
+        })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.target.in_flight.set(self.target.in_flight.get() - 1);
+        self.target.shard().in_flight.sub(1);
+        let Some(mut connection) = self.connection.take() else { return };
+        if !connection.is_idle() {
+            // The answer's end may have been read together with its last piece: let the connection see it.
+            connection.drive(&mut Context::from_waker(Waker::noop()));
+        }
+        if connection.is_idle() && self.capacity.keeps_idle() {
+            connection.idle_since = self.target.clock.now();
+            self.target.idle.borrow_mut().push(connection);
+            self.capacity.wake_next();
+        }
+    }
+}
+
+/// hyper's errors as what they mean for the client.
+pub(super) fn failure_of(error: &hyper::Error) -> Failure {
+    if error.is_parse() || error.is_parse_status() {
+        Failure::BadResponse
+    } else if std::error::Error::source(error).is_some_and(|source| source.is::<Broken>()) {
+        Failure::BadBody
+    } else {
+        Failure::Reset
+    }
+}

@@ -1,0 +1,199 @@
+//! A pool as one worker has it: its targets, and its share of the pool's connections.
+
+use super::super::balance;
+use super::super::clock::{Clock, Tick, Watch};
+use super::super::failure::Failure;
+use super::{ConnectError, Connection, Lease, LocalTarget, within};
+use crate::boundary::table::Pool;
+use rand::rngs::SmallRng;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+pub(in crate::proxy) struct LocalPool {
+    pub(in crate::proxy) shared: Arc<Pool>,
+    targets: Vec<Rc<LocalTarget>>,
+    capacity: Rc<Capacity>,
+    clock: Rc<Clock>,
+}
+
+impl LocalPool {
+    /// `before` is the pool of the same name in the last table: targets that stay keep their connections.
+    pub(in crate::proxy) fn new(
+        shared: &Arc<Pool>,
+        before: Option<&LocalPool>,
+        (worker, workers): (usize, usize),
+        clock: &Rc<Clock>,
+    ) -> LocalPool {
+        let kept = |target| before.and_then(|pool| pool.targets.iter().find(|local| local.is(target)).map(Rc::clone));
+        let targets = shared
+            .targets
+            .iter()
+            .map(|target| kept(target).unwrap_or_else(|| Rc::new(LocalTarget::new(target, worker, clock))))
+            .collect();
+        let capacity = before.map(|pool| Rc::clone(&pool.capacity)).unwrap_or_default();
+        capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
+        LocalPool { shared: Arc::clone(shared), targets, capacity, clock: Rc::clone(clock) }
+    }
+
+    pub(in crate::proxy) fn sweep(&self, now: Tick) {
+        self.targets.iter().for_each(|target| target.sweep(now));
+    }
+
+    /// A connection for one request: an idle one of the chosen target, or a new one, within the worker's share.
+    pub(in crate::proxy) async fn lease(&self, rng: &RefCell<SmallRng>) -> Result<Lease, Failure> {
+        if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
+            return Err(Failure::NoTarget);
+        }
+        let mut tried: Vec<*const LocalTarget> = Vec::new();
+        let mut failure = Failure::Connect;
+        let mut queued = None;
+        loop {
+            let Some(target) = balance::pick(&self.targets, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
+                return Err(failure);
+            };
+            if let Some(connection) = target.idle.borrow_mut().pop() {
+                return Ok(Lease::new(connection, &target, &self.capacity));
+            }
+            let Some(place) = self.place() else {
+                let deadline = queued.get_or_insert_with(|| {
+                    let deadline = Watch::new(&self.clock);
+                    deadline.due_after(self.shared.queue_timeout);
+                    deadline
+                });
+                self.wait_for_place(deadline).await?;
+                continue;
+            };
+            match self.open(&target, place).await {
+                Ok(lease) => return Ok(lease),
+                Err(error) => failure = error,
+            }
+            tried.push(Rc::as_ptr(&target));
+        }
+    }
+
+    async fn open(&self, target: &Rc<LocalTarget>, place: Place) -> Result<Lease, Failure> {
+        let deadline = Watch::new(&self.clock);
+        deadline.due_after(self.shared.connect_timeout);
+        let stream = match target.connect(&deadline).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                target.log_failure(&self.shared.name, "can't connect", &error);
+                return Err(match error {
+                    ConnectError::TimedOut => Failure::ConnectTimeout,
+                    ConnectError::Refused(_) => Failure::Connect,
+                });
+            }
+        };
+        match Connection::open(stream, place, &self.clock).await {
+            Ok(connection) => Ok(Lease::new(connection, target, &self.capacity)),
+            Err(_) => Err(Failure::Connect),
+        }
+    }
+
+    /// A place for a new connection; an idle connection to another target makes room when there is none.
+    fn place(&self) -> Option<Place> {
+        if let Some(place) = self.capacity.take() {
+            return Some(place);
+        }
+        let idle = self.targets.iter().find_map(|target| target.idle.borrow_mut().pop())?;
+        drop(idle);
+        self.capacity.take()
+    }
+
+    async fn wait_for_place(&self, deadline: &Watch) -> Result<(), Failure> {
+        let waiting = Waiting::new(&self.capacity);
+        let turn = &waiting.turn;
+        let came = std::future::poll_fn(|cx| {
+            if turn.came.get() {
+                return Poll::Ready(());
+            }
+            *turn.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        let in_time = within(deadline, came).await;
+        waiting.turn.came.set(false);
+        in_time.ok_or(Failure::Queue)
+    }
+}
+
+/// How many connections the worker has to a pool, how many it may, and who waits for one.
+#[derive(Default)]
+pub(in crate::proxy) struct Capacity {
+    open: Cell<usize>,
+    limit: Cell<usize>,
+    queue: RefCell<VecDeque<Rc<Turn>>>,
+}
+
+#[derive(Default)]
+struct Turn {
+    came: Cell<bool>,
+    gone: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Capacity {
+    fn take(self: &Rc<Self>) -> Option<Place> {
+        (self.open.get() < self.limit.get()).then(|| {
+            self.open.set(self.open.get() + 1);
+            Place(Rc::clone(self))
+        })
+    }
+
+    /// A lowered limit is reached by not keeping what comes back.
+    pub(super) fn keeps_idle(&self) -> bool {
+        self.open.get() <= self.limit.get()
+    }
+
+    /// A connection or a place is free: the request that has waited longest goes on.
+    pub(super) fn wake_next(&self) {
+        let mut queue = self.queue.borrow_mut();
+        while let Some(turn) = queue.pop_front() {
+            if turn.gone.get() {
+                continue;
+            }
+            turn.came.set(true);
+            let waker = turn.waker.borrow_mut().take();
+            drop(queue);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            return;
+        }
+    }
+}
+
+/// A request in the queue. One that goes away passes its turn on.
+struct Waiting<'c> {
+    turn: Rc<Turn>,
+    capacity: &'c Rc<Capacity>,
+}
+
+impl<'c> Waiting<'c> {
+    fn new(capacity: &'c Rc<Capacity>) -> Waiting<'c> {
+        let turn = Rc::new(Turn::default());
+        capacity.queue.borrow_mut().push_back(Rc::clone(&turn));
+        Waiting { turn, capacity }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.turn.gone.set(true);
+        if self.turn.came.get() {
+            self.capacity.wake_next();
+        }
+    }
+}
+
+/// One connection's place in the worker's share.
+pub(in crate::proxy) struct Place(Rc<Capacity>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.wake_next();
+    }
+}

@@ -1,0 +1,238 @@
+//! A worker: a thread with its own runtime, and all that its connections share without locks.
+
+use super::clock::Clock;
+use super::connection;
+use super::listener;
+use super::upstream::pool::LocalPool;
+use crate::boundary::drain::{DrainWatch, Phase};
+use crate::boundary::outcomes::{ListenerShard, WorkerOutcomes, WorkerShard};
+use crate::boundary::table::{Published, TableReader};
+use crate::limits::{Limits, SWEEP_INTERVAL};
+use hyper::server::conn::http1;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+
+pub use super::listener::{ListenerPlan, bind, check_free};
+
+/// What a worker is made of.
+pub struct WorkerPlan {
+    pub id: usize,
+    /// How many there are: caps are divided by it.
+    pub workers: usize,
+    pub listeners: Vec<ListenerPlan>,
+    pub table: TableReader,
+    pub outcomes: Arc<WorkerOutcomes>,
+    pub drain: DrainWatch,
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ended {
+    /// Connections cut at the drain's deadline.
+    pub cut: usize,
+}
+
+/// Starts the worker's thread.
+pub fn spawn(plan: WorkerPlan) -> std::io::Result<JoinHandle<std::io::Result<Ended>>> {
+    std::thread::Builder::new().name(format!("weir-worker-{}", plan.id)).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build()?;
+        tokio::task::LocalSet::new().block_on(&runtime, run(plan))
+    })
+}
+
+async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
+    let WorkerPlan { id, workers, listeners, table, outcomes, mut drain } = plan;
+    let worker = Rc::new(Worker::new(id, workers, table, outcomes)?);
+    let accepting: Vec<_> =
+        listeners.into_iter().map(|plan| tokio::task::spawn_local(listener::run(Rc::clone(&worker), plan))).collect();
+    let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    // An error means that control is gone; the process is ending then.
+    let _ = drain.wait_for(|phase| *phase >= Phase::Draining).await;
+    worker.start_draining();
+    for listener in accepting {
+        listener.await.map_err(std::io::Error::other)??;
+    }
+    tokio::select! {
+        () = worker.wait_until_empty() => {}
+        _ = drain.wait_for(|phase| *phase >= Phase::Cut) => {}
+    }
+    sweeper.abort();
+    Ok(Ended { cut: worker.open.get() })
+}
+
+/// Moves the worker's clock, and looks after idle connections to targets once a second.
+async fn sweep(worker: Rc<Worker>) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let every = (1000 / SWEEP_INTERVAL.as_millis()).max(1);
+    let mut count = 0_u128;
+    loop {
+        ticks.tick().await;
+        worker.clock.advance();
+        count += 1;
+        if count % every == 0 {
+            let local = worker.local();
+            local.pools.iter().for_each(|pool| pool.sweep(worker.clock.now()));
+        }
+    }
+}
+
+/// All that a worker's connections share. One thread: cells, no locks.
+pub(super) struct Worker {
+    pub(super) id: usize,
+    workers: usize,
+    pub(super) clock: Rc<Clock>,
+    pub(super) rng: RefCell<SmallRng>,
+    pub(super) draining: Cell<bool>,
+    table: RefCell<TableReader>,
+    local: RefCell<Rc<Local>>,
+    outcomes: Arc<WorkerOutcomes>,
+    open: Cell<usize>,
+    /// Tasks that wait for the drain, for room, or for the last connection's end.
+    waiting: RefCell<Vec<Waker>>,
+}
+
+/// A published table with the worker's own pools. Requests hold it by `Rc`: no counter is shared between workers.
+pub(super) struct Local {
+    pub(super) published: Arc<Published>,
+    pub(super) pools: Vec<Rc<LocalPool>>,
+    pub(super) http1: http1::Builder,
+}
+
+impl Worker {
+    fn new(
+        id: usize,
+        workers: usize,
+        mut table: TableReader,
+        outcomes: Arc<WorkerOutcomes>,
+    ) -> std::io::Result<Worker> {
+        let rng = SmallRng::try_from_rng(&mut rand::rngs::SysRng).map_err(std::io::Error::other)?;
+        let clock = Rc::new(Clock::default());
+        let published = Arc::clone(table.load());
+        let local = Local::new(published, None, (id, workers), &clock);
+        Ok(Worker {
+            id,
+            workers,
+            clock,
+            rng: RefCell::new(rng),
+            draining: Cell::new(false),
+            table: RefCell::new(table),
+            local: RefCell::new(Rc::new(local)),
+            outcomes,
+            open: Cell::new(0),
+            waiting: RefCell::default(),
+        })
+    }
+
+    /// The newest table, as this request will see it to its end.
+    pub(super) fn local(&self) -> Rc<Local> {
+        let mut table = self.table.borrow_mut();
+        let published = table.load();
+        let mut local = self.local.borrow_mut();
+        if !Arc::ptr_eq(published, &local.published) {
+            let next = Local::new(Arc::clone(published), Some(&local), (self.id, self.workers), &self.clock);
+            *local = Rc::new(next);
+        }
+        Rc::clone(&local)
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.local.borrow().published.settings.limits
+    }
+
+    pub(super) fn shard(&self) -> &WorkerShard {
+        &self.outcomes.shards[self.id]
+    }
+
+    pub(super) fn opened(&self) {
+        self.open.set(self.open.get() + 1);
+    }
+
+    pub(super) fn closed(&self) {
+        self.open.set(self.open.get() - 1);
+        if self.open.get() == 0 || self.open.get() + 1 >= self.room() {
+            self.wake_waiting();
+        }
+    }
+
+    /// This worker's share of `max_connections`.
+    fn room(&self) -> usize {
+        self.limits().max_connections.div_ceil(self.workers)
+    }
+
+    /// Waits while the worker has as many connections as it may; the kernel's queue holds the others.
+    pub(super) async fn wait_for_room(&self, listener: &ListenerShard) {
+        if self.open.get() < self.room() || self.draining.get() {
+            return;
+        }
+        listener.paused.add(1);
+        std::future::poll_fn(|cx| {
+            if self.open.get() < self.room() || self.draining.get() {
+                return Poll::Ready(());
+            }
+            self.wake_on_drain(cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Wakes the task when the drain begins, room comes or the last connection ends.
+    pub(super) fn wake_on_drain(&self, cx: &Context<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+    }
+
+    fn start_draining(&self) {
+        self.draining.set(true);
+        self.wake_waiting();
+        self.clock.wake_all();
+    }
+
+    async fn wait_until_empty(&self) {
+        std::future::poll_fn(|cx| {
+            if self.open.get() == 0 {
+                return Poll::Ready(());
+            }
+            self.wake_on_drain(cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn wake_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Local {
+    fn new(
+        published: Arc<Published>,
+        before: Option<&Local>,
+        worker: (usize, usize),
+        clock: &Rc<Clock>,
+    ) -> Local {
+        let old = |at: usize, name: &str| {
+            let same_place = before.and_then(|local| local.pools.get(at)).filter(|pool| pool.shared.name == name);
+            same_place.or_else(|| before?.pools.iter().find(|pool| pool.shared.name == name))
+        };
+        let pools = published
+            .pools
+            .iter()
+            .enumerate()
+            .map(|(at, shared)| match old(at, &shared.name) {
+                Some(pool) if Arc::ptr_eq(&pool.shared, shared) => Rc::clone(pool),
+                pool => Rc::new(LocalPool::new(shared, pool.map(Rc::as_ref), worker, clock)),
+            })
+            .collect();
+        let http1 = connection::http1_builder(&published.settings.limits);
+        Local { published, pools, http1 }
+    }
+}
