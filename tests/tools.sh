@@ -8,7 +8,6 @@
 # NAME|COMMAND|PACKAGES|WHY
 TOOLS="
 cc|cc|gcc libc6-dev|links the binary and compiles aws-lc (TLS)
-cmake|cmake|cmake make|configures the build of aws-lc (TLS)
 git|git|git|the tidy test reads the list of files
 curl|curl|curl ca-certificates|asks the admin API and Prometheus
 python3|python3|python3|runs tests/scenarios
@@ -19,7 +18,7 @@ promtool|promtool|prometheus|checks the metrics' form
 haproxy|haproxy|haproxy|a peer of benches/compare
 "
 # What tests/run needs; benches/compare asks for its own.
-TEST_TOOLS="cc cmake git curl python3 wrk nginx prometheus promtool"
+TEST_TOOLS="cc git curl python3 wrk nginx prometheus promtool"
 
 have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
