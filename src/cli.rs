@@ -2,8 +2,13 @@
 //! API only; `serve`, `check` and `demo` need none.
 
 pub mod check;
+pub mod client;
 pub mod demo;
+pub mod reload;
 pub mod serve;
+pub mod shift;
+pub mod status;
+pub mod token;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -41,14 +46,27 @@ enum Verb {
     },
     /// Show a split at work: upstreams, load and proxy in one process
     Demo(demo::DemoArgs),
+    /// Show routes, variants and weights
+    Status(status::StatusArgs),
+    /// Change a route's weights
+    Shift(shift::ShiftArgs),
+    /// Read the configuration file again
+    Reload(reload::ReloadArgs),
+    /// Make a token for the admin API
+    Token(token::TokenArgs),
 }
 
 /// Runs the verb. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 timed out.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let admin = client::Admin::new(arguments.admin, arguments.token);
     match arguments.verb {
         Verb::Serve { config } => serve::run(&config),
         Verb::Check { file, json } => check::run(&file, json),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Status(args) => status::run(&args, &admin),
+        Verb::Shift(args) => shift::run(&args, &admin),
+        Verb::Reload(args) => reload::run(&args, &admin),
+        Verb::Token(args) => token::run(&args),
     }
 }

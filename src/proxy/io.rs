@@ -154,7 +154,7 @@ impl AsyncWrite for ClientIo {
         }
         self.pulse.flushed.set(false);
         let n = ready!(match &mut self.stream {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Stream::Tcp(tcp) => poll_write_pieces(tcp, cx, bufs),
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         })?;
         self.pulse.mark();
@@ -183,6 +183,58 @@ impl AsyncWrite for ClientIo {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_flush(cx)
     }
+}
+
+/// The target's side of a request as hyper sees it.
+pub(super) struct TargetIo(pub(super) TcpStream);
+
+impl AsyncRead for TargetIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TargetIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        poll_write_pieces(&mut self.0, cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    /// Dropping the socket closes it; a shutdown before would only be another system call.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Up to this many bytes are copied together: `send` of one piece costs the kernel less than `writev` of several.
+const JOIN_BYTES: usize = 2048;
+
+fn poll_write_pieces(tcp: &mut TcpStream, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    if let [only] = bufs {
+        return Pin::new(tcp).poll_write(cx, only);
+    }
+    let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+    if total > JOIN_BYTES {
+        return Pin::new(tcp).poll_write_vectored(cx, bufs);
+    }
+    let mut joined = [0_u8; JOIN_BYTES];
+    let mut end = 0;
+    for buf in bufs {
+        joined[end..end + buf.len()].copy_from_slice(buf);
+        end += buf.len();
+    }
+    Pin::new(tcp).poll_write(cx, &joined[..end])
 }
 
 impl Stream {

@@ -8,6 +8,7 @@ pub(super) mod pool;
 use super::body::{Broken, RequestBody};
 use super::clock::{Clock, Tick};
 use super::failure::Failure;
+use super::io::TargetIo;
 use crate::boundary::outcomes::TargetShard;
 use crate::boundary::table::Target;
 use crate::limits::{SWEEP_INTERVAL, UPSTREAM_IDLE};
@@ -155,7 +156,7 @@ pub(super) async fn within<F: Future>(deadline: &super::clock::Watch, future: F)
 /// One connection to a target. Dropping it gives its place in the pool's cap back.
 pub(super) struct Connection {
     sender: http1::SendRequest<RequestBody>,
-    driver: http1::Connection<TokioIo<TcpStream>, RequestBody>,
+    driver: http1::Connection<TokioIo<TargetIo>, RequestBody>,
     finished: bool,
     idle_since: Tick,
     used: bool,
@@ -166,7 +167,7 @@ impl Connection {
     async fn open(stream: TcpStream, place: pool::Place, clock: &Clock) -> Result<Box<Connection>, hyper::Error> {
         // A failure costs latency only.
         let _ = stream.set_nodelay(true);
-        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(TargetIo(stream))).await?;
         Ok(Box::new(Connection { sender, driver, finished: false, idle_since: clock.now(), used: false, _place: place }))
     }
 

@@ -1,0 +1,156 @@
+//! `weir status`: what is live, as a table to read at 3 a.m. or as JSON.
+
+use super::client::{Admin, Failure, segment};
+use serde_json::{Value, json};
+use std::process::ExitCode;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Only this route
+    pub route: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+}
+
+pub fn run(args: &StatusArgs, admin: &Admin) -> ExitCode {
+    match show(args, admin) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => failure.report("status"),
+    }
+}
+
+fn show(args: &StatusArgs, admin: &Admin) -> Result<String, Failure> {
+    let document = match &args.route {
+        Some(route) => admin.get(&format!("/api/v1/routes/{}", segment(route)))?,
+        None => admin.get("/api/v1/routes")?,
+    };
+    if args.output == Output::Json {
+        return Ok(format!("{document:#}\n"));
+    }
+    let stats = admin.get("/api/v1/stats")?;
+    let routes = if args.route.is_some() { json!([document]) } else { document["routes"].clone() };
+    Ok(table(routes.as_array().map_or(&[][..], Vec::as_slice), &stats))
+}
+
+const COLUMNS: [&str; 9] = ["ROUTE", "GENERATION", "VARIANT", "POOL", "VERSION", "WEIGHT", "FILE", "SERVED", "TARGETS"];
+/// Numbers stand right-aligned.
+const RIGHT: [bool; 9] = [false, true, false, false, false, true, true, true, true];
+
+fn table(routes: &[Value], stats: &Value) -> String {
+    if routes.is_empty() {
+        return "no routes\n".to_owned();
+    }
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    for route in routes {
+        let served = served(&route["name"], stats);
+        for (nth, variant) in route["variants"].as_array().into_iter().flatten().enumerate() {
+            let first = |cell: String| if nth == 0 { cell } else { String::new() };
+            rows.push([
+                first(text(&route["name"])),
+                first(text(&route["generation"])),
+                text(&variant["name"]),
+                text(&variant["pool"]),
+                text(&variant["version"]),
+                percent(&variant["weight"]),
+                percent(&variant["configured_weight"]),
+                served.get(nth).cloned().unwrap_or_else(|| "-".to_owned()),
+                format!("{}/{}", variant["healthy_targets"], variant["targets"]),
+            ]);
+        }
+    }
+    let mut out = aligned(&rows);
+    let state = &stats["state"];
+    if let (Some("set aside"), Some(detail)) = (state["status"].as_str(), state["detail"].as_str()) {
+        out.push_str(&format!("\nwarning: {detail}; it is kept as {}\n", text(&state["file"])));
+    }
+    out
+}
+
+/// Each variant's share of the unforced requests that were answered since weir started.
+fn served(route: &Value, stats: &Value) -> Vec<String> {
+    let routes = stats["routes"].as_array().into_iter().flatten();
+    let Some(found) = routes.into_iter().find(|known| known["name"] == *route) else { return Vec::new() };
+    let count = |variant: &Value| -> u64 {
+        variant["unforced"].as_object().map_or(0, |codes| codes.values().filter_map(Value::as_u64).sum())
+    };
+    let counts: Vec<u64> = found["variants"].as_array().into_iter().flatten().map(count).collect();
+    let all: u64 = counts.iter().sum();
+    let share = |count: &u64| match all {
+        0 => "-".to_owned(),
+        _ => format!("{:.2} %", *count as f64 * 100.0 / all as f64),
+    };
+    counts.iter().map(share).collect()
+}
+
+fn aligned(rows: &[[String; 9]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 9] = std::array::from_fn(width);
+    let mut out = String::new();
+    for row in rows {
+        let cells =
+            row.iter().zip(widths).zip(RIGHT).map(|((cell, width), right)| {
+                if right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+            });
+        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// A string as it is, a number as written, nothing as `-`.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn percent(value: &Value) -> String {
+    format!("{} %", text(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_aligned_and_shows_what_was_served() {
+        let variant = |name: &str, pool: &str, weight: f64, file: u32| {
+            json!({"name": name, "pool": pool, "version": if name == "canary" { json!("1.42.0") } else { Value::Null },
+                   "weight": if weight.fract() == 0.0 { json!(weight as u64) } else { json!(weight) },
+                   "configured_weight": file, "targets": 2, "healthy_targets": 1})
+        };
+        let routes = [
+            json!({"name": "shop", "generation": 12, "variants": [variant("stable", "shop-v1", 99.875, 100), variant("canary", "shop-v2", 0.125, 0)]}),
+            json!({"name": "api", "generation": 1, "variants": [variant("blue", "api-blue", 100.0, 100)]}),
+        ];
+        let stats = json!({"routes": [{"name": "shop", "variants": [
+            {"unforced": {"2xx": 700, "5xx": 50}, "forced": {"2xx": 9}}, {"unforced": {"2xx": 250}}]}]});
+        let expected = "\
+ROUTE  GENERATION  VARIANT  POOL      VERSION    WEIGHT   FILE   SERVED  TARGETS
+shop           12  stable   shop-v1   -        99.875 %  100 %  75.00 %      1/2
+                   canary   shop-v2   1.42.0    0.125 %    0 %  25.00 %      1/2
+api             1  blue     api-blue  -           100 %  100 %        -      1/2
+";
+        assert_eq!(table(&routes, &stats), expected);
+    }
+
+    #[test]
+    fn a_state_file_that_was_set_aside_is_said() {
+        let stats =
+            json!({"state": {"status": "set aside", "detail": "it is damaged", "file": "/s/live.json.corrupt-1"}});
+        let routes = [json!({"name": "a", "generation": 1, "variants": []})];
+        assert!(table(&routes, &stats).ends_with("warning: it is damaged; it is kept as /s/live.json.corrupt-1\n"));
+    }
+}
