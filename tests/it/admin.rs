@@ -125,8 +125,11 @@ fn a_huge_body_is_refused() {
     let Shop { weir, .. } = &shop(|site| site);
     let body = format!("{{\"weights\":{{\"canary\":5}},\"reason\":\"{}\"}}", "x".repeat(10 * 1024 * 1024));
     let mut wire = Wire::connect(weir.addr("admin"));
-    let head =
-        format!("PATCH {WEIGHTS} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n", weir.addr("admin"), body.len());
+    let head = format!(
+        "PATCH {WEIGHTS} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        weir.addr("admin"),
+        body.len()
+    );
     // The body may be refused before it is all taken.
     let _ = wire.send(head).try_send(&body);
     if let Ok(answer) = wire.try_answer(false) {

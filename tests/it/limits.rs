@@ -92,6 +92,7 @@ fn a_stalled_answer_is_given_up() {
 #[test]
 fn malformed_requests_are_400_and_do_not_pass() {
     let (upstream, weir) = limited("");
+    let (mut wrong, mut known) = (Vec::new(), 0);
     for bytes in [
         "nonsense\r\n\r\n",
         "GET / HTTP/1.1\r\n\r\n",
@@ -107,10 +108,13 @@ fn malformed_requests_are_400_and_do_not_pass() {
         "POST / HTTP/1.0\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
     ] {
-        let status = status_of(&weir, bytes);
-        assert!(matches!(status, 400 | 501), "{status} for {bytes:?}");
-        assert_eq!(upstream.count(), 0, "{bytes:?} reached the target");
+        let (status, passed) = (status_of(&weir, bytes), upstream.count());
+        if !matches!(status, 400 | 501) || passed > known {
+            wrong.push(format!("{status} for {bytes:?}, {} at the target", passed - known));
+        }
+        known = passed;
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(weir.get("/", "").status, 200);
 }
 

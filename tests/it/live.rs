@@ -32,7 +32,7 @@ fn changes_under_load_drop_nothing() {
                 }
             });
         }
-        for percent in (0..100).cycle().take(200) {
+        for percent in (1..=100).cycle().take(200) {
             weir.shift("shop", &format!("\"canary\":{percent}"));
         }
         done.store(true, SeqCst);
