@@ -258,7 +258,11 @@ function request()
   return wrk.format("GET", paths[turn])
 end
 function response(status, headers, body)
-  local key = (headers["X-Version"] or "none") .. " " .. status
+  local version = "none"
+  for name, value in pairs(headers) do
+    if name:lower() == "x-version" then version = value end
+  end
+  local key = version .. " " .. status
   table_of[key] = (table_of[key] or 0) + 1
   received = received + 1
   if received == quota then
