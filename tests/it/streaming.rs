@@ -86,6 +86,23 @@ fn early_hints_reach_the_client() {
 }
 
 #[test]
+fn early_hints_reach_nobody_else() {
+    let upstream = Upstream::answering(|request| match request.path.as_str() {
+        "/hinted" => Reply::raw(
+            "HTTP/1.1 103 Early Hints\r\nLink: </private.css>\r\n\r\nHTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok",
+        ),
+        _ => Reply::text("plain"),
+    });
+    let weir = Site::new().server("workers = 1").to(upstream.addr, "", "").start();
+    let (mut first, mut second) = (weir.client(), weir.client());
+    for _ in 0..20 {
+        assert_eq!(first.get("/hinted", "").text(), "ok");
+        let other = second.get("/", "");
+        assert!(other.interim.is_empty(), "another client's hints: {:?}", other.interim);
+    }
+}
+
+#[test]
 fn a_final_answer_to_expect_comes_without_the_body() {
     let upstream = Upstream::raw(|mut wire| {
         let _ = wire.head();
