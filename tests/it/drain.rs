@@ -1,0 +1,96 @@
+//! SIGTERM: nothing in flight is lost, nothing new is taken, the process ends with 0.
+
+use crate::support::weir::SHORT;
+use crate::support::*;
+
+fn held_site(server: &str) -> (Gate, Upstream, Weir) {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::answering(move |request| {
+        if request.path == "/held" {
+            held.pass();
+        }
+        Reply::text("whole")
+    });
+    let weir = Site::new().server(server).to(upstream.addr, "", "timeout = \"60s\"").start();
+    (gate, upstream, weir)
+}
+
+#[test]
+fn a_request_in_flight_is_finished() {
+    let (gate, upstream, mut weir) = held_site("workers = 2");
+    let mut client = weir.client();
+    client.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("the request is at the target", || upstream.count() == 1);
+    let http = weir.addr("http");
+    weir.signal("TERM");
+    eventually("new clients are not taken", || std::net::TcpStream::connect(http).is_err());
+    gate.open();
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text()), (200, "whole"));
+    assert!(client.is_closed());
+    assert_eq!(weir.exit().code(), Some(0));
+}
+
+#[test]
+fn readiness_fails_while_draining() {
+    let (gate, upstream, mut weir) = held_site("workers = 2");
+    assert_eq!(weir.admin("GET", "/readyz", "", "").status, 200);
+    let mut client = weir.client();
+    client.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("the request is at the target", || upstream.count() == 1);
+    weir.signal("TERM");
+    eventually("readiness fails", || weir.admin("GET", "/readyz", "", "").status == 503);
+    assert_eq!(weir.admin("GET", "/healthz", "", "").status, 200);
+    gate.open();
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(weir.exit().code(), Some(0));
+}
+
+#[test]
+fn idle_connections_do_not_hold_it_up() {
+    let (_gate, _upstream, mut weir) = held_site("workers = 2");
+    let mut idle: Vec<Wire> = (0..10).map(|_| weir.client()).collect();
+    idle.iter_mut().for_each(|client| assert_eq!(client.get("/", "").status, 200));
+    weir.signal("TERM");
+    assert_eq!(weir.exit().code(), Some(0));
+    assert!(idle.iter_mut().all(Wire::is_closed));
+}
+
+#[test]
+fn the_drain_ends_at_its_time_out() {
+    let (_gate, upstream, mut weir) = held_site(&format!("workers = 2\ndrain_timeout = \"{SHORT}\""));
+    let mut client = weir.client();
+    client.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("the request is at the target", || upstream.count() == 1);
+    weir.signal("TERM");
+    assert!(weir.exit().code().is_some(), "it ends by itself, not by a signal");
+    assert!(client.try_answer(false).is_err());
+}
+
+#[test]
+fn clients_that_arrive_while_it_stops_are_refused_or_answered() {
+    let (_gate, _upstream, mut weir) = held_site("workers = 2");
+    let http = weir.addr("http");
+    std::thread::scope(|scope| {
+        let knocking = (0..4).map(|_| {
+            scope.spawn(move || {
+                let mut served = 0;
+                while let Ok(stream) = std::net::TcpStream::connect(http) {
+                    let mut client = Wire::new(stream);
+                    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+                    assert_eq!(client.try_answer(false).expect("a connection that was taken is served").status, 200);
+                    served += 1;
+                }
+                served
+            })
+        });
+        let knocking: Vec<_> = knocking.collect();
+        eventually("clients are served", || weir.metric("weir_requests_total", &[("code", "2xx")]) > 50.0);
+        weir.signal("TERM");
+        for thread in knocking {
+            assert!(thread.join().expect("no connection was dropped") > 0);
+        }
+    });
+    assert_eq!(weir.exit().code(), Some(0));
+}

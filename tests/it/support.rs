@@ -1,0 +1,45 @@
+//! The vocabulary: a site to describe, a Weir to start, upstreams to record, raw clients to speak.
+
+pub mod site;
+pub mod upstream;
+pub mod weir;
+pub mod wire;
+
+pub use site::{Site, split_site};
+pub use upstream::{Gate, Reply, Upstream, refused_port};
+pub use weir::Weir;
+pub use wire::{Answer, Wire};
+
+use std::time::{Duration, Instant};
+
+/// No wait in a test takes longer: what has not come by then does not come.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Waits until `condition` holds; panics with `what` after [`PATIENCE`].
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        pause(Duration::from_millis(5));
+    }
+}
+
+/// Waits until `number` has stood still for half a second, and returns it.
+#[track_caller]
+pub fn settled(what: &str, mut number: impl FnMut() -> u64) -> u64 {
+    let (mut last, mut since) = (number(), Instant::now());
+    eventually(what, || {
+        let now = number();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_millis(500)
+    });
+    last
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where tests wait: between two looks at a condition")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# What the checks need beside cargo: installed when missing, with the reason said. Sourced by tests/run, .ci/run and
+# benches/compare; `tests/tools.sh [NAME…]` installs by hand. Asks nothing; fails when something cannot be had.
+#
+# Debian starts nginx and prometheus as services on installation; they would take ports 80 and 9090, so a
+# policy-rc.d that forbids starting stands for the length of the installation, unless the machine has one already.
+
+# NAME|COMMAND|PACKAGES|WHY
+TOOLS="
+cc|cc|gcc libc6-dev|links the binary and compiles aws-lc (TLS)
+git|git|git|the tidy test reads the list of files
+curl|curl|curl ca-certificates|asks the admin API and Prometheus
+python3|python3|python3|runs tests/scenarios
+wrk|wrk|wrk|the load of tests/scenarios
+nginx|nginx|nginx-light|two real servers as the versions behind a split
+prometheus|prometheus|prometheus|scrapes Weir; brings promtool
+promtool|promtool|prometheus|checks the metrics' form
+haproxy|haproxy|haproxy|a peer of benches/compare
+"
+# What tests/run needs; benches/compare asks for its own.
+TEST_TOOLS="cc git curl python3 wrk nginx prometheus promtool"
+
+have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif have sudo; then sudo -n "$@"
+  else echo "tools: not root and no sudo: cannot run: $*" >&2; return 1
+  fi
+}
+
+# Debian's tools must not start what they install.
+forbid_services() {
+  [ -e /usr/sbin/policy-rc.d ] && return 0
+  as_root sh -c 'printf "#!/bin/sh\nexit 101\n" > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d' && policy_is_ours=1
+}
+allow_services() {
+  [ "${policy_is_ours:-0}" = 1 ] && as_root rm -f /usr/sbin/policy-rc.d
+  policy_is_ours=0
+}
+
+# install_tools NAME…: returns 0 only if every command is there afterwards.
+install_tools() {
+  local missing="" packages="" name command wanted why failed=0
+  while IFS='|' read -r name command wanted why; do
+    [ -n "$name" ] || continue
+    case " $* " in *" $name "*) ;; *) continue ;; esac
+    have "$command" && continue
+    echo "tools: $command is missing ($why): installing $wanted"
+    missing="$missing $command"; packages="$packages $wanted"
+  done <<<"$TOOLS"
+  [ -n "$missing" ] || return 0
+  if ! have apt-get; then
+    echo "tools: this machine has no apt-get; install by hand:$missing" >&2; return 1
+  fi
+  forbid_services
+  # shellcheck disable=SC2086  # a list of packages
+  as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+    'apt-get update -qq && exec apt-get install -y -qq --no-install-recommends "$@"' sh $packages </dev/null >"${TMPDIR:-/tmp}/weir-tools.log" 2>&1 || failed=1
+  allow_services
+  for command in $missing; do
+    have "$command" || { echo "tools: $command could not be installed; the end of ${TMPDIR:-/tmp}/weir-tools.log:" >&2; failed=2; }
+  done
+  [ "$failed" = 0 ] || tail -n 15 "${TMPDIR:-/tmp}/weir-tools.log" >&2
+  [ "$failed" = 2 ] && return 1
+  return 0
+}
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  set -u
+  # shellcheck disable=SC2086  # a list of names
+  if [ $# -gt 0 ]; then install_tools "$@"; else install_tools $TEST_TOOLS; fi
+fi
