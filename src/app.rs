@@ -33,7 +33,7 @@ pub enum AppError {
     #[error("listener {name}: can't listen on {addr}: {error}")]
     Bind { name: String, addr: SocketAddr, error: std::io::Error },
     #[error("listener {name}: {error}")]
-    Tls { name: String, error: tls::TlsError },
+    Tls { name: String, error: Box<tls::TlsError> },
     #[error("can't start a worker: {0}")]
     Worker(std::io::Error),
     #[error("worker {0} ended by itself")]
@@ -180,7 +180,7 @@ fn bind_for_all(
     let config = match &listener.tls {
         Some(tls) => Some(
             tls::server_config(&tls_plan(tls))
-                .map_err(|error| AppError::Tls { name: listener.name.clone(), error })?,
+                .map_err(|error| AppError::Tls { name: listener.name.clone(), error: Box::new(error) })?,
         ),
         None => None,
     };

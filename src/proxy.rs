@@ -10,6 +10,7 @@ mod connection;
 mod exchange;
 mod failure;
 mod forward;
+mod guard;
 mod headers;
 mod io;
 mod listener;

@@ -26,7 +26,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         routing: RoutingTable::new(routes.collect()),
         pools: ground.pools.to_vec(),
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
-        settings: Settings { trusted_proxies: config.server.trusted_proxies.clone(), limits: config.limits.clone() },
+        settings: Settings { trusted_proxies: config.server.trusted_proxies.clone(), limits: config.limits },
     }
 }
 

@@ -49,8 +49,8 @@ impl Upload {
     pub(super) fn sent_by(&self, cx: &Context<'_>) {
         self.task.by(cx);
     }
-    pub(super) fn release(&self) -> bool {
-        self.held.replace(false)
+    pub(super) fn release(&self) {
+        self.held.set(false);
     }
     pub(super) fn is_held(&self) -> bool {
         self.held.get()

@@ -60,8 +60,14 @@ impl Clock {
     }
 
     fn wake(&self, due: impl Fn(&Slot) -> bool) {
-        let wakers: Vec<Waker> =
-            self.slots.borrow_mut().all.iter_mut().filter(|slot| due(slot)).filter_map(|slot| slot.waker.take()).collect();
+        let wakers: Vec<Waker> = self
+            .slots
+            .borrow_mut()
+            .all
+            .iter_mut()
+            .filter(|slot| due(slot))
+            .filter_map(|slot| slot.waker.take())
+            .collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 }

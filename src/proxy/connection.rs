@@ -8,7 +8,7 @@ use super::clock::{Tick, Watch};
 use super::io::{ClientIo, Pulse, Stream};
 use super::request;
 use super::worker::Worker;
-use crate::boundary::outcomes::ListenerShard;
+use crate::boundary::outcomes::{ListenerShard, Reason};
 use crate::limits::PARK_AFTER;
 use http::header::{self, HeaderMap, HeaderValue};
 use hyper::body::Incoming;
@@ -28,6 +28,9 @@ use tokio_rustls::TlsAcceptor;
 /// How long and how much is read from a client that was refused, so that it can read why.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
+
+/// How long a client that connected just before a drain has for its request.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -51,7 +54,11 @@ pub(super) struct Client {
     /// A body was left unread: what follows on the stream is not a request.
     pub(super) unread_body: Cell<bool>,
     idle_since: Cell<Tick>,
-    served: Cell<bool>,
+    /// Requests that have come to their end. After the first the connection is parked at once: most clients ask once
+    /// and stay; one that comes back is kept warm for a while.
+    served: Cell<usize>,
+    /// The connection is given up because the target's answer stands still.
+    stalled: Cell<bool>,
 }
 
 impl Client {
@@ -73,7 +80,8 @@ impl Client {
             uploads: Cell::new(0),
             unread_body: Cell::new(false),
             idle_since: Cell::new(worker.clock.now()),
-            served: Cell::new(false),
+            served: Cell::new(0),
+            stalled: Cell::new(false),
         })
     }
 
@@ -89,8 +97,24 @@ impl Client {
     pub(super) fn request_ended(&self) {
         self.in_flight.set(self.in_flight.get() - 1);
         self.idle_since.set(self.worker.clock.now());
-        self.served.set(true);
+        self.served.set(self.served.get() + 1);
         self.pulse.head_done();
+    }
+
+    /// Why an exchange that did not come to its end was cut.
+    pub(super) fn cut_reason(&self) -> Reason {
+        if self.stalled.get() { Reason::Timeout } else { Reason::ClientAbort }
+    }
+
+    /// Nothing has moved for too long. The target is to blame when the client has taken all that there was.
+    fn give_up(&self) {
+        self.stalled.set(self.answering.get() > 0 && self.uploads.get() == 0 && self.pulse.flushed());
+    }
+
+    /// A drain closes what has been served; a client that has just come may ask once.
+    fn must_leave(&self) -> bool {
+        let grace_over = self.idle_since.get().after(DRAIN_GRACE) <= self.worker.clock.now();
+        self.worker.draining.get() && (self.served.get() > 0 || self.in_flight.get() > 0 || grace_over)
     }
 
     pub(super) fn close_if_draining(&self, headers: &mut HeaderMap) {
@@ -131,8 +155,12 @@ pub(super) async fn serve(
         },
     };
     let client = Client::new(&worker, peer, (tls, h2));
-    let io = ClientIo::new(stream, Rc::clone(&client.pulse));
-    if h2 { Box::pin(http2(&client, io)).await } else { http1(&client, io, listener).await }
+    let pulse = Rc::clone(&client.pulse);
+    if h2 {
+        Box::pin(http2(&client, ClientIo::http2(stream, pulse))).await
+    } else {
+        http1(&client, ClientIo::http1(stream, pulse), listener).await
+    }
 }
 
 async fn handshake(worker: &Rc<Worker>, acceptor: TlsAcceptor, tcp: TcpStream) -> Option<(Stream, bool)> {
@@ -178,7 +206,7 @@ enum Parked {
 async fn parked(client: &Client, io: &ClientIo, watch: &Watch) -> Parked {
     let limits = client.worker.limits();
     let (since, limit) = match client.pulse.head_since() {
-        _ if client.served.get() => (client.idle_since.get(), limits.idle_timeout),
+        _ if client.served.get() > 0 => (client.idle_since.get(), limits.idle_timeout),
         since => (since.unwrap_or(client.idle_since.get()), limits.header_timeout),
     };
     watch.due_at(since.after(limit));
@@ -187,9 +215,12 @@ async fn parked(client: &Client, io: &ClientIo, watch: &Watch) -> Parked {
             return Poll::Ready(if readable.is_ok() { Parked::Readable } else { Parked::Gone });
         }
         if client.worker.draining.get() {
-            return Poll::Ready(Parked::Gone);
+            if client.must_leave() {
+                return Poll::Ready(Parked::Gone);
+            }
+            watch.due_at(client.idle_since.get().after(DRAIN_GRACE));
         }
-        let late = if client.served.get() { Parked::Gone } else { Parked::HeadTimeout };
+        let late = if client.served.get() > 0 { Parked::Gone } else { Parked::HeadTimeout };
         watch.poll(cx).map(|()| late)
     })
     .await
@@ -205,7 +236,8 @@ async fn driven(client: &Rc<Client>, io: ClientIo, watch: &Watch) -> (End, Clien
     let mut connection = Box::new(client.worker.local().http1.serve_connection(TokioIo::new(io), service));
     let mut told = false;
     let end = std::future::poll_fn(|cx| {
-        if client.worker.draining.get() && !std::mem::replace(&mut told, true) {
+        if !told && client.must_leave() {
+            told = true;
             Pin::new(&mut *connection).graceful_shutdown();
         }
         if let Poll::Ready(result) = Pin::new(&mut *connection).poll(cx) {
@@ -230,14 +262,19 @@ fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_
             (if moving { pulse.moved().after(limits.body_idle_timeout) } else { Tick::NEVER }, End::Close)
         } else if let Some(since) = pulse.head_since() {
             (since.after(limits.header_timeout), End::HeadTimeout)
-        } else if can_park && !client.unread_body.get() {
+        } else if can_park && !client.unread_body.get() && client.served.get() == 1 {
+            return Poll::Ready(End::Park);
+        } else if can_park && !client.unread_body.get() && client.served.get() > 1 {
             (client.idle_since.get().after(PARK_AFTER), End::Park)
         } else {
             (client.idle_since.get().after(limits.idle_timeout), End::Close)
         };
         watch.due_at(due);
         match watch.poll(cx) {
-            Poll::Ready(()) if due <= client.worker.clock.now() => return Poll::Ready(end),
+            Poll::Ready(()) if due <= client.worker.clock.now() => {
+                client.give_up();
+                return Poll::Ready(end);
+            }
             Poll::Ready(()) => {}
             Poll::Pending => return Poll::Pending,
         }
@@ -261,7 +298,8 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
     std::future::poll_fn(|cx| {
         let idle = client.idle_since.get().after(client.worker.limits().idle_timeout);
         let is_idle = client.in_flight.get() == 0 && idle <= client.worker.clock.now();
-        if (client.worker.draining.get() || is_idle) && !std::mem::replace(&mut told, true) {
+        if !told && (client.must_leave() || is_idle) {
+            told = true;
             connection.as_mut().graceful_shutdown();
         }
         if connection.as_mut().poll(cx).is_ready() {
@@ -291,7 +329,10 @@ fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Poll::Ready(()) => return Poll::Ready(()),
+            Poll::Ready(()) => {
+                client.give_up();
+                return Poll::Ready(());
+            }
         }
     }
 }
@@ -369,4 +410,3 @@ pub(super) fn http1_builder(limits: &crate::limits::Limits) -> http1::Builder {
     builder.header_read_timeout(None);
     builder
 }
-

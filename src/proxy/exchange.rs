@@ -63,7 +63,7 @@ impl Drop for Exchange {
         shard.in_flight.sub(1);
         shard.requests[usize::from(self.forced)][self.code as usize].add(1);
         shard.duration.observe_us(elapsed_us);
-        let reason = if self.whole { self.reason } else { self.reason.or(Some(Reason::ClientAbort)) };
+        let reason = if self.whole { self.reason } else { self.reason.or_else(|| Some(self.client.cut_reason())) };
         if let Some(reason) = reason {
             shard.errors[reason as usize].add(1);
         }

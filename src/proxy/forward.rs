@@ -36,7 +36,11 @@ pub(super) async fn send(
     let route = &local.published.routing.routes()[exchange.route];
     let pool = &local.pools[route.variants[exchange.variant].pool];
     if let Some(upload) = &upload {
-        std::future::poll_fn(|cx| Poll::Ready(upload.sent_by(cx))).await;
+        std::future::poll_fn(|cx| {
+            upload.sent_by(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
     let waiting = Waiting::new(exchange, upload, route.timeout);
     interim::expect(&mut request);
@@ -71,10 +75,11 @@ pub(super) async fn send(
 
 /// An HTTP/1.0 client may name no host; the target's own name stands in.
 fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
-    if !request.headers().contains_key(http::header::HOST) {
-        if let Ok(host) = http::HeaderValue::from_str(&lease.target.name) {
-            request.headers_mut().insert(http::header::HOST, host);
-        }
+    if request.headers().contains_key(http::header::HOST) {
+        return;
+    }
+    if let Ok(host) = http::HeaderValue::from_str(&lease.target.name) {
+        request.headers_mut().insert(http::header::HOST, host);
     }
 }
 
@@ -119,10 +124,12 @@ impl Waiting {
     /// Ready when the wait is over without an answer.
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Failure> {
         let asked = interim::relay(&self.client);
-        if let (Some(upload), Some(hold)) = (&self.upload, &self.hold) {
-            if upload.is_held() && (asked || hold.poll(cx).is_ready()) && upload.release() {
-                cx.waker().wake_by_ref();
-            }
+        if let (Some(upload), Some(hold)) = (&self.upload, &self.hold)
+            && upload.is_held()
+            && (asked || hold.poll(cx).is_ready())
+        {
+            upload.release();
+            cx.waker().wake_by_ref();
         }
         self.poll_time(cx)
     }
@@ -163,6 +170,7 @@ mod interim {
         static SEEN: RefCell<Vec<(StatusCode, HeaderMap)>> = const { RefCell::new(Vec::new()) };
     }
 
+    /// Asks hyper to tell; what it tells is relayed right after the poll in which it came.
     pub(super) fn expect<B>(request: &mut http::Request<B>) {
         hyper::ext::on_informational(request, |interim| {
             SEEN.with_borrow_mut(|seen| seen.push((interim.status(), interim.headers().clone())));

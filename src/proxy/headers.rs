@@ -65,11 +65,14 @@ pub(super) fn for_target(headers: &mut HeaderMap, client: &Client, rng: &mut imp
         strip_forwarding(headers);
     }
     add_forwarding(headers, client);
-    if found.via { append_to_list(headers, header::VIA, VIA) } else { append(headers, header::VIA, VIA) }
-    if found.request_id && client.trusted {
-        if let Some(id) = headers.get(X_REQUEST_ID) {
-            return id.clone();
-        }
+    if found.via {
+        append_to_list(headers, header::VIA, VIA)
+    } else {
+        append(headers, header::VIA, VIA)
+    }
+    let given = if found.request_id && client.trusted { headers.get(X_REQUEST_ID) } else { None };
+    if let Some(id) = given {
+        return id.clone();
     }
     let id = request_id(rng);
     headers.insert(X_REQUEST_ID, id.clone());
@@ -102,7 +105,10 @@ fn strip_named_by_connection(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = values
         .flat_map(|value| {
             let names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            names.filter(|name| !is_option(name)).filter_map(|name| HeaderName::from_bytes(name).ok()).collect::<Vec<_>>()
+            names
+                .filter(|name| !is_option(name))
+                .filter_map(|name| HeaderName::from_bytes(name).ok())
+                .collect::<Vec<_>>()
         })
         .filter(|name| !is_kept(name))
         .collect();

@@ -6,6 +6,7 @@
 //! can't send, are written here, between messages.
 
 use super::clock::{Clock, Tick};
+use super::guard::Guard;
 use bytes::{Buf, Bytes};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -73,12 +74,17 @@ pub(super) struct ClientIo {
     stream: Stream,
     /// Bytes that an earlier hyper connection had read and not used.
     unread: Bytes,
+    /// For HTTP/1: what may be handed on to hyper.
+    guard: Option<Guard>,
     pulse: Rc<Pulse>,
 }
 
 impl ClientIo {
-    pub(super) fn new(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
-        ClientIo { stream, unread: Bytes::new(), pulse }
+    pub(super) fn http1(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
+        ClientIo { stream, unread: Bytes::new(), guard: Some(Guard::default()), pulse }
+    }
+    pub(super) fn http2(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
+        ClientIo { stream, unread: Bytes::new(), guard: None, pulse }
     }
     pub(super) fn put_back(&mut self, unread: Bytes) {
         debug_assert!(self.unread.is_empty(), "hyper reads what was put back first");
@@ -117,6 +123,10 @@ impl AsyncRead for ClientIo {
             match &mut self.stream {
                 Stream::Tcp(tcp) => ready!(Pin::new(tcp).poll_read(cx, buf))?,
                 Stream::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, buf))?,
+            }
+            if let Some(guard) = &mut self.guard {
+                let kept = guard.check(&mut buf.filled_mut()[before..]);
+                buf.set_filled(before + kept);
             }
         } else {
             let n = self.unread.len().min(buf.remaining());

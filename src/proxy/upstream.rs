@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::io::{Driving, TargetIo};
 use crate::boundary::outcomes::TargetShard;
 use crate::boundary::table::Target;
-use crate::limits::{SWEEP_INTERVAL, UPSTREAM_IDLE};
+use crate::limits::UPSTREAM_IDLE;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pool::Capacity;
@@ -25,16 +25,13 @@ use tokio::net::TcpStream;
 
 /// A target left alone after a refused connection, while others are there.
 const FAILING_FOR: Duration = Duration::from_secs(1);
-/// A connection idle for longer than this may have been closed by the target just now: a request on it is kept for a
-/// second try.
-const MAY_BE_STALE: Duration = Duration::from_millis(200);
 
 /// A worker's view of one target: its idle connections and how busy it is.
 pub(super) struct LocalTarget {
     pub(super) name: String,
     addrs: Vec<SocketAddr>,
     next_addr: Cell<usize>,
-    idle: RefCell<Vec<Box<Connection>>>,
+    idle: RefCell<Vec<IdleConnection>>,
     in_flight: Cell<usize>,
     failing_until: Cell<Tick>,
     next_log: Cell<Tick>,
@@ -152,11 +149,14 @@ pub(super) async fn within<F: Future>(deadline: &super::clock::Watch, future: F)
     .await
 }
 
+/// Boxed: it moves between requests, and is larger than a line or two of cache.
+type IdleConnection = Box<Connection>;
+
 /// One connection to a target. Dropping it gives its place in the pool's cap back.
 pub(super) struct Connection {
     sender: http1::SendRequest<RequestBody>,
-    driver: http1::Connection<TokioIo<TargetIo>, RequestBody>,
-    finished: bool,
+    /// None once it is finished: what it held of a request has been given back then.
+    driver: Option<http1::Connection<TokioIo<TargetIo>, RequestBody>>,
     idle_since: Tick,
     used: bool,
     driving: Rc<Driving>,
@@ -171,19 +171,20 @@ impl Connection {
         let io = TokioIo::new(TargetIo::new(stream, &driving));
         let (sender, driver) = http1::Builder::new().handshake(io).await?;
         let idle_since = clock.now();
-        Ok(Box::new(Connection { sender, driver, finished: false, idle_since, used: false, driving, _place: place }))
+        Ok(Box::new(Connection { sender, driver: Some(driver), idle_since, used: false, driving, _place: place }))
     }
 
     /// Reads and writes what can be; the socket wakes the task of `cx`.
     fn drive(&mut self, cx: &Context<'_>) {
-        if !self.finished {
-            self.driving.by(cx);
-            self.finished = Pin::new(&mut self.driver).poll(&mut quiet()).is_ready();
+        let Some(driver) = &mut self.driver else { return };
+        self.driving.by(cx);
+        if Pin::new(driver).poll(&mut quiet()).is_ready() {
+            self.driver = None;
         }
     }
 
     fn is_idle(&self) -> bool {
-        !self.finished && self.sender.is_ready()
+        self.driver.is_some() && self.sender.is_ready()
     }
 }
 
@@ -192,6 +193,8 @@ pub(super) struct Lease {
     connection: Option<Box<Connection>>,
     pub(super) target: Rc<LocalTarget>,
     capacity: Rc<Capacity>,
+    /// The response head has come; until then the connection can't go back.
+    answered: bool,
 }
 
 /// What became of a request that was sent.
@@ -206,13 +209,19 @@ impl Lease {
     fn new(connection: Box<Connection>, target: &Rc<LocalTarget>, capacity: &Rc<Capacity>) -> Lease {
         target.in_flight.set(target.in_flight.get() + 1);
         target.shard().in_flight.add(1);
-        Lease { connection: Some(connection), target: Rc::clone(target), capacity: Rc::clone(capacity) }
+        Lease {
+            connection: Some(connection),
+            target: Rc::clone(target),
+            capacity: Rc::clone(capacity),
+            answered: false,
+        }
     }
 
-    /// The connection has served a request before and has lain idle long enough for the target to have closed it.
+    /// The connection has served a request before, and not just now: the target may be closing it. (Under load a
+    /// connection goes from request to request within a sweep, and keeping each for a second try would cost.)
     pub(super) fn may_be_stale(&self) -> bool {
         let now = self.target.clock.now();
-        self.connection.as_ref().is_some_and(|c| c.used && c.idle_since.after(MAY_BE_STALE - SWEEP_INTERVAL) <= now)
+        self.connection.as_ref().is_some_and(|connection| connection.used && connection.idle_since < now)
     }
 
     pub(super) fn drive(&mut self, cx: &Context<'_>) {
@@ -234,15 +243,17 @@ impl Lease {
         let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
         let sent = std::future::poll_fn(|cx| {
             connection.drive(cx);
+            let over = each_poll(cx);
             if let Poll::Ready(result) = answer.as_mut().poll(&mut quiet()) {
                 return Poll::Ready(Ok(result));
             }
             if !tokio::task::coop::has_budget_remaining() {
                 cx.waker().wake_by_ref();
             }
-            each_poll(cx).map(Err)
+            over.map(Err)
         })
         .await?;
+        self.answered = sent.is_ok();
         Ok(match sent {
             Ok(response) => Sent::Answered(response),
             Err(mut error) => match error.take_message() {
@@ -257,7 +268,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.target.in_flight.set(self.target.in_flight.get() - 1);
         self.target.shard().in_flight.sub(1);
-        let Some(mut connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take().filter(|_| self.answered) else { return };
         if !connection.is_idle() {
             // The answer's end may have been read together with its last piece: let the connection see it.
             connection.drive(&quiet());

@@ -75,7 +75,7 @@ async fn sweep(worker: Rc<Worker>) {
         ticks.tick().await;
         worker.clock.advance();
         count += 1;
-        if count % every == 0 {
+        if count.is_multiple_of(every) {
             let local = worker.local();
             local.pools.iter().for_each(|pool| pool.sweep(worker.clock.now()));
         }
@@ -213,12 +213,7 @@ impl Worker {
 }
 
 impl Local {
-    fn new(
-        published: Arc<Published>,
-        before: Option<&Local>,
-        worker: (usize, usize),
-        clock: &Rc<Clock>,
-    ) -> Local {
+    fn new(published: Arc<Published>, before: Option<&Local>, worker: (usize, usize), clock: &Rc<Clock>) -> Local {
         let old = |at: usize, name: &str| {
             let same_place = before.and_then(|local| local.pools.get(at)).filter(|pool| pool.shared.name == name);
             same_place.or_else(|| before?.pools.iter().find(|pool| pool.shared.name == name))

@@ -172,7 +172,11 @@ impl Second {
             .iter()
             .zip(&self.latencies)
             .map(|(version, latencies)| {
-                format!("{version} {} ({:.2} %)", latencies.len(), 100.0 * latencies.len() as f64 / answered.max(1) as f64)
+                format!(
+                    "{version} {} ({:.2} %)",
+                    latencies.len(),
+                    100.0 * latencies.len() as f64 / answered.max(1) as f64
+                )
             })
             .collect();
         format!("\n{answered} requests answered, {} errors: {}", self.errors, shares.join(", "))

@@ -5,6 +5,9 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
 
 /// A start line and header fields as they came.
+/// Trailer fields in the order they came.
+pub type Trailers = Vec<(String, String)>;
+
 #[derive(Clone, Debug, Default)]
 pub struct Head {
     pub start: String,
@@ -138,7 +141,7 @@ impl Wire {
         }
     }
     /// A body by its head's framing, and its trailers; `to_close` when a body without a length ends with the connection.
-    pub fn body(&mut self, head: &Head, to_close: bool) -> Result<(Vec<u8>, Vec<(String, String)>)> {
+    pub fn body(&mut self, head: &Head, to_close: bool) -> Result<(Vec<u8>, Trailers)> {
         if head.values("transfer-encoding").iter().any(|value| value.eq_ignore_ascii_case("chunked")) {
             return self.chunked();
         }
@@ -179,7 +182,7 @@ impl Wire {
         socket.set_linger(Some(std::time::Duration::ZERO)).expect("a TCP socket takes SO_LINGER");
     }
 
-    fn chunked(&mut self) -> Result<(Vec<u8>, Vec<(String, String)>)> {
+    fn chunked(&mut self) -> Result<(Vec<u8>, Trailers)> {
         let mut body = Vec::new();
         loop {
             let line = self.line()?;
