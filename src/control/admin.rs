@@ -151,7 +151,7 @@ mod tests {
         let body = br#"{"weights":{"canary":5}}"#;
         let reply = process.call("PATCH", &format!("{WEIGHTS}?dry_run=true"), &headers, body).await;
         let expected = json!({"route": "shop", "dry_run": true, "generation": 1, "changed": true,
-            "before": {"stable": 100, "canary": 0}, "after": {"stable": 95, "canary": 5}, "clients_moved_percent": 5.0});
+            "before": {"stable": 100, "canary": 0}, "after": {"stable": 95, "canary": 5}, "clients_moved_percent": 5});
         assert_eq!((reply.status, reply.json()), (200, expected));
         assert_eq!(process.live("shop"), (1, vec![100_000, 0]));
         assert_eq!(process.publisher.current().serial, 1);

@@ -75,7 +75,7 @@ pub fn dry_run(before: &RouteView, after: &RouteView) -> Value {
         "before": weights(config, &before.live.weights),
         "after": weights(config, &after.live.weights),
         "changed": before.live.generation != after.live.generation,
-        "clients_moved_percent": f64::from(moved) / 1000.0,
+        "clients_moved_percent": Weight::from_thousandths(moved).map_or(Value::Null, percent),
     })
 }
 
@@ -148,7 +148,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
 pub fn stale(view: &RouteView) -> Problem {
     let document = route(view);
     let detail = format!(
-        "route {:?} is at generation {} by now; look at it again (it is in `current`) and repeat",
+        "route {:?} is at generation {} by now: somebody else changed it; look at it again and repeat",
         document.name, document.generation
     );
     Problem::new(412, "generation-changed", detail).field("header:if-match").with("current", json!(document))
