@@ -135,6 +135,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "workers": ground.outcomes.workers(),
+        "bucket_bounds_us": DURATION_BOUNDS_US,
         "state": state(state_status),
         "unrouted": worker.shards.iter().map(|shard| shard.unrouted.load()).sum::<u64>(),
         "overhead": durations(&overhead),
@@ -188,13 +189,9 @@ fn variant_stats(total: &VariantTotal) -> Map<String, Value> {
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Buckets are not cumulative; the last has no upper bound.
+/// Buckets are not cumulative; their bounds are in the document once, and the last bucket has none.
 fn durations(total: &DurationsTotal) -> Value {
-    let bounds = DURATION_BOUNDS_US.iter().map(|bound| json!(bound)).chain([Value::Null]);
-    let buckets = bounds.zip(&total.buckets).map(|(bound, count)| json!({"le_us": bound, "count": count}));
-    json!({
-        "count": total.buckets.iter().sum::<u64>(), "sum_us": total.sum_us, "buckets": buckets.collect::<Vec<_>>(),
-    })
+    json!({"count": total.buckets.iter().sum::<u64>(), "sum_us": total.sum_us, "buckets": total.buckets})
 }
 
 fn pool_stats(pool: &Pool) -> Value {
