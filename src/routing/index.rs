@@ -7,7 +7,7 @@
 use super::matcher::{HostMatch, HostScratch, PathMatch, RequestMatch, host_name};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Routes by host, then by path; a route is its index in the file's order.
 #[derive(Debug, Default)]
@@ -62,6 +62,8 @@ struct Paths {
     exact: Map<usize>,
     prefixes: Map<usize>,
     prefix_lengths: Lengths,
+    /// The prefix `""`, which nearly every host has: without a look-up.
+    all: Option<usize>,
 }
 
 impl Paths {
@@ -69,6 +71,9 @@ impl Paths {
         match path {
             PathMatch::Exact(path) => {
                 self.exact.entry(path.as_bytes().into()).or_insert(route);
+            }
+            PathMatch::Prefix(prefix) if prefix.is_empty() => {
+                self.all.get_or_insert(route);
             }
             PathMatch::Prefix(prefix) => {
                 self.prefix_lengths.insert(prefix.len());
@@ -83,10 +88,10 @@ impl Paths {
         {
             return Some(route);
         }
-        let longest = self.prefix_lengths.longest()?.min(path.len());
-        let border = |&end: &usize| end == 0 || end == path.len() || path[end] == b'/';
-        let borders = (0..=longest).rev().filter(border).filter(|&end| self.prefix_lengths.contains(end));
-        borders.map(|end| &path[..end]).find_map(|prefix| self.prefixes.get(prefix).copied())
+        let longest = self.prefix_lengths.longest.min(path.len());
+        let border = |&end: &usize| end == path.len() || path[end] == b'/';
+        let borders = (1..=longest).rev().filter(border).filter(|&end| self.prefix_lengths.contains(end));
+        borders.map(|end| &path[..end]).find_map(|prefix| self.prefixes.get(prefix).copied()).or(self.all)
     }
 }
 
@@ -94,7 +99,7 @@ impl Paths {
 #[derive(Debug, Default)]
 struct Lengths {
     words: Vec<u64>,
-    longest: Option<usize>,
+    longest: usize,
 }
 
 impl Lengths {
@@ -103,27 +108,23 @@ impl Lengths {
             self.words.resize(length / 64 + 1, 0);
         }
         self.words[length / 64] |= 1 << (length % 64);
-        self.longest = self.longest.max(Some(length));
+        self.longest = self.longest.max(length);
     }
 
     fn contains(&self, length: usize) -> bool {
         self.words.get(length / 64).is_some_and(|word| word >> (length % 64) & 1 == 1)
     }
-
-    fn longest(&self) -> Option<usize> {
-        self.longest
-    }
 }
 
 type Map<V> = HashMap<Box<[u8]>, V, BuildHasherDefault<Xxh3>>;
 
-/// XXH3 in one go for keys that are one slice; the map's keys are the operator's, so a fixed seed is no danger.
+/// XXH3 of keys that are one slice, in one go; the keys in a map are the operator's, so a fixed seed is no danger.
 #[derive(Default)]
 struct Xxh3(u64);
 
 impl Hasher for Xxh3 {
     fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64_with_seed(bytes, self.0);
+        self.0 = xxh3_64(bytes);
     }
 
     /// The slice's length comes before its bytes; XXH3 hashes the length itself.
