@@ -17,6 +17,9 @@ mod units;
 pub use error::{Diagnostic, Report, Severity};
 pub use model::*;
 
+#[cfg(test)]
+mod tests;
+
 use cursor::{Context, Cursor};
 use findings::Findings;
 use source::{Place, Sources};
@@ -25,22 +28,39 @@ use std::path::Path;
 /// Looks up an environment variable.
 type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
 
+/// What may be said for no other reason than that a file could not be read whole: it may define what is missed.
+const ABSENT: [&str; 5] = ["unknown-pool", "no-listener", "no-route", "no-state-dir", "open-admin"];
+/// The same within a file that has broken lines: one of them may hold what is missed.
+const INCOMPLETE: [&str; 10] = [
+    "missing-key",
+    "weights-missing",
+    "weights-sum",
+    "unknown-variant",
+    "bad-variants",
+    "no-target",
+    "bad-rule",
+    "bad-condition",
+    "bad-sticky",
+    "unused-pool",
+];
+
 /// Reads and checks the file and what it includes. `env` looks up `${VAR}`.
 ///
 /// A config with errors gives none; warnings come beside the config.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Loaded {
     let mut sources = Sources::default();
     let mut findings = Findings::default();
+    let mut gaps = Gaps::default();
     let main = sources.read(path, None, &mut findings);
-    let mut whole = true;
-    let mut file = read(main, &sources, env, &mut findings, &mut whole);
+    let mut file = read(main, &sources, env, &mut findings, &mut gaps);
     for (path, pattern) in include::included(&file.include, &sources, &mut findings) {
         let other = sources.read(&path, Some(pattern), &mut findings);
-        let other = read(other, &sources, env, &mut findings, &mut whole);
+        let other = read(other, &sources, env, &mut findings, &mut gaps);
         include::merge(&mut file, other, &mut findings);
     }
-    // What a broken file defines is not known, so nothing can be said to be missing.
-    let config = if whole { compile::compile(file, &sources, &mut findings) } else { None };
+    let first = findings.len();
+    let config = compile::compile(file, &sources, &mut findings);
+    findings.retain_from(first, |code, place| !gaps.explain(code, place, &sources));
     Loaded { config, report: findings.into_report(&sources) }
 }
 
@@ -51,27 +71,44 @@ pub struct Loaded {
     pub report: Report,
 }
 
-/// What is written in one file. `whole` becomes false when some of it could not be read.
-fn read(file: usize, sources: &Sources, env: Env<'_>, findings: &mut Findings, whole: &mut bool) -> raw::File {
+/// What of the files could not be read; each gap is an error already.
+#[derive(Default)]
+struct Gaps {
+    /// Some file is not known at all.
+    unread: bool,
+    /// (file, line) of each syntax error.
+    lines: Vec<(usize, usize)>,
+}
+
+impl Gaps {
+    /// Whether a finding may be nothing but the echo of a gap.
+    fn explain(&self, code: &str, place: Place, sources: &Sources) -> bool {
+        let broken = self.lines.iter().any(|(file, _)| *file == place.file);
+        let line = (place.file, sources.file(place.file).position(place.start).line);
+        // Where the parser put a value of its own, that has no place.
+        let made_up = broken && place.end == 0;
+        let absent = ABSENT.contains(&code) && (self.unread || !self.lines.is_empty());
+        absent || made_up || (broken && INCOMPLETE.contains(&code)) || self.lines.contains(&line)
+    }
+}
+
+/// What is written in one file.
+fn read(file: usize, sources: &Sources, env: Env<'_>, findings: &mut Findings, gaps: &mut Gaps) -> raw::File {
     let source = sources.file(file);
     if !source.complete {
-        *whole = false;
+        gaps.unread = true;
         return raw::File::default();
     }
     let parsed = source::parse(source, file, findings);
-    let broken = !parsed.usable || !parsed.broken_lines.is_empty();
-    *whole &= !broken;
+    gaps.lines.extend(parsed.broken_lines.iter().map(|line| (file, *line)));
     if !parsed.usable {
+        gaps.unread = true;
         return raw::File::default();
     }
     let first = findings.len();
     let mut cx = Context { file, source, folder: sources.folder(file), env, findings };
     let top = Cursor::new(&parsed.tree, Place { file, start: 0, end: 0 }, String::new());
     let written = raw::file(&mut cx, top);
-    if broken {
-        findings.retain_from(first, |code, place| {
-            code != "missing-key" && !parsed.broken_lines.contains(&source.position(place.start).line)
-        });
-    }
+    findings.retain_from(first, |code, place| !gaps.explain(code, place, sources));
     written
 }

@@ -11,6 +11,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+/// The most unknown keys reported of one table.
+const UNKNOWN_KEYS: usize = 50;
+
 /// What reading one file needs beside its tree.
 pub struct Context<'a> {
     pub file: usize,
@@ -293,10 +296,14 @@ impl<'t> Cursor<'t> {
 
     /// Reports every key that was not taken.
     pub fn finish(self, cx: &mut Context<'_>) {
-        for (key, _) in self.in_order(cx) {
-            if self.known.contains(&key.value.as_str()) {
-                continue;
-            }
+        let mut unknown = self.in_order(cx);
+        unknown.retain(|(key, _)| !self.known.contains(&key.value.as_str()));
+        let more = unknown.split_off(unknown.len().min(UNKNOWN_KEYS));
+        if let Some((key, _)) = more.first() {
+            let message = format!("{} more unknown keys are not shown", more.len());
+            cx.findings.error("unknown-key", key.place, message);
+        }
+        for (key, _) in unknown {
             let message = match self.path.as_str() {
                 "" => format!("unknown key `{}`", key.value),
                 path => format!("unknown key `{}` in {path}", key.value),

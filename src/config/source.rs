@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 use toml_parser::lexer::TokenKind;
 
-/// The largest configuration file, in bytes.
-pub const FILE_BYTES: u64 = 16 * 1024 * 1024;
+/// The largest configuration file, in bytes. Of pure garbage the parser makes some 300 times as much.
+const FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// The most parts of a dotted key.
 const KEY_PARTS: usize = 16;
 /// The most syntax errors reported of one file.
@@ -186,6 +186,14 @@ pub fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
+pub struct Parsed<'s> {
+    pub tree: DeTable<'s>,
+    /// Lines with syntax errors: what else is said of them would only be an echo.
+    pub broken_lines: Vec<usize>,
+    /// No table header is broken, so every key stands in the table that it was written in.
+    pub usable: bool,
+}
+
 /// The tree of a file, as far as its syntax lets; every syntax error is recorded.
 pub fn parse<'s>(source: &'s Source, file: usize, findings: &mut Findings) -> Parsed<'s> {
     if let Some((start, end)) = deep_key(&source.text) {
@@ -194,38 +202,52 @@ pub fn parse<'s>(source: &'s Source, file: usize, findings: &mut Findings) -> Pa
         return Parsed { tree: DeTable::new(), broken_lines: Vec::new(), usable: false };
     }
     let (tree, errors) = DeTable::parse_recoverable(&source.text);
-    let tree = tree.into_inner();
-    let total = errors.len();
-    let mut broken_lines = Vec::new();
-    let mut usable = true;
-    for error in errors.iter().take(SYNTAX_ERRORS) {
-        let span = error.span().unwrap_or(source.text.len()..source.text.len());
-        let place = Place { file, start: span.start, end: span.end };
-        let position = source.position(span.start);
-        usable &= !source.line(position.line).trim_start().starts_with('[');
-        broken_lines.push(position.line);
-        let finding = findings.error("syntax", place, error.message());
-        if error.message() == "duplicate key"
-            && let Some(first) = first_definition(source, &tree, position.line, &span)
-        {
-            finding.other(Place { file, ..first });
-        }
+    let mut parsed = Parsed { tree: tree.into_inner(), broken_lines: Vec::new(), usable: true };
+    let mut errors: Vec<_> = errors.iter().collect();
+    if let Some(first) = errors.iter().position(|error| too_deep(error)) {
+        // After the first bracket that is too deep, each further one is as well.
+        let kept: Vec<_> = errors.drain(first + 1..).filter(|error| !too_deep(error)).collect();
+        errors.extend(kept);
     }
-    if total > SYNTAX_ERRORS {
-        usable = false;
+    for error in errors.iter().take(SYNTAX_ERRORS) {
+        syntax_error(source, file, error, &mut parsed, findings);
+    }
+    if errors.len() > SYNTAX_ERRORS {
+        parsed.usable = false;
         let end = source.text.len();
-        let message = format!("{} more syntax errors are not shown", total - SYNTAX_ERRORS);
+        let message = format!("{} more syntax errors are not shown", errors.len() - SYNTAX_ERRORS);
         findings.error("syntax", Place { file, start: end, end }, message);
     }
-    Parsed { tree, broken_lines, usable }
+    parsed
 }
 
-pub struct Parsed<'s> {
-    pub tree: DeTable<'s>,
-    /// Lines with syntax errors: what else is said of them would only be an echo.
-    pub broken_lines: Vec<usize>,
-    /// No table header is broken, so every key stands in the table that it was written in.
-    pub usable: bool,
+fn syntax_error(
+    source: &Source,
+    file: usize,
+    error: &toml::de::Error,
+    parsed: &mut Parsed<'_>,
+    findings: &mut Findings,
+) {
+    let span = error.span().unwrap_or(source.text.len()..source.text.len());
+    let place = Place { file, start: span.start, end: span.end };
+    let line = source.position(span.start).line;
+    parsed.broken_lines.push(line);
+    if error.message() == "duplicate key" {
+        let name = source.text.get(span.clone()).unwrap_or_default();
+        let finding = findings.error("duplicate-key", place, format!("`{name}` is defined twice"));
+        if let Some(first) = first_definition(source, &parsed.tree, line, &span) {
+            finding.other(Place { file, ..first });
+        }
+        return;
+    }
+    parsed.usable &= !source.line(line).trim_start().starts_with('[');
+    // What the parser says of a missing value is about the string that it guesses.
+    let missing = span.is_empty() && error.message().starts_with("string values must be quoted");
+    findings.error("syntax", place, if missing { "there is no value" } else { error.message() });
+}
+
+fn too_deep(error: &toml::de::Error) -> bool {
+    error.message().starts_with("cannot recurse further")
 }
 
 /// The first dotted key that is too deep.
