@@ -132,7 +132,8 @@ mod tests {
                    "configured_weight": file, "targets": 2, "healthy_targets": 1})
         };
         let routes = [
-            json!({"name": "shop", "generation": 12, "variants": [variant("stable", "shop-v1", 99.875, 100), variant("canary", "shop-v2", 0.125, 0)]}),
+            json!({"name": "shop", "generation": 12, "variants": [
+                variant("stable", "shop-v1", 99.875, 100), variant("canary", "shop-v2", 0.125, 0)]}),
             json!({"name": "api", "generation": 1, "variants": [variant("blue", "api-blue", 100.0, 100)]}),
         ];
         let stats = json!({"routes": [{"name": "shop", "variants": [

@@ -509,7 +509,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_change_leaves_a_whole_saved_and_read_back(steps in prop::collection::vec((0u32..=50_000, 0u32..=50_000), 1..20)) {
+        fn any_change_leaves_a_whole_saved_and_read_back(
+            steps in prop::collection::vec((0u32..=50_000, 0u32..=50_000), 1..20)
+        ) {
             let mut ground = ground(three());
             for (b, c) in steps {
                 let thousandths = |n| Weight::from_thousandths(n).unwrap();
@@ -520,7 +522,8 @@ mod tests {
                 let now = &ground.routes[0];
                 let given: Vec<u32> = now.weights.iter().map(|weight| weight.thousandths()).collect();
                 prop_assert_eq!(&given, &[100_000 - b - c, b, c]);
-                let moved: u32 = before.weights.iter().zip(&now.weights).map(|(was, is)| was.thousandths().abs_diff(is.thousandths())).sum();
+                let pairs = before.weights.iter().zip(&now.weights);
+                let moved: u32 = pairs.map(|(was, is)| was.thousandths().abs_diff(is.thousandths())).sum();
                 prop_assert_eq!(before.assignment.buckets_moved(&now.assignment), moved / 2);
             }
             let saved = HashMap::from([("r".to_owned(), Saved::of(&ground.config.routes[0], &ground.routes[0]))]);

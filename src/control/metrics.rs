@@ -8,13 +8,13 @@ use super::Control;
 use super::admin::is_healthy;
 use super::ground::Ground;
 use crate::boundary::outcomes::{Code, DurationsTotal, ListenerShard, Reason, VariantTotal};
+use crate::boundary::table::{Pool, Target};
 use crate::limits::DURATION_BOUNDS_US;
-use crate::routing::split::Weight;
-use prometheus::core::{Collector, Desc};
+use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Encoder, Registry, TextEncoder};
-use std::collections::HashMap;
+use prometheus::{Encoder, TextEncoder};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Why a target may be ejected.
@@ -22,27 +22,47 @@ const EJECTION_REASONS: [&str; 1] = ["consecutive_5xx"];
 
 /// The families' text.
 pub struct Exposition {
-    registry: Registry,
+    control: Control,
+    process: ProcessCollector,
 }
 
 impl Exposition {
     pub fn new(control: Control) -> Exposition {
-        let registry = Registry::new();
-        let registered = [
-            registry.register(Box::new(Outcomes::new(control))),
-            registry.register(Box::new(ProcessCollector::for_self())),
-        ];
-        for error in registered.into_iter().filter_map(Result::err) {
-            tracing::error!(%error, "metrics will be missing");
-        }
-        Exposition { registry }
+        Exposition { control, process: ProcessCollector::for_self() }
     }
 
-    /// All families in the text format 0.0.4.
+    /// All families in the text format 0.0.4. One at a time: with 10,000 routes all of them at once would take a
+    /// gigabyte.
     pub fn text(&self) -> prometheus::Result<Vec<u8>> {
+        let scrape = Scrape::now(&self.control);
+        let encoder = TextEncoder::new();
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        for family in FAMILIES {
+            let family = family(&scrape);
+            // The encoder takes no family without children, such as those of listeners when there is none.
+            if !family.get_metric().is_empty() {
+                encoder.encode(&[family], &mut text)?;
+            }
+        }
+        encoder.encode(&self.process.collect(), &mut text)?;
         Ok(text)
+    }
+}
+
+/// What one answer is made of: every family of it shows the same counts.
+struct Scrape {
+    ground: Arc<Ground>,
+    /// By route and variant.
+    variants: Vec<(String, String, VariantTotal)>,
+    reload_ok: bool,
+}
+
+impl Scrape {
+    fn now(control: &Control) -> Scrape {
+        let ground = control.ground();
+        let variants = ground.outcomes.variants.iter();
+        let variants = variants.map(|((route, variant), of)| (route.clone(), variant.clone(), of.total())).collect();
+        Scrape { ground, variants, reload_ok: control.shared.reload_ok.load(Relaxed) }
     }
 }
 
@@ -134,141 +154,110 @@ const RELOAD: Shape = Shape(
     &[],
 );
 
-const SHAPES: [&Shape; 18] = [
-    &REQUESTS,
-    &DURATION,
-    &UPSTREAM,
-    &OVERHEAD,
-    &ERRORS,
-    &RETRIES,
-    &IN_FLIGHT,
-    &UNROUTED,
-    &CONNECTIONS,
-    &ACCEPTED,
-    &PAUSED,
-    &REJECTED,
-    &WEIGHT,
-    &GENERATION,
-    &TARGET_UP,
-    &EJECTIONS,
-    &BUILD,
-    &RELOAD,
+const FAMILIES: [fn(&Scrape) -> MetricFamily; 18] = [
+    requests,
+    request_errors,
+    |scrape| per_variant(scrape, &DURATION, |shape, labels, total| histogram(shape, labels, &total.duration)),
+    |scrape| per_variant(scrape, &UPSTREAM, |shape, labels, total| histogram(shape, labels, &total.upstream)),
+    overhead,
+    |scrape| per_variant(scrape, &RETRIES, |shape, labels, total| counter(shape, labels, total.retries)),
+    |scrape| per_variant(scrape, &IN_FLIGHT, |shape, labels, total| gauge(shape, labels, signed(total.in_flight))),
+    unrouted,
+    |scrape| per_listener(scrape, &CONNECTIONS, |shard| shard.open.load()),
+    |scrape| per_listener(scrape, &ACCEPTED, |shard| shard.accepted.load()),
+    |scrape| per_listener(scrape, &PAUSED, |shard| shard.paused.load()),
+    |scrape| per_listener(scrape, &REJECTED, |shard| shard.rejected.load()),
+    weights,
+    generations,
+    targets_up,
+    ejections,
+    |_| family(&BUILD, vec![gauge(&BUILD, &[env!("CARGO_PKG_VERSION")], 1.0)]),
+    |scrape| family(&RELOAD, vec![gauge(&RELOAD, &[], f64::from(u8::from(scrape.reload_ok)))]),
 ];
 
-struct Outcomes {
-    control: Control,
-    descs: Vec<Desc>,
-}
-
-impl Outcomes {
-    fn new(control: Control) -> Outcomes {
-        let desc = |shape: &&Shape| {
-            let labels = shape.3.iter().map(|label| (*label).to_owned()).collect();
-            Desc::new(shape.0.to_owned(), shape.1.to_owned(), labels, HashMap::new())
-                .expect("the names of families and labels are constants that prometheus takes")
-        };
-        Outcomes { control, descs: SHAPES.iter().map(desc).collect() }
-    }
-}
-
-impl Collector for Outcomes {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descs.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let ground = self.control.ground();
-        let reload_ok = self.control.shared.reload_ok.load(Relaxed);
-        let mut families = variants(&ground);
-        families.extend(listeners(&ground));
-        families.extend(routes(&ground));
-        families.extend(targets(&ground));
-        families.push(family(&BUILD, vec![gauge(&BUILD, &[env!("CARGO_PKG_VERSION")], 1.0)]));
-        families.push(family(&RELOAD, vec![gauge(&RELOAD, &[], f64::from(u8::from(reload_ok)))]));
-        families
-    }
-}
-
-fn variants(ground: &Ground) -> Vec<MetricFamily> {
-    let [mut requests, mut duration, mut upstream, mut errors, mut retries, mut in_flight] = [const { Vec::new() }; 6];
-    for ((route, variant), outcomes) in &ground.outcomes.variants {
-        let total: VariantTotal = outcomes.total();
-        let labels = [route.as_str(), variant.as_str()];
+fn requests(scrape: &Scrape) -> MetricFamily {
+    let mut children = Vec::new();
+    for (route, variant, total) in &scrape.variants {
         for (forced, counts) in ["false", "true"].into_iter().zip(&total.requests) {
-            for code in Code::ALL {
-                let labels = [route, variant, code.label(), forced];
-                requests.push(counter(&REQUESTS, &labels, counts[code as usize]));
-            }
+            let child = |code: Code| counter(&REQUESTS, &[route, variant, code.label(), forced], counts[code as usize]);
+            children.extend(Code::ALL.map(child));
         }
-        for reason in Reason::ALL {
-            errors.push(counter(&ERRORS, &[route, variant, reason.label()], total.errors[reason as usize]));
-        }
-        duration.push(histogram(&DURATION, &labels, &total.duration));
-        upstream.push(histogram(&UPSTREAM, &labels, &total.upstream));
-        retries.push(counter(&RETRIES, &labels, total.retries));
-        in_flight.push(gauge(&IN_FLIGHT, &labels, total.in_flight.cast_signed() as f64));
     }
-    let worker = &ground.outcomes.worker;
-    let mut overhead = DurationsTotal::default();
-    worker.shards.iter().for_each(|shard| shard.overhead.sum_into(&mut overhead));
-    let unrouted = worker.shards.iter().map(|shard| shard.unrouted.load()).sum();
-    vec![
-        family(&REQUESTS, requests),
-        family(&DURATION, duration),
-        family(&UPSTREAM, upstream),
-        family(&ERRORS, errors),
-        family(&RETRIES, retries),
-        family(&IN_FLIGHT, in_flight),
-        family(&OVERHEAD, vec![histogram(&OVERHEAD, &[], &overhead)]),
-        family(&UNROUTED, vec![counter(&UNROUTED, &[], unrouted)]),
-    ]
+    family(&REQUESTS, children)
 }
 
-fn listeners(ground: &Ground) -> Vec<MetricFamily> {
-    let each = |shape: &Shape, read: fn(&ListenerShard) -> u64| {
-        let children = ground.outcomes.listeners.iter().map(|(name, outcomes)| {
-            let sum = outcomes.shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(read(shard)));
-            match shape.2 {
-                MetricType::GAUGE => gauge(shape, &[name], sum.cast_signed() as f64),
-                _ => counter(shape, &[name], sum),
-            }
-        });
-        family(shape, children.collect())
-    };
-    vec![
-        each(&CONNECTIONS, |shard| shard.open.load()),
-        each(&ACCEPTED, |shard| shard.accepted.load()),
-        each(&PAUSED, |shard| shard.paused.load()),
-        each(&REJECTED, |shard| shard.rejected.load()),
-    ]
+fn request_errors(scrape: &Scrape) -> MetricFamily {
+    let mut children = Vec::new();
+    for (route, variant, total) in &scrape.variants {
+        let child = |of: Reason| counter(&ERRORS, &[route, variant, of.label()], total.errors[of as usize]);
+        children.extend(Reason::ALL.map(child));
+    }
+    family(&ERRORS, children)
 }
 
-fn routes(ground: &Ground) -> Vec<MetricFamily> {
-    let (mut weights, mut generations) = (Vec::new(), Vec::new());
-    for (route, live) in ground.config.routes.iter().zip(&ground.routes) {
-        generations.push(gauge(&GENERATION, &[&route.name], live.generation as f64));
+fn per_variant(scrape: &Scrape, shape: &Shape, child: fn(&Shape, &[&str], &VariantTotal) -> Metric) -> MetricFamily {
+    let children = scrape.variants.iter().map(|(route, variant, total)| child(shape, &[route, variant], total));
+    family(shape, children.collect())
+}
+
+fn overhead(scrape: &Scrape) -> MetricFamily {
+    let mut total = DurationsTotal::default();
+    scrape.ground.outcomes.worker.shards.iter().for_each(|shard| shard.overhead.sum_into(&mut total));
+    family(&OVERHEAD, vec![histogram(&OVERHEAD, &[], &total)])
+}
+
+fn unrouted(scrape: &Scrape) -> MetricFamily {
+    let count = scrape.ground.outcomes.worker.shards.iter().map(|shard| shard.unrouted.load()).sum();
+    family(&UNROUTED, vec![counter(&UNROUTED, &[], count)])
+}
+
+fn per_listener(scrape: &Scrape, shape: &Shape, read: fn(&ListenerShard) -> u64) -> MetricFamily {
+    let children = scrape.ground.outcomes.listeners.iter().map(|(name, outcomes)| {
+        let sum = outcomes.shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(read(shard)));
+        match shape.2 {
+            MetricType::GAUGE => gauge(shape, &[name], signed(sum)),
+            _ => counter(shape, &[name], sum),
+        }
+    });
+    family(shape, children.collect())
+}
+
+fn weights(scrape: &Scrape) -> MetricFamily {
+    let mut children = Vec::new();
+    for (route, live) in scrape.ground.config.routes.iter().zip(&scrape.ground.routes) {
         for (place, variant) in route.variants.iter().enumerate() {
-            let mut push = |kind: &str, weight: Weight| {
-                weights.push(gauge(&WEIGHT, &[&route.name, &variant.name, kind], weight.percent()));
-            };
-            push("live", live.weights[place]);
-            push("configured", route.weights[place]);
-            push("effective", live.weights[place]);
+            let kinds = [("live", &live.weights), ("configured", &route.weights), ("effective", &live.weights)];
+            for (kind, weights) in kinds {
+                children.push(gauge(&WEIGHT, &[&route.name, &variant.name, kind], weights[place].percent()));
+            }
         }
     }
-    vec![family(&WEIGHT, weights), family(&GENERATION, generations)]
+    family(&WEIGHT, children)
 }
 
-fn targets(ground: &Ground) -> Vec<MetricFamily> {
-    let (mut up, mut ejections) = (Vec::new(), Vec::new());
-    for pool in ground.pools.iter() {
-        for target in &pool.targets {
-            let healthy = f64::from(u8::from(is_healthy(target)));
-            up.push(gauge(&TARGET_UP, &[&pool.name, &target.name], healthy));
-        }
-        ejections.extend(EJECTION_REASONS.iter().map(|reason| counter(&EJECTIONS, &[&pool.name, reason], 0)));
-    }
-    vec![family(&TARGET_UP, up), family(&EJECTIONS, ejections)]
+fn generations(scrape: &Scrape) -> MetricFamily {
+    let routes = scrape.ground.config.routes.iter().zip(&scrape.ground.routes);
+    let children = routes.map(|(route, live)| gauge(&GENERATION, &[&route.name], live.generation as f64));
+    family(&GENERATION, children.collect())
+}
+
+fn targets_up(scrape: &Scrape) -> MetricFamily {
+    let targets = scrape.ground.pools.iter().flat_map(|pool| pool.targets.iter().map(move |target| (pool, target)));
+    let child = |(pool, target): (&Arc<Pool>, &Target)| {
+        gauge(&TARGET_UP, &[&pool.name, &target.name], f64::from(u8::from(is_healthy(target))))
+    };
+    family(&TARGET_UP, targets.map(child).collect())
+}
+
+fn ejections(scrape: &Scrape) -> MetricFamily {
+    let pools = scrape.ground.pools.iter();
+    let of_pool = |pool: &Arc<Pool>| EJECTION_REASONS.map(|reason| counter(&EJECTIONS, &[&pool.name, reason], 0));
+    family(&EJECTIONS, pools.flat_map(of_pool).collect())
+}
+
+/// A gauge that was added to on one worker and taken from on another.
+fn signed(sum: u64) -> f64 {
+    sum.cast_signed() as f64
 }
 
 fn family(shape: &Shape, children: Vec<Metric>) -> MetricFamily {

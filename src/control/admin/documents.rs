@@ -75,7 +75,7 @@ pub fn dry_run(before: &RouteView, after: &RouteView) -> Value {
         "before": weights(config, &before.live.weights),
         "after": weights(config, &after.live.weights),
         "changed": before.live.generation != after.live.generation,
-        "clients_moved_percent": f64::from(moved) / 1000.0,
+        "clients_moved_percent": Weight::from_thousandths(moved).map_or(Value::Null, percent),
     })
 }
 
@@ -135,6 +135,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "workers": ground.outcomes.workers(),
+        "bucket_bounds_us": DURATION_BOUNDS_US,
         "state": state(state_status),
         "unrouted": worker.shards.iter().map(|shard| shard.unrouted.load()).sum::<u64>(),
         "overhead": durations(&overhead),
@@ -148,7 +149,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
 pub fn stale(view: &RouteView) -> Problem {
     let document = route(view);
     let detail = format!(
-        "route {:?} is at generation {} by now; look at it again (it is in `current`) and repeat",
+        "route {:?} is at generation {} by now: somebody else changed it; look at it again and repeat",
         document.name, document.generation
     );
     Problem::new(412, "generation-changed", detail).field("header:if-match").with("current", json!(document))
@@ -188,13 +189,9 @@ fn variant_stats(total: &VariantTotal) -> Map<String, Value> {
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Buckets are not cumulative; the last has no upper bound.
+/// Buckets are not cumulative; their bounds are in the document once, and the last bucket has none.
 fn durations(total: &DurationsTotal) -> Value {
-    let bounds = DURATION_BOUNDS_US.iter().map(|bound| json!(bound)).chain([Value::Null]);
-    let buckets = bounds.zip(&total.buckets).map(|(bound, count)| json!({"le_us": bound, "count": count}));
-    json!({
-        "count": total.buckets.iter().sum::<u64>(), "sum_us": total.sum_us, "buckets": buckets.collect::<Vec<_>>(),
-    })
+    json!({"count": total.buckets.iter().sum::<u64>(), "sum_us": total.sum_us, "buckets": total.buckets})
 }
 
 fn pool_stats(pool: &Pool) -> Value {
