@@ -139,7 +139,8 @@ enum End {
     Close,
 }
 
-/// Serves an accepted connection until it ends.
+/// Serves an accepted connection until it ends. What only some connections come to is boxed: the future's size is
+/// what an idle client costs.
 pub(super) async fn serve(
     worker: Rc<Worker>,
     tcp: TcpStream,
@@ -177,20 +178,20 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo, listener: &ListenerShard) 
         match parked(client, &io, &watch).await {
             Parked::Readable => {}
             Parked::Gone => return,
-            Parked::HeadTimeout => return time_out(io).await,
+            Parked::HeadTimeout => return Box::pin(time_out(io)).await,
         }
         let (end, back) = driven(client, io, &watch).await;
         io = back;
         match end {
             End::Park => {}
-            End::HeadTimeout => return time_out(io).await,
+            End::HeadTimeout => return Box::pin(time_out(io)).await,
             End::Close => return,
             End::Done(result) => {
                 let refused = result.is_err_and(|error| error.is_parse());
                 if refused {
                     listener.rejected.add(1);
                 }
-                return close(client, io, refused || client.unread_body.get()).await;
+                return Box::pin(close(client, io, refused || client.unread_body.get())).await;
             }
         }
     }

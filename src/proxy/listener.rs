@@ -38,6 +38,8 @@ pub fn bind(addr: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    // What is accepted inherits it: small pieces of a streamed answer leave at once.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -89,8 +91,6 @@ fn start(
     tls: Option<TlsAcceptor>,
     outcomes: Arc<ListenerOutcomes>,
 ) {
-    // A failure costs latency only.
-    let _ = stream.set_nodelay(true);
     let open = Open::new(worker, outcomes);
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {

@@ -146,6 +146,9 @@ fn a_kept_connection_that_died_is_replaced_for_a_get() {
     let weir = Site::new().server("workers = 1").to(upstream.addr, "", "").start();
     let mut client = weir.client();
     assert_eq!(client.get("/", "").text(), "first");
+    // A request is kept for a second try when its connection has lain idle, not when it goes from hand to hand.
+    let idle_since = std::time::Instant::now();
+    eventually("the connection has lain idle", || idle_since.elapsed().as_millis() > 200);
     assert_eq!(client.get("/again", "").text(), "first");
     assert_eq!(upstream.connections(), 2);
 }
