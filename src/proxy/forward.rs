@@ -6,9 +6,9 @@ use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::headers;
-use super::request::is_switch;
 use super::upstream::{self, Lease, Sent};
-use http::{Method, Request};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -49,7 +49,7 @@ pub(super) async fn send(
         name_host(&mut request, &lease);
         let again = (lease.may_be_stale() && is_repeatable(&request)).then(|| copy(&request));
         match lease.send(request, |cx| waiting.poll(cx)).await {
-            Ok(Sent::Answered(response)) if is_switch(response.status()) => return Err(Failure::BadResponse),
+            Ok(Sent::Answered(response)) if !can_be_passed_on(&response) => return Err(Failure::BadResponse),
             Ok(Sent::Answered(response)) => {
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
                 return Ok(Answer { response, lease });
@@ -71,6 +71,14 @@ pub(super) async fn send(
         exchange.shard().retries.add(1);
         interim::expect(&mut request);
     }
+}
+
+/// Neither a protocol switch that nobody asked for, nor a body whose length two parsers could read differently
+/// (RFC 9112 §6.3).
+fn can_be_passed_on<B>(response: &http::Response<B>) -> bool {
+    let headers = response.headers();
+    let ambiguous = headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
+    response.status() != StatusCode::SWITCHING_PROTOCOLS && !ambiguous
 }
 
 /// An HTTP/1.0 client may name no host; the target's own name stands in.

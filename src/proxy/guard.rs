@@ -3,8 +3,8 @@
 //! hyper resolves a request with both `Content-Length` and `Transfer-Encoding`, repeated lengths and bare line feeds,
 //! as a server may. Behind a proxy the next server may resolve them otherwise, which is how requests are smuggled
 //! (RFC 9112 §11.2). So the bytes are looked at before hyper gets them: the framing is followed, each head's lines are
-//! walked once, and where a message must be refused its bytes are replaced by one that no request may have. hyper then
-//! answers 400 in its place among pipelined answers and closes.
+//! walked once, and where a message must be refused its bytes are replaced by one that no request may have, and then by
+//! the stream's end. hyper then answers 400 in its place among pipelined answers, or cuts a body off, and closes.
 
 use memchr::memchr;
 
@@ -68,6 +68,11 @@ impl Guard {
             }
         }
         bytes.len()
+    }
+
+    /// A message was refused: nothing that the client sends is read any more.
+    pub(super) fn refused(&self) -> bool {
+        self.at == At::Refused
     }
 
     /// Takes at least one byte.
@@ -245,11 +250,11 @@ mod tests {
             let mut part = part.to_vec();
             let n = guard.check(&mut part);
             out.extend_from_slice(&part[..n]);
-            if guard.at == At::Refused {
+            if guard.refused() {
                 break;
             }
         }
-        (out, guard.at == At::Refused)
+        (out, guard.refused())
     }
 
     fn passes(input: &[u8]) {

@@ -118,6 +118,9 @@ impl ClientIo {
 
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.guard.as_ref().is_some_and(Guard::refused) && self.unread.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         if self.unread.is_empty() {
             match &mut self.stream {

@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::{forward, headers, respond};
 use crate::routing::table::{Decision, RequestView};
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri, Version, request};
+use http::{Method, Request, Response, Uri, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use std::convert::Infallible;
@@ -105,9 +105,4 @@ fn upload(
         return Err(Failure::BodyTooLarge);
     }
     Ok((RequestBody::Client { incoming, upload: Rc::clone(&upload) }, Some(upload)))
-}
-
-/// The status of an answer that only another protocol could follow.
-pub(super) fn is_switch(status: StatusCode) -> bool {
-    status == StatusCode::SWITCHING_PROTOCOLS
 }

@@ -73,6 +73,15 @@ fn a_target_that_does_not_accept_times_out() {
 }
 
 #[test]
+fn an_answer_with_two_lengths_is_a_502() {
+    let both = "HTTP/1.1 200 X\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let upstream = Upstream::answering(move |_| Reply::raw(both));
+    let weir = Site::new().to(upstream.addr, "", "").start();
+    weir.get("/", "").assert_problem(502);
+    eventually("it is counted", || errors(&weir, "bad_response") == 1.0);
+}
+
+#[test]
 fn garbage_is_a_502_and_does_not_reach_the_client() {
     for garbage in [
         "SSH-2.0-OpenSSH_9.2\r\n\r\n",

@@ -121,7 +121,14 @@ fn malformed_requests_are_400_and_do_not_pass() {
 #[test]
 fn a_broken_chunk_does_not_become_a_whole_upload() {
     let (upstream, weir) = limited("");
-    for body in ["zz\r\nhello\r\n0\r\n\r\n", "5\r\nhelloXX0\r\n\r\n", "ffffffffffffffffff\r\nhello\r\n0\r\n\r\n"] {
+    for body in [
+        "5;\nhello\r\n5\r\nworld\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\r\n0\r\nx: y\n\r\n",
+        "zz\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhelloXX0\r\n\r\n",
+        "ffffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+    ] {
         let status =
             status_of(&weir, &format!("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
         assert!(matches!(status, 0 | 400..=499 | 502), "{status} for {body:?}");
