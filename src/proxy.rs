@@ -11,7 +11,7 @@ mod exchange;
 mod failure;
 mod forward;
 mod guard;
-mod headers;
+pub mod headers;
 mod io;
 mod listener;
 mod request;

@@ -37,3 +37,64 @@ pub(super) fn pick<'t>(
 fn usable(target: &Rc<LocalTarget>) -> bool {
     target.has_address()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock::Clock;
+    use super::*;
+    use crate::boundary::outcomes::TargetOutcomes;
+    use crate::boundary::table::Target;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+    use std::sync::Arc;
+
+    fn targets(in_flight: &[usize]) -> Vec<Rc<LocalTarget>> {
+        let clock = Rc::new(Clock::default());
+        let target = |(at, in_flight): (usize, &usize)| {
+            let addrs = vec![([127, 0, 0, 1], 9000 + at as u16).into()];
+            let target = Target { name: at.to_string(), addrs, outcomes: Arc::new(TargetOutcomes::new(1)) };
+            let local = LocalTarget::new(&target, 0, &clock);
+            local.set_in_flight(*in_flight);
+            Rc::new(local)
+        };
+        in_flight.iter().enumerate().map(target).collect()
+    }
+
+    fn shares(targets: &[Rc<LocalTarget>], tried: &[*const LocalTarget]) -> Vec<usize> {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let mut shares = vec![0; targets.len()];
+        for _ in 0..3000 {
+            let picked = pick(targets, tried, &mut rng).expect("a target is there");
+            shares[targets.iter().position(|target| Rc::ptr_eq(target, picked)).expect("of the pool")] += 1;
+        }
+        shares
+    }
+
+    #[test]
+    fn equal_targets_get_equal_shares() {
+        for share in shares(&targets(&[0, 0, 0]), &[]) {
+            assert!((900..1100).contains(&share), "{share} of 3000");
+        }
+    }
+
+    #[test]
+    fn the_busiest_gets_nothing_and_the_idle_most() {
+        let shares = shares(&targets(&[9, 1, 0]), &[]);
+        assert_eq!(shares[0], 0);
+        assert!(shares[2] > shares[1], "{shares:?}");
+    }
+
+    #[test]
+    fn a_target_that_failed_this_request_or_just_now_is_left_alone() {
+        let targets = targets(&[0, 0, 0]);
+        let after_first = shares(&targets, &[Rc::as_ptr(&targets[0])]);
+        assert_eq!(after_first[0], 0);
+        targets[1].refused();
+        assert_eq!(shares(&targets, &[])[1], 0);
+        targets[0].refused();
+        targets[2].refused();
+        assert!(shares(&targets, &[]).iter().all(|share| *share > 0), "all have failed: all are tried");
+        let all: Vec<_> = targets.iter().map(Rc::as_ptr).collect();
+        assert!(pick(&targets, &all, &mut SmallRng::seed_from_u64(1)).is_none());
+    }
+}

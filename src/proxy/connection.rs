@@ -5,6 +5,7 @@
 //! the time: how long a head may take, how long nothing may move, how long to stay idle.
 
 use super::clock::{Tick, Watch};
+use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
 use super::request;
 use super::worker::Worker;
@@ -38,11 +39,8 @@ const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: clo
 pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     pub(super) ip: IpAddr,
-    /// `ip` as `X-Forwarded-For` has it.
-    pub(super) ip_header: HeaderValue,
     pub(super) tls: bool,
-    /// The peer is one of `trusted_proxies`.
-    pub(super) trusted: bool,
+    pub(super) hop: Hop,
     pub(super) pulse: Rc<Pulse>,
     h2: bool,
     /// Requests whose exchange is under way.
@@ -66,13 +64,11 @@ impl Client {
         let ip = peer.ip().to_canonical();
         let settings = &worker.local().published.settings;
         let trusted = settings.trusted_proxies.iter().any(|net| net.contains(&ip));
-        let ip_header = HeaderValue::from_str(&ip.to_string()).expect("an address is a valid header value");
         Rc::new(Client {
             worker: Rc::clone(worker),
             ip,
-            ip_header,
             tls,
-            trusted,
+            hop: Hop::new(ip, tls, trusted),
             pulse: Rc::new(Pulse::new(&worker.clock)),
             h2,
             in_flight: Cell::new(0),
@@ -83,10 +79,6 @@ impl Client {
             served: Cell::new(0),
             stalled: Cell::new(false),
         })
-    }
-
-    pub(super) fn scheme_header(&self) -> HeaderValue {
-        HeaderValue::from_static(if self.tls { "https" } else { "http" })
     }
 
     /// hyper's HTTP/2 has no way to send interim responses.

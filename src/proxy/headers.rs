@@ -3,9 +3,9 @@
 //! One pass over the names finds what a request has; only what is there is looked up again. Most requests have
 //! nothing to remove.
 
-use super::connection::Client;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use rand::{Rng, RngExt};
+use std::net::IpAddr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -15,6 +15,27 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 weir");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// What this hop adds to a request: who sent it, and how.
+#[derive(Clone, Debug)]
+pub struct Hop {
+    /// The client's address, as `X-Forwarded-For` has it.
+    ip: HeaderValue,
+    tls: bool,
+    /// The peer is one of `trusted_proxies`: what it says of earlier hops is kept.
+    trusted: bool,
+}
+
+impl Hop {
+    pub fn new(ip: IpAddr, tls: bool, trusted: bool) -> Hop {
+        let ip = HeaderValue::from_str(&ip.to_string()).expect("an address is a valid header value");
+        Hop { ip, tls, trusted }
+    }
+
+    fn scheme(&self) -> HeaderValue {
+        HeaderValue::from_static(if self.tls { "https" } else { "http" })
+    }
+}
 
 /// What one look at a header map found. The first three mean something to one hop only (RFC 9110 §7.6.1).
 #[derive(Default)]
@@ -53,7 +74,7 @@ fn look(headers: &HeaderMap) -> Found {
 }
 
 /// Makes a client's request headers those of the request to the target. Gives the request's id.
-pub(super) fn for_target(headers: &mut HeaderMap, client: &Client, rng: &mut impl Rng) -> HeaderValue {
+pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> HeaderValue {
     let found = look(headers);
     headers.reserve(6);
     let trailers = found.other_hop_by_hop && headers.get_all(header::TE).iter().any(lists_trailers);
@@ -61,16 +82,16 @@ pub(super) fn for_target(headers: &mut HeaderMap, client: &Client, rng: &mut imp
     if trailers {
         headers.insert(header::TE, TRAILERS);
     }
-    if found.forwarding && !client.trusted {
+    if found.forwarding && !hop.trusted {
         strip_forwarding(headers);
     }
-    add_forwarding(headers, client);
+    add_forwarding(headers, hop);
     if found.via {
         append_to_list(headers, header::VIA, VIA)
     } else {
         append(headers, header::VIA, VIA)
     }
-    let given = if found.request_id && client.trusted { headers.get(X_REQUEST_ID) } else { None };
+    let given = if found.request_id && hop.trusted { headers.get(X_REQUEST_ID) } else { None };
     if let Some(id) = given {
         return id.clone();
     }
@@ -79,8 +100,19 @@ pub(super) fn for_target(headers: &mut HeaderMap, client: &Client, rng: &mut imp
     id
 }
 
+/// HTTP/2 may send one cookie a line; HTTP/1.1 has one `Cookie` line (RFC 9113 §8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// Makes a target's response headers those of the answer to the client.
-pub(super) fn for_client(headers: &mut HeaderMap) {
+pub fn for_client(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers, &look(headers));
 }
 
@@ -145,18 +177,18 @@ fn strip_forwarding(headers: &mut HeaderMap) {
     }
 }
 
-fn add_forwarding(headers: &mut HeaderMap, client: &Client) {
-    if client.trusted {
-        append_to_list(headers, X_FORWARDED_FOR, client.ip_header.clone());
+fn add_forwarding(headers: &mut HeaderMap, hop: &Hop) {
+    if hop.trusted {
+        append_to_list(headers, X_FORWARDED_FOR, hop.ip.clone());
         if !headers.contains_key(X_FORWARDED_PROTO) {
-            append(headers, X_FORWARDED_PROTO, client.scheme_header());
+            append(headers, X_FORWARDED_PROTO, hop.scheme());
         }
         if headers.contains_key(X_FORWARDED_HOST) {
             return;
         }
     } else {
-        append(headers, X_FORWARDED_FOR, client.ip_header.clone());
-        append(headers, X_FORWARDED_PROTO, client.scheme_header());
+        append(headers, X_FORWARDED_FOR, hop.ip.clone());
+        append(headers, X_FORWARDED_PROTO, hop.scheme());
     }
     if let Some(host) = headers.get(header::HOST).cloned() {
         append(headers, X_FORWARDED_HOST, host);
@@ -195,4 +227,118 @@ fn request_id(rng: &mut impl Rng) -> HeaderValue {
         random >>= 4;
     }
     HeaderValue::from_bytes(&id).expect("hexadecimal digits are a valid header value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let name: HeaderName = name.parse().expect("a name");
+            headers.append(name, HeaderValue::from_str(value).expect("a value"));
+        }
+        headers
+    }
+
+    fn sent(lines: &[(&str, &str)], trusted: bool) -> HeaderMap {
+        let mut headers = map(lines);
+        let hop = Hop::new(IpAddr::from([192, 0, 2, 7]), false, trusted);
+        for_target(&mut headers, &hop, &mut SmallRng::seed_from_u64(1));
+        headers
+    }
+
+    fn values(headers: &HeaderMap, name: &str) -> Vec<String> {
+        headers.get_all(name).iter().map(|value| value.to_str().expect("text").to_owned()).collect()
+    }
+
+    #[test]
+    fn what_a_client_says_of_earlier_hops_is_not_believed() {
+        let lines = [
+            ("host", "shop"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x-request-id", "mine"),
+        ];
+        let headers = sent(&lines, false);
+        assert_eq!(values(&headers, "x-forwarded-for"), ["192.0.2.7"]);
+        assert_eq!(values(&headers, "x-forwarded-proto"), ["http"]);
+        assert_eq!(values(&headers, "x-forwarded-host"), ["shop"]);
+        for gone in ["x-forwarded-port", "forwarded", "x-real-ip"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+        assert_eq!(values(&headers, "x-request-id")[0].len(), 32);
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_is_kept_and_continued() {
+        let lines = [
+            ("host", "inner"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "shop"),
+            ("x-request-id", "theirs"),
+            ("via", "1.1 edge"),
+        ];
+        let headers = sent(&lines, true);
+        assert_eq!(values(&headers, "x-forwarded-for"), ["1.2.3.4, 10.0.0.1, 192.0.2.7"]);
+        assert_eq!(values(&headers, "x-forwarded-proto"), ["https"]);
+        assert_eq!(values(&headers, "x-forwarded-host"), ["shop"]);
+        assert_eq!(values(&headers, "x-request-id"), ["theirs"]);
+        assert_eq!(values(&headers, "via"), ["1.1 edge, 1.1 weir"]);
+    }
+
+    #[test]
+    fn hop_by_hop_fields_stay_on_their_hop() {
+        let lines = [
+            ("host", "shop"),
+            ("connection", "close, X-Secret,, Host"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("upgrade", "h2c"),
+            ("te", "gzip, Trailers"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("accept", "*/*"),
+        ];
+        let headers = sent(&lines, false);
+        for gone in
+            ["connection", "x-secret", "x-other", "keep-alive", "proxy-connection", "upgrade", "transfer-encoding"]
+        {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+        assert_eq!(values(&headers, "te"), ["trailers"]);
+        assert_eq!(values(&headers, "host"), ["shop"]);
+        assert_eq!(values(&headers, "content-length"), ["5"]);
+        assert_eq!(values(&headers, "accept"), ["*/*"]);
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_line() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2; c=3"), ("cookie", "d=4")]);
+        join_cookies(&mut headers);
+        assert_eq!(values(&headers, "cookie"), ["a=1; b=2; c=3; d=4"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_fields_leave_one_address_and_one_id(names in proptest::collection::vec("[a-z-]{1,12}", 0..20), value in "[ -~]{0,40}") {
+            let value = value.trim().to_owned();
+            let lines: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), value.as_str())).collect();
+            let headers = sent(&lines, false);
+            proptest::prop_assert_eq!(values(&headers, "x-forwarded-for"), ["192.0.2.7"]);
+            proptest::prop_assert_eq!(values(&headers, "x-request-id").len(), 1);
+            proptest::prop_assert!(!headers.contains_key("connection") && !headers.contains_key("keep-alive"));
+        }
+    }
 }

@@ -33,7 +33,7 @@ pub(super) async fn serve(
     let place = (decision.route, decision.variant, decision.forced);
     let exchange = Exchange::begin(Rc::clone(&client), local, place, started);
 
-    let id = headers::for_target(&mut parts.headers, &client, &mut *client.worker.rng.borrow_mut());
+    let id = headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
     let (body, upload) = match upload(&client, &parts, incoming) {
         Ok(body) => body,
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
@@ -72,6 +72,9 @@ fn to_origin_form(parts: &mut request::Parts) -> Result<(), respond::Refusal> {
         parts.headers.insert(header::HOST, host);
         let path = parts.uri.path_and_query().cloned();
         parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    }
+    if parts.version == Version::HTTP_2 {
+        headers::join_cookies(&mut parts.headers);
     }
     if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
         return Err(respond::Refusal::BAD_TARGET);

@@ -69,6 +69,14 @@ impl LocalTarget {
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.get()
     }
+    #[cfg(test)]
+    pub(super) fn set_in_flight(&self, requests: usize) {
+        self.in_flight.set(requests);
+    }
+    #[cfg(test)]
+    pub(super) fn refused(&self) {
+        self.count_connect(false);
+    }
     fn shard(&self) -> &TargetShard {
         &self.outcomes.shards[self.worker]
     }
