@@ -105,6 +105,10 @@ impl App {
         stopped
     }
 
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
     /// For whoever runs beside the proxy and must stop when it drains.
     pub fn drain_watch(&self) -> DrainWatch {
         self.drain.watch()

@@ -6,6 +6,7 @@
 
 use crate::limits::DURATION_BOUNDS_US;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 /// A counter with a single writer.
 #[derive(Debug, Default)]
@@ -187,11 +188,40 @@ pub struct TargetShard {
 #[derive(Debug)]
 pub struct TargetOutcomes {
     pub shards: Box<[TargetShard]>,
+    failures: LogGate,
+}
+
+/// Lets one message a second through, whichever worker has it, and counts the others. For failures only: it is shared.
+#[derive(Debug)]
+struct LogGate {
+    since: Instant,
+    /// The second after `since` from which the next message may pass.
+    open_at: AtomicU64,
+    held_back: AtomicU64,
+}
+
+impl LogGate {
+    fn pass(&self) -> Option<u64> {
+        let now = self.since.elapsed().as_secs();
+        let open = |at| (at <= now).then_some(now + 1);
+        match self.open_at.fetch_update(Relaxed, Relaxed, open) {
+            Ok(_) => Some(self.held_back.swap(0, Relaxed)),
+            Err(_) => {
+                self.held_back.fetch_add(1, Relaxed);
+                None
+            }
+        }
+    }
 }
 
 impl TargetOutcomes {
     pub fn new(workers: usize) -> TargetOutcomes {
-        TargetOutcomes { shards: (0..workers).map(|_| TargetShard::default()).collect() }
+        let failures = LogGate { since: Instant::now(), open_at: AtomicU64::new(0), held_back: AtomicU64::new(0) };
+        TargetOutcomes { shards: (0..workers).map(|_| TargetShard::default()).collect(), failures }
+    }
+    /// Whether a failure may be logged now, at most one a second; then how many were not since the last.
+    pub fn may_log_failure(&self) -> Option<u64> {
+        self.failures.pass()
     }
     /// Down when some worker's last connect failed and none succeeded since there.
     pub fn is_up(&self) -> bool {

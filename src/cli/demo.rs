@@ -48,7 +48,7 @@ fn start(args: &DemoArgs) -> Result<Second, Box<dyn std::error::Error>> {
     let Some(config) = loaded.config else {
         return Err(loaded.report.render(false).into());
     };
-    crate::cli::serve::start_logging(&config::Log { level: "warn".to_owned(), json: false });
+    crate::cli::serve::start_logging(&config::Log { level: "error".to_owned(), json: false });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let app = app::start(config).await?;
@@ -107,8 +107,9 @@ fn introduce(addresses: &Addresses, file: &str) {
     let api = addresses.admin.first().map(SocketAddr::to_string).unwrap_or_default();
     println!("weir demo: http://{proxy} splits between stable (95 %) and canary (5 %); configuration: {file}");
     println!("Try in another terminal:");
-    println!("  weir{admin} status");
-    println!("  weir{admin} shift demo canary=50 --reason \"try it\"");
+    let weir = std::env::current_exe().map_or_else(|_| "weir".to_owned(), |path| path.display().to_string());
+    println!("  {weir}{admin} status");
+    println!("  {weir}{admin} shift demo canary=50 --reason \"try it\"");
     println!("  curl http://{proxy}/");
     println!("  curl -H 'x-canary: always' http://{proxy}/");
     println!("  curl http://{api}/metrics");

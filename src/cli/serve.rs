@@ -27,6 +27,7 @@ pub fn run(file: &Path) -> ExitCode {
     let served = runtime.block_on(async {
         let app = app::start(config).await?;
         println!("{}", ready_line(&app.addresses));
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = app.workers(), "{}", ready_line(&app.addresses));
         app.run(std::future::pending()).await
     });
     match served {

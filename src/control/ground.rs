@@ -317,7 +317,6 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin.metrics", old.admin.metrics != new.admin.metrics),
         ("log", old.log != new.log),
         ("listener", old.listeners != new.listeners),
-        ("limits.max_connections", old.limits.max_connections != new.limits.max_connections),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

@@ -42,7 +42,7 @@ pub async fn keep_resolving(ground: Arc<ArcSwap<Ground>>, commands: mpsc::WeakSe
         let failed: BTreeSet<Name> = failures.iter().map(|(name, _)| name.clone()).collect();
         for ((host, port), why) in failures.iter().filter(|(name, _)| !failing.contains(name)) {
             let target = format!("{host}:{port}");
-            tracing::warn!(target, why, "the target's name does not resolve; it keeps the addresses that it had");
+            tracing::warn!(target, why, "the target's name does not resolve; addresses known before are kept");
         }
         failing = failed;
         // A reload may have come between: then what was found is of names that are gone.

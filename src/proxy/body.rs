@@ -30,6 +30,8 @@ pub(super) struct Upload {
     /// Held back until the target says 100 (Continue), answers, or stays silent.
     held: Cell<bool>,
     done: Cell<bool>,
+    /// The target would take more than the client has sent.
+    starved: Cell<bool>,
     failure: Cell<Option<Failure>>,
     left: Cell<u64>,
 }
@@ -42,6 +44,7 @@ impl Upload {
             task: Driving::default(),
             held: Cell::new(held),
             done: Cell::new(false),
+            starved: Cell::new(true),
             failure: Cell::new(None),
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
         })
@@ -57,6 +60,10 @@ impl Upload {
     }
     pub(super) fn is_done(&self) -> bool {
         self.done.get()
+    }
+    /// Nothing moves: the client's fault, not the target's.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved.get()
     }
     /// The client's part in a failed request, if it had one.
     pub(super) fn failure(&self) -> Option<Failure> {
@@ -96,7 +103,9 @@ impl Body for RequestBody {
         if upload.held.get() {
             return Poll::Pending;
         }
-        let frame = match upload.task.poll(|cx| Pin::new(&mut *incoming).poll_frame(cx)) {
+        let next = upload.task.poll(|cx| Pin::new(&mut *incoming).poll_frame(cx));
+        upload.starved.set(next.is_pending());
+        let frame = match next {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => {
                 upload.finish();

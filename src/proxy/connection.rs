@@ -5,12 +5,13 @@
 //! the time: how long a head may take, how long nothing may move, how long to stay idle.
 
 use super::clock::{Tick, Watch};
-use super::headers::Hop;
+use super::headers::{Hop, forwarded_for};
 use super::io::{ClientIo, Pulse, Stream};
 use super::request;
 use super::worker::Worker;
-use crate::boundary::outcomes::{ListenerShard, Reason};
+use crate::boundary::outcomes::{ListenerOutcomes, Reason};
 use crate::limits::PARK_AFTER;
+use http::Version;
 use http::header::{self, HeaderMap, HeaderValue};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -20,6 +21,7 @@ use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,6 +45,9 @@ pub(super) struct Client {
     pub(super) hop: Hop,
     pub(super) pulse: Rc<Pulse>,
     h2: bool,
+    listener: Arc<ListenerOutcomes>,
+    /// Of the request that was read last.
+    pub(super) version: Cell<Version>,
     /// Requests whose exchange is under way.
     pub(super) in_flight: Cell<usize>,
     /// Those of them whose answer has begun.
@@ -60,7 +65,12 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(worker: &Rc<Worker>, peer: SocketAddr, (tls, h2): (bool, bool)) -> Rc<Client> {
+    fn new(
+        worker: &Rc<Worker>,
+        listener: &Arc<ListenerOutcomes>,
+        peer: SocketAddr,
+        (tls, h2): (bool, bool),
+    ) -> Rc<Client> {
         let ip = peer.ip().to_canonical();
         let settings = &worker.local().published.settings;
         let trusted = settings.trusted_proxies.iter().any(|net| net.contains(&ip));
@@ -71,6 +81,8 @@ impl Client {
             hop: Hop::new(ip, tls, trusted),
             pulse: Rc::new(Pulse::new(&worker.clock)),
             h2,
+            listener: Arc::clone(listener),
+            version: Cell::new(Version::HTTP_11),
             in_flight: Cell::new(0),
             answering: Cell::new(0),
             uploads: Cell::new(0),
@@ -81,9 +93,24 @@ impl Client {
         })
     }
 
-    /// hyper's HTTP/2 has no way to send interim responses.
+    /// Interim responses are for HTTP/1.1: 1.0 has none (RFC 9110 §15.2), and hyper's HTTP/2 no way to send them.
     pub(super) fn takes_interim(&self) -> bool {
-        !self.h2
+        self.version.get() == Version::HTTP_11
+    }
+
+    /// A request that Weir can't read or won't route: no route and no variant to count it for.
+    pub(super) fn rejected(&self) {
+        self.listener.shards[self.worker.id].rejected.add(1);
+    }
+
+    /// Whose request it is: the peer's, or whom trusted proxies say they have it from, nearest untrusted first.
+    pub(super) fn ip_of(&self, headers: &HeaderMap) -> IpAddr {
+        if !self.hop.is_trusted() {
+            return self.ip;
+        }
+        let local = self.worker.local();
+        let trusted = &local.published.settings.trusted_proxies;
+        forwarded_for(headers, |ip| trusted.iter().any(|net| net.contains(&ip))).unwrap_or(self.ip)
     }
 
     pub(super) fn request_ended(&self) {
@@ -138,21 +165,21 @@ pub(super) async fn serve(
     tcp: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
-    listener: &ListenerShard,
+    listener: &Arc<ListenerOutcomes>,
 ) {
     let (stream, tls, h2) = match tls {
         None => (Stream::Tcp(tcp), false, false),
         Some(acceptor) => match handshake(&worker, acceptor, tcp).await {
             Some((stream, h2)) => (stream, true, h2),
-            None => return listener.rejected.add(1),
+            None => return listener.shards[worker.id].rejected.add(1),
         },
     };
-    let client = Client::new(&worker, peer, (tls, h2));
+    let client = Client::new(&worker, listener, peer, (tls, h2));
     let pulse = Rc::clone(&client.pulse);
     if h2 {
         Box::pin(http2(&client, ClientIo::http2(stream, pulse))).await
     } else {
-        http1(&client, ClientIo::http1(stream, pulse), listener).await
+        http1(&client, ClientIo::http1(stream, pulse)).await
     }
 }
 
@@ -164,24 +191,24 @@ async fn handshake(worker: &Rc<Worker>, acceptor: TlsAcceptor, tcp: TcpStream) -
     Some((Stream::Tls(Box::new(stream)), h2))
 }
 
-async fn http1(client: &Rc<Client>, mut io: ClientIo, listener: &ListenerShard) {
+async fn http1(client: &Rc<Client>, mut io: ClientIo) {
     let watch = Watch::new(&client.worker.clock);
     loop {
         match parked(client, &io, &watch).await {
             Parked::Readable => {}
             Parked::Gone => return,
-            Parked::HeadTimeout => return Box::pin(time_out(io)).await,
+            Parked::HeadTimeout => return Box::pin(time_out(client, io)).await,
         }
         let (end, back) = driven(client, io, &watch).await;
         io = back;
         match end {
             End::Park => {}
-            End::HeadTimeout => return Box::pin(time_out(io)).await,
+            End::HeadTimeout => return Box::pin(time_out(client, io)).await,
             End::Close => return,
             End::Done(result) => {
                 let refused = result.is_err_and(|error| error.is_parse());
                 if refused {
-                    listener.rejected.add(1);
+                    client.rejected();
                 }
                 return Box::pin(close(client, io, refused || client.unread_body.get())).await;
             }
@@ -330,7 +357,8 @@ fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_
     }
 }
 
-async fn time_out(io: ClientIo) {
+async fn time_out(client: &Client, io: ClientIo) {
+    client.rejected();
     let mut stream = io.into_stream();
     // The client may be gone; there is nobody else to tell.
     let _ = match &mut stream {

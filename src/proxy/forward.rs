@@ -45,11 +45,14 @@ pub(super) async fn send(
     let waiting = Waiting::new(exchange, upload, route.timeout);
     interim::expect(&mut request);
     loop {
-        let mut lease = pool.lease(&exchange.client.worker.rng).await?;
+        let mut lease = waiting.for_lease(pool.lease(&exchange.client.worker.rng)).await?;
         name_host(&mut request, &lease);
         let again = (lease.may_be_stale() && is_repeatable(&request)).then(|| copy(&request));
         match lease.send(request, |cx| waiting.poll(cx)).await {
-            Ok(Sent::Answered(response)) if !can_be_passed_on(&response) => return Err(Failure::BadResponse),
+            Ok(Sent::Answered(response)) if !can_be_passed_on(&response) => {
+                lease.target.log_failure(&pool.shared.name, "answer refused", &describe(&response));
+                return Err(Failure::BadResponse);
+            }
             Ok(Sent::Answered(response)) => {
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
                 return Ok(Answer { response, lease });
@@ -81,6 +84,14 @@ fn can_be_passed_on<B>(response: &http::Response<B>) -> bool {
     response.status() != StatusCode::SWITCHING_PROTOCOLS && !ambiguous
 }
 
+fn describe<B>(response: &http::Response<B>) -> &'static str {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        "101 (Switching Protocols), which nobody asked for"
+    } else {
+        "both Content-Length and Transfer-Encoding"
+    }
+}
+
 /// An HTTP/1.0 client may name no host; the target's own name stands in.
 fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
     if request.headers().contains_key(http::header::HOST) {
@@ -110,7 +121,7 @@ struct Waiting {
     client: Rc<Client>,
     upload: Option<Rc<Upload>>,
     timeout: Duration,
-    /// First for the body's progress, then, once that has gone out, for the response head.
+    /// First for the connection, then for the body's progress, and once that has gone out for the response head.
     deadline: Watch,
     answering: Cell<bool>,
     hold: Option<Watch>,
@@ -124,9 +135,18 @@ impl Waiting {
         if let Some(hold) = &hold {
             hold.due_after(CONTINUE_AFTER);
         }
-        let answering = upload.is_none();
-        deadline.due_after(if answering { timeout } else { client.worker.limits().body_idle_timeout });
-        Waiting { client, upload, timeout, deadline, answering: Cell::new(answering), hold }
+        deadline.due_after(timeout);
+        let answering = Cell::new(upload.is_none());
+        Waiting { client, upload, timeout, deadline, answering, hold }
+    }
+
+    /// The route's time runs while a connection is found, too.
+    async fn for_lease(&self, lease: impl Future<Output = Result<Lease, Failure>>) -> Result<Lease, Failure> {
+        let lease = upstream::within(&self.deadline, lease).await.unwrap_or(Err(Failure::ConnectTimeout))?;
+        if !self.answering.get() {
+            self.deadline.due_after(self.client.worker.limits().body_idle_timeout);
+        }
+        Ok(lease)
     }
 
     /// Ready when the wait is over without an answer.
@@ -154,7 +174,8 @@ impl Waiting {
             let worker = &self.client.worker;
             let due = self.client.pulse.moved().after(worker.limits().body_idle_timeout);
             if due <= worker.clock.now() {
-                return Poll::Ready(Failure::BodyTimeout);
+                let starved = self.upload.as_ref().is_some_and(|upload| upload.is_starved());
+                return Poll::Ready(if starved { Failure::BodyTimeout } else { Failure::ResponseTimeout });
             }
             self.deadline.due_at(due);
         }

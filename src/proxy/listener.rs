@@ -94,7 +94,7 @@ fn start(
     let open = Open::new(worker, outcomes);
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        connection::serve(worker, stream, peer, tls, open.shard()).await;
+        connection::serve(worker, stream, peer, tls, &open.outcomes).await;
     });
 }
 

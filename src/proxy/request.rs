@@ -23,7 +23,9 @@ pub(super) async fn serve(
     client.pulse.head_done();
     let local = client.worker.local();
     let (mut parts, incoming) = request.into_parts();
+    client.version.set(parts.version);
     if let Err(refusal) = to_origin_form(&mut parts) {
+        client.rejected();
         return Ok(respond::refuse(&client, refusal));
     }
     let Some(decision) = decide(&client, &local.published.routing, &parts) else {
@@ -54,7 +56,7 @@ fn decide(client: &Client, table: &crate::routing::table::RoutingTable, parts: &
         query: parts.uri.query(),
         method: &parts.method,
         headers: &parts.headers,
-        client_ip: client.ip,
+        client_ip: client.ip_of(&parts.headers),
     };
     table.route(&view, &mut *client.worker.rng.borrow_mut())
 }

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version};
 
+const ALL_BUT_CONNECT: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
 /// Why Weir answers a request that it can't or won't route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -66,6 +68,9 @@ pub(super) fn failed(
 /// Weir's answer to a request that belongs to no route.
 pub(super) fn refuse(client: &Client, refusal: Refusal) -> Response<ResponseBody> {
     let mut response = problem(refusal.status, refusal.detail, None);
+    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, ALL_BUT_CONNECT);
+    }
     client.finish_head(response.headers_mut(), refusal.close);
     response.map(|text| ResponseBody::own(text, None))
 }

@@ -34,8 +34,6 @@ pub(super) struct LocalTarget {
     idle: RefCell<Vec<IdleConnection>>,
     in_flight: Cell<usize>,
     failing_until: Cell<Tick>,
-    next_log: Cell<Tick>,
-    unlogged: Cell<u64>,
     outcomes: std::sync::Arc<crate::boundary::outcomes::TargetOutcomes>,
     worker: usize,
     clock: Rc<Clock>,
@@ -50,8 +48,6 @@ impl LocalTarget {
             idle: RefCell::default(),
             in_flight: Cell::new(0),
             failing_until: Cell::default(),
-            next_log: Cell::default(),
-            unlogged: Cell::new(0),
             outcomes: std::sync::Arc::clone(&target.outcomes),
             worker,
             clock: Rc::clone(clock),
@@ -83,13 +79,9 @@ impl LocalTarget {
 
     /// Logs a failure, at most one a second.
     pub(super) fn log_failure(&self, pool: &str, what: &str, error: &dyn std::fmt::Display) {
-        if self.clock.now() < self.next_log.get() {
-            self.unlogged.set(self.unlogged.get() + 1);
-            return;
+        if let Some(more) = self.outcomes.may_log_failure() {
+            tracing::warn!(pool, target = self.name, more, "{what}: {error}");
         }
-        self.next_log.set(self.clock.now().after(Duration::from_secs(1)));
-        let more = self.unlogged.replace(0);
-        tracing::warn!(pool, target = self.name, more, "{what}: {error}");
     }
 
     /// Drops idle connections that the target closed or that are too old.
