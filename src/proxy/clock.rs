@@ -23,6 +23,12 @@ impl Tick {
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
         Tick(self.0.saturating_add(ticks).saturating_add(1))
     }
+
+    /// The end of the first of `parts` equal shares of the time until `end`.
+    pub(super) fn share_until(self, end: Tick, parts: usize) -> Tick {
+        let left = end.0.saturating_sub(self.0);
+        Tick(self.0.saturating_add(left.div_ceil(u32::try_from(parts.max(1)).unwrap_or(u32::MAX))))
+    }
 }
 
 #[derive(Default)]

@@ -57,8 +57,8 @@ pub(super) struct Client {
     /// A body was left unread: what follows on the stream is not a request.
     pub(super) unread_body: Cell<bool>,
     idle_since: Cell<Tick>,
-    /// Requests that have come to their end. After the first the connection is parked at once: most clients ask once
-    /// and stay; one that comes back is kept warm for a while.
+    /// Requests that have come to their end. Before the first and after it the connection is parked at once: many
+    /// clients connect early, and most ask once and stay; one that comes back is kept warm for a while.
     served: Cell<usize>,
     /// The connection is given up because the target's answer stands still.
     stalled: Cell<bool>,
@@ -113,8 +113,8 @@ impl Client {
         forwarded_for(headers, |ip| trusted.iter().any(|net| net.contains(&ip))).unwrap_or(self.ip)
     }
 
+    /// A request is over, or answered by Weir at once: idling begins.
     pub(super) fn request_ended(&self) {
-        self.in_flight.set(self.in_flight.get() - 1);
         self.idle_since.set(self.worker.clock.now());
         self.served.set(self.served.get() + 1);
         self.pulse.head_done();
@@ -282,9 +282,15 @@ fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_
             (if moving { pulse.moved().after(limits.body_idle_timeout) } else { Tick::NEVER }, End::Close)
         } else if let Some(since) = pulse.head_since() {
             (since.after(limits.header_timeout), End::HeadTimeout)
-        } else if can_park && !client.unread_body.get() && client.served.get() == 1 {
+        } else if can_park && !client.unread_body.get() && client.served.get() <= 1 {
             return Poll::Ready(End::Park);
-        } else if can_park && !client.unread_body.get() && client.served.get() > 1 {
+        } else if client.must_leave() {
+            return Poll::Ready(End::Close);
+        } else if client.worker.draining.get() {
+            (client.idle_since.get().after(DRAIN_GRACE), End::Close)
+        } else if client.served.get() == 0 {
+            (client.idle_since.get().after(limits.header_timeout), End::HeadTimeout)
+        } else if can_park && !client.unread_body.get() {
             (client.idle_since.get().after(PARK_AFTER), End::Park)
         } else {
             (client.idle_since.get().after(limits.idle_timeout), End::Close)
@@ -316,7 +322,7 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut told = false;
     std::future::poll_fn(|cx| {
-        let idle = client.idle_since.get().after(client.worker.limits().idle_timeout);
+        let idle = client.idle_since.get().after(h2_idle_limit(client));
         let is_idle = client.in_flight.get() == 0 && idle <= client.worker.clock.now();
         if !told && (client.must_leave() || is_idle) {
             told = true;
@@ -330,6 +336,15 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
     .await;
 }
 
+fn h2_idle_limit(client: &Client) -> Duration {
+    let limits = client.worker.limits();
+    match client.served.get() {
+        _ if client.worker.draining.get() => DRAIN_GRACE,
+        0 => limits.header_timeout,
+        _ => limits.idle_timeout,
+    }
+}
+
 /// Ready when nothing has moved for too long while it should.
 fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_>) -> Poll<()> {
     let limits = client.worker.limits();
@@ -337,7 +352,7 @@ fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_
         let moving = client.uploads.get() > 0 || client.answering.get() > 0;
         let due = match client.in_flight.get() {
             0 if closing => client.pulse.moved().after(limits.body_idle_timeout),
-            0 => client.idle_since.get().after(limits.idle_timeout),
+            0 => client.idle_since.get().after(h2_idle_limit(client)),
             _ if moving => client.pulse.moved().after(limits.body_idle_timeout),
             _ => Tick::NEVER,
         };
@@ -359,19 +374,13 @@ fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_
 
 async fn time_out(client: &Client, io: ClientIo) {
     client.rejected();
-    let mut stream = io.into_stream();
-    // The client may be gone; there is nobody else to tell.
-    let _ = match &mut stream {
-        Stream::Tcp(tcp) => tcp.write_all(REQUEST_TIMEOUT).await,
-        Stream::Tls(tls) => tls.write_all(REQUEST_TIMEOUT).await,
-    };
-    linger(stream).await;
+    linger(io.into_stream(), REQUEST_TIMEOUT).await;
 }
 
 async fn close(client: &Client, io: ClientIo, unread: bool) {
     let mut stream = io.into_stream();
     if unread {
-        return linger(stream).await;
+        return linger(stream, b"").await;
     }
     if let Stream::Tls(tls) = &mut stream {
         let deadline = Watch::new(&client.worker.clock);
@@ -382,33 +391,32 @@ async fn close(client: &Client, io: ClientIo, unread: bool) {
 }
 
 /// Closes so that the client can read what was written: closing with bytes unread would reset the connection.
-async fn linger(mut stream: Stream) {
-    let tcp = match &mut stream {
-        Stream::Tcp(tcp) => {
-            if tcp.shutdown().await.is_err() {
-                return;
+async fn linger(mut stream: Stream, last_words: &[u8]) {
+    let close = async {
+        let tcp = match &mut stream {
+            Stream::Tcp(tcp) => {
+                tcp.write_all(last_words).await?;
+                tcp.shutdown().await?;
+                tcp
             }
-            tcp
-        }
-        Stream::Tls(tls) => {
-            if tls.shutdown().await.is_err() {
-                return;
+            Stream::Tls(tls) => {
+                tls.write_all(last_words).await?;
+                tls.shutdown().await?;
+                tls.get_mut().0
             }
-            tls.get_mut().0
-        }
-    };
-    let drain = async {
+        };
         let mut sink = [0_u8; 4096];
         let mut left = LINGER_BYTES;
-        while let Ok(n @ 1..) = tcp.read(&mut sink).await {
-            left = left.saturating_sub(n);
-            if left == 0 {
-                break;
+        while left > 0 {
+            match tcp.read(&mut sink).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
             }
         }
+        Ok::<_, std::io::Error>(())
     };
     // The deadline is the point: how the client ends is its own affair.
-    let _ = tokio::time::timeout(LINGER, drain).await;
+    let _ = tokio::time::timeout(LINGER, close).await;
 }
 
 /// Runs HTTP/2 streams on the worker's thread.

@@ -70,6 +70,7 @@ impl Drop for Exchange {
         if self.code != Code::None {
             self.client.answering.set(self.client.answering.get() - 1);
         }
+        self.client.in_flight.set(self.client.in_flight.get() - 1);
         self.client.request_ended();
     }
 }

@@ -1,7 +1,7 @@
 //! From a decided request to the target's response head: a connection, the request on it, and time.
 
 use super::body::{RequestBody, Upload};
-use super::clock::Watch;
+use super::clock::{Tick, Watch};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
@@ -44,30 +44,39 @@ pub(super) async fn send(
     }
     let waiting = Waiting::new(exchange, upload, route.timeout);
     interim::expect(&mut request);
+    let mut closed_fresh = false;
     loop {
-        let mut lease = waiting.for_lease(pool.lease(&exchange.client.worker.rng)).await?;
+        let mut lease = waiting.for_lease(pool.lease(waiting.end, &exchange.client.worker.rng)).await?;
         name_host(&mut request, &lease);
+        let fresh = lease.is_fresh();
         let again = (lease.may_be_stale() && is_repeatable(&request)).then(|| copy(&request));
         match lease.send(request, |cx| waiting.poll(cx)).await {
             Ok(Sent::Answered(response)) if !can_be_passed_on(&response) => {
-                lease.target.log_failure(&pool.shared.name, "answer refused", &describe(&response));
+                lease.target().log_failure(&pool.shared.name, "answer refused", &describe(&response));
                 return Err(Failure::BadResponse);
             }
             Ok(Sent::Answered(response)) => {
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
                 return Ok(Answer { response, lease });
             }
-            Ok(Sent::Unsent(unsent)) => request = *unsent,
+            Ok(Sent::Unsent(unsent)) => {
+                // A target that takes connections only to close them would have us open them for ever.
+                if fresh && closed_fresh {
+                    return Err(Failure::Reset);
+                }
+                closed_fresh |= fresh;
+                request = *unsent;
+            }
             Ok(Sent::Failed(error)) => match again {
                 Some(copy) => request = copy,
                 None => {
                     let failure = waiting.blame(upstream::failure_of(&error));
-                    lease.target.log_failure(&pool.shared.name, failure.detail(), &error);
+                    lease.target().log_failure(&pool.shared.name, failure.detail(), &error);
                     return Err(failure);
                 }
             },
             Err(failure) => {
-                lease.target.log_failure(&pool.shared.name, "request given up", &failure.detail());
+                lease.target().log_failure(&pool.shared.name, "request given up", &failure.detail());
                 return Err(failure);
             }
         }
@@ -97,7 +106,7 @@ fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
     if request.headers().contains_key(http::header::HOST) {
         return;
     }
-    if let Ok(host) = http::HeaderValue::from_str(&lease.target.name) {
+    if let Ok(host) = http::HeaderValue::from_str(&lease.target().name) {
         request.headers_mut().insert(http::header::HOST, host);
     }
 }
@@ -121,6 +130,8 @@ struct Waiting {
     client: Rc<Client>,
     upload: Option<Rc<Upload>>,
     timeout: Duration,
+    /// When the route's time is over, counted from the request's head.
+    end: Tick,
     /// First for the connection, then for the body's progress, and once that has gone out for the response head.
     deadline: Watch,
     answering: Cell<bool>,
@@ -135,14 +146,15 @@ impl Waiting {
         if let Some(hold) = &hold {
             hold.due_after(CONTINUE_AFTER);
         }
-        deadline.due_after(timeout);
+        let end = client.worker.clock.now().after(timeout);
+        deadline.due_at(end);
         let answering = Cell::new(upload.is_none());
-        Waiting { client, upload, timeout, deadline, answering, hold }
+        Waiting { client, upload, timeout, end, deadline, answering, hold }
     }
 
-    /// The route's time runs while a connection is found, too.
+    /// The route's time runs while a connection is found, too; the time for the body's progress only after.
     async fn for_lease(&self, lease: impl Future<Output = Result<Lease, Failure>>) -> Result<Lease, Failure> {
-        let lease = upstream::within(&self.deadline, lease).await.unwrap_or(Err(Failure::ConnectTimeout))?;
+        let lease = lease.await?;
         if !self.answering.get() {
             self.deadline.due_after(self.client.worker.limits().body_idle_timeout);
         }

@@ -50,7 +50,6 @@ struct Found {
     transfer_encoding: bool,
     /// `Forwarded`, `X-Real-IP` or any `X-Forwarded-*`.
     forwarding: bool,
-    via: bool,
     request_id: bool,
 }
 
@@ -61,15 +60,13 @@ fn look(headers: &HeaderMap) -> Found {
             header::CONNECTION => found.connection = true,
             header::TRANSFER_ENCODING => found.transfer_encoding = true,
             header::TE | header::UPGRADE => found.other_hop_by_hop = true,
-            header::VIA => found.via = true,
             header::FORWARDED => found.forwarding = true,
             _ => {
-                let name = name.as_str();
-                if let Some(rest) = name.strip_prefix("x-") {
-                    found.forwarding |= rest.starts_with("forwarded-") || rest == "real-ip";
-                    found.request_id |= rest == "request-id";
+                if name.as_str().starts_with('x') {
+                    found.forwarding |= is_forwarding(name.as_str());
+                    found.request_id |= *name == X_REQUEST_ID;
                 } else {
-                    found.other_hop_by_hop |= name == "keep-alive" || name == "proxy-connection";
+                    found.other_hop_by_hop |= *name == KEEP_ALIVE || *name == PROXY_CONNECTION;
                 }
             }
         }
@@ -90,11 +87,7 @@ pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> Hea
         strip_forwarding(headers);
     }
     add_forwarding(headers, hop);
-    if found.via {
-        append_to_list(headers, header::VIA, VIA)
-    } else {
-        append(headers, header::VIA, VIA)
-    }
+    append_to_list(headers, header::VIA, VIA);
     let given = if found.request_id && hop.trusted { headers.get(X_REQUEST_ID) } else { None };
     if let Some(id) = given {
         return id.clone();
@@ -178,19 +171,21 @@ fn is_kept(name: &HeaderName) -> bool {
     matches!(*name, header::HOST | header::CONTENT_LENGTH)
 }
 
+/// `X-Forwarded-*` or `X-Real-IP`, also with underscores: servers behind CGI take one for the other.
+fn is_forwarding(name: &str) -> bool {
+    let same = |(a, b): (u8, u8)| a == b || (a == b'_' && b == b'-');
+    let begins = |with: &str| name.len() >= with.len() && name.bytes().zip(with.bytes()).all(same);
+    begins("x-forwarded-") || (begins("x-real-ip") && name.len() == "x-real-ip".len())
+}
+
 fn lists_trailers(value: &HeaderValue) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// What a client that is no trusted proxy says of earlier hops is not believed.
 fn strip_forwarding(headers: &mut HeaderMap) {
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            **name == header::FORWARDED || name.as_str().starts_with("x-forwarded-") || name.as_str() == "x-real-ip"
-        })
-        .cloned()
-        .collect();
+    let names: Vec<HeaderName> =
+        headers.keys().filter(|name| **name == header::FORWARDED || is_forwarding(name.as_str())).cloned().collect();
     for name in names {
         headers.remove(name);
     }
@@ -200,23 +195,18 @@ fn add_forwarding(headers: &mut HeaderMap, hop: &Hop) {
     if hop.trusted {
         append_to_list(headers, X_FORWARDED_FOR, hop.ip.clone());
         if !headers.contains_key(X_FORWARDED_PROTO) {
-            append(headers, X_FORWARDED_PROTO, hop.scheme());
+            headers.append(X_FORWARDED_PROTO, hop.scheme());
         }
         if headers.contains_key(X_FORWARDED_HOST) {
             return;
         }
     } else {
-        append(headers, X_FORWARDED_FOR, hop.ip.clone());
-        append(headers, X_FORWARDED_PROTO, hop.scheme());
+        headers.append(X_FORWARDED_FOR, hop.ip.clone());
+        headers.append(X_FORWARDED_PROTO, hop.scheme());
     }
     if let Some(host) = headers.get(header::HOST).cloned() {
-        append(headers, X_FORWARDED_HOST, host);
+        headers.append(X_FORWARDED_HOST, host);
     }
-}
-
-/// For a name that is not there yet.
-fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    headers.append(name, value);
 }
 
 /// Adds an element to a list header, in the last line of that name (RFC 9110 §5.3).
@@ -281,6 +271,8 @@ mod tests {
             ("x-forwarded-for", "1.2.3.4"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-port", "443"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x-forwarded_host", "evil"),
             ("forwarded", "for=1.2.3.4"),
             ("x-real-ip", "1.2.3.4"),
             ("x-request-id", "mine"),
@@ -289,7 +281,7 @@ mod tests {
         assert_eq!(values(&headers, "x-forwarded-for"), ["192.0.2.7"]);
         assert_eq!(values(&headers, "x-forwarded-proto"), ["http"]);
         assert_eq!(values(&headers, "x-forwarded-host"), ["shop"]);
-        for gone in ["x-forwarded-port", "forwarded", "x-real-ip"] {
+        for gone in ["x-forwarded-port", "forwarded", "x-real-ip", "x_forwarded_for", "x-forwarded_host"] {
             assert!(!headers.contains_key(gone), "{gone}");
         }
         assert_eq!(values(&headers, "x-request-id")[0].len(), 32);

@@ -59,27 +59,44 @@ pub(super) async fn run(worker: Rc<Worker>, plan: ListenerPlan) -> std::io::Resu
                 shard.paused.add(1);
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
-            Accepted::Draining => return Ok(()),
+            Accepted::Draining => break,
         }
     }
+    accept_queued(&worker, listener.into_std()?, &tls, &plan.outcomes)
+}
+
+/// Takes what the kernel has queued. Asked of the kernel itself: the runtime may not have heard of it yet.
+fn accept_queued(
+    worker: &Rc<Worker>,
+    listener: std::net::TcpListener,
+    tls: &Option<TlsAcceptor>,
+    outcomes: &Arc<ListenerOutcomes>,
+) -> std::io::Result<()> {
+    // Any error ends it: no more to take, or no more to be had.
+    while let Ok((stream, peer)) = listener.accept() {
+        stream.set_nonblocking(true)?;
+        start(worker, TcpStream::from_std(stream)?, peer, tls.clone(), Arc::clone(outcomes));
+    }
+    Ok(())
 }
 
 enum Accepted {
     Client(TcpStream, SocketAddr),
     Failed(std::io::Error),
-    /// Draining, and nobody is queued.
+    /// Draining.
     Draining,
 }
 
 async fn accept(worker: &Worker, listener: &TcpListener) -> Accepted {
-    std::future::poll_fn(|cx| match listener.poll_accept(cx) {
-        Poll::Ready(Ok((stream, peer))) => Poll::Ready(Accepted::Client(stream, peer)),
-        Poll::Ready(Err(error)) => Poll::Ready(Accepted::Failed(error)),
-        Poll::Pending if worker.draining.get() => Poll::Ready(Accepted::Draining),
-        Poll::Pending => {
-            worker.wake_on_drain(cx);
-            Poll::Pending
+    std::future::poll_fn(|cx| {
+        if worker.draining.get() {
+            return Poll::Ready(Accepted::Draining);
         }
+        worker.wake_on_drain(cx);
+        listener.poll_accept(cx).map(|accepted| match accepted {
+            Ok((stream, peer)) => Accepted::Client(stream, peer),
+            Err(error) => Accepted::Failed(error),
+        })
     })
     .await
 }

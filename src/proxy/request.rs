@@ -24,19 +24,20 @@ pub(super) async fn serve(
     let local = client.worker.local();
     let (mut parts, incoming) = request.into_parts();
     client.version.set(parts.version);
+    let has_body = !incoming.is_end_stream();
     if let Err(refusal) = to_origin_form(&mut parts) {
         client.rejected();
-        return Ok(respond::refuse(&client, refusal));
+        return Ok(respond::refuse(&client, refusal, has_body));
     }
     let Some(decision) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
-        return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE));
+        return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
     };
     let place = (decision.route, decision.variant, decision.forced);
     let exchange = Exchange::begin(Rc::clone(&client), local, place, started);
 
     let id = headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
-    let (body, upload) = match upload(&client, &parts, incoming) {
+    let (body, upload) = match upload(&client, &mut parts, incoming) {
         Ok(body) => body,
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
     };
@@ -97,7 +98,7 @@ fn is_host(host: &[u8]) -> bool {
 /// The request's body, held back when the client waits for 100 (Continue).
 fn upload(
     client: &Rc<Client>,
-    parts: &request::Parts,
+    parts: &mut request::Parts,
     incoming: Incoming,
 ) -> Result<(RequestBody, Option<Rc<Upload>>), Failure> {
     if incoming.is_end_stream() {
@@ -108,6 +109,10 @@ fn upload(
     let upload = Upload::new(client, held, max);
     if max.is_some_and(|max| incoming.size_hint().lower() > max) {
         return Err(Failure::BodyTooLarge);
+    }
+    if incoming.size_hint().exact().is_none() {
+        // Said outright: hyper takes a GET without a length for one without a body.
+        parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     Ok((RequestBody::Client { incoming, upload: Rc::clone(&upload) }, Some(upload)))
 }

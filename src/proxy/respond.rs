@@ -65,13 +65,17 @@ pub(super) fn failed(
     response.map(|text| ResponseBody::own(text, Some(exchange)))
 }
 
-/// Weir's answer to a request that belongs to no route.
-pub(super) fn refuse(client: &Client, refusal: Refusal) -> Response<ResponseBody> {
+/// Weir's answer to a request that belongs to no route. A body is not read, and nothing after it.
+pub(super) fn refuse(client: &Client, refusal: Refusal, has_body: bool) -> Response<ResponseBody> {
     let mut response = problem(refusal.status, refusal.detail, None);
     if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
         response.headers_mut().insert(header::ALLOW, ALL_BUT_CONNECT);
     }
-    client.finish_head(response.headers_mut(), refusal.close);
+    if has_body {
+        client.unread_body.set(true);
+    }
+    client.finish_head(response.headers_mut(), refusal.close || has_body);
+    client.request_ended();
     response.map(|text| ResponseBody::own(text, None))
 }
 

@@ -6,7 +6,7 @@
 pub(super) mod pool;
 
 use super::body::{Broken, RequestBody};
-use super::clock::{Clock, Tick};
+use super::clock::{Clock, Tick, Watch};
 use super::failure::Failure;
 use super::io::{Driving, TargetIo};
 use crate::boundary::outcomes::TargetShard;
@@ -34,6 +34,7 @@ pub(super) struct LocalTarget {
     idle: RefCell<Vec<IdleConnection>>,
     in_flight: Cell<usize>,
     failing_until: Cell<Tick>,
+    retired: Cell<bool>,
     outcomes: std::sync::Arc<crate::boundary::outcomes::TargetOutcomes>,
     worker: usize,
     clock: Rc<Clock>,
@@ -48,6 +49,7 @@ impl LocalTarget {
             idle: RefCell::default(),
             in_flight: Cell::new(0),
             failing_until: Cell::default(),
+            retired: Cell::new(false),
             outcomes: std::sync::Arc::clone(&target.outcomes),
             worker,
             clock: Rc::clone(clock),
@@ -84,6 +86,12 @@ impl LocalTarget {
         }
     }
 
+    /// The target is no longer in the table: requests that have it finish, connections are not kept.
+    fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+    }
+
     /// Drops idle connections that the target closed or that are too old.
     fn sweep(&self, now: Tick) {
         self.idle.borrow_mut().retain_mut(|connection| {
@@ -92,27 +100,27 @@ impl LocalTarget {
         });
     }
 
-    /// Opens a connection to one of the target's addresses; all are tried, beginning with another each time.
-    async fn connect(&self, deadline: &super::clock::Watch) -> Result<TcpStream, ConnectError> {
+    /// Opens a connection to one of the target's addresses before `end`. All are tried, beginning with another each
+    /// time, each with its share of the time that is left.
+    async fn connect(&self, end: Tick) -> Result<TcpStream, ConnectError> {
         let start = self.next_addr.get();
         self.next_addr.set(start.wrapping_add(1));
+        let deadline = Watch::new(&self.clock);
         let mut last = None;
         for at in 0..self.addrs.len() {
             let addr = self.addrs[(start + at) % self.addrs.len()];
-            match within(deadline, TcpStream::connect(addr)).await {
-                None => {
-                    self.count_connect(false);
-                    return Err(ConnectError::TimedOut);
-                }
+            deadline.due_at(self.clock.now().share_until(end, self.addrs.len() - at));
+            match within(&deadline, TcpStream::connect(addr)).await {
+                None => last = Some(ConnectError::TimedOut),
                 Some(Ok(stream)) => {
                     self.count_connect(true);
                     return Ok(stream);
                 }
-                Some(Err(error)) => last = Some(error),
+                Some(Err(error)) => last = Some(ConnectError::Refused(error)),
             }
         }
         self.count_connect(false);
-        Err(ConnectError::Refused(last.unwrap_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())))
+        Err(last.unwrap_or_else(|| ConnectError::Refused(std::io::ErrorKind::AddrNotAvailable.into())))
     }
 
     fn count_connect(&self, worked: bool) {
@@ -138,7 +146,7 @@ pub(super) enum ConnectError {
 }
 
 /// The future's result, or None when the deadline passed first.
-pub(super) async fn within<F: Future>(deadline: &super::clock::Watch, future: F) -> Option<F::Output> {
+pub(super) async fn within<F: Future>(deadline: &Watch, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
@@ -188,10 +196,28 @@ impl Connection {
     }
 }
 
+/// A request that a target has, from the moment it was chosen: connecting counts as busy.
+pub(super) struct Busy(Rc<LocalTarget>);
+
+impl Busy {
+    fn new(target: &Rc<LocalTarget>) -> Busy {
+        target.in_flight.set(target.in_flight.get() + 1);
+        target.shard().in_flight.add(1);
+        Busy(Rc::clone(target))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        self.0.shard().in_flight.sub(1);
+    }
+}
+
 /// A connection lent to one request; given back when dropped, if it can serve another.
 pub(super) struct Lease {
     connection: Option<Box<Connection>>,
-    pub(super) target: Rc<LocalTarget>,
+    busy: Busy,
     capacity: Rc<Capacity>,
     /// The response head has come; until then the connection can't go back.
     answered: bool,
@@ -206,21 +232,23 @@ pub(super) enum Sent {
 }
 
 impl Lease {
-    fn new(connection: Box<Connection>, target: &Rc<LocalTarget>, capacity: &Rc<Capacity>) -> Lease {
-        target.in_flight.set(target.in_flight.get() + 1);
-        target.shard().in_flight.add(1);
-        Lease {
-            connection: Some(connection),
-            target: Rc::clone(target),
-            capacity: Rc::clone(capacity),
-            answered: false,
-        }
+    fn new(connection: Box<Connection>, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
+        Lease { connection: Some(connection), busy, capacity: Rc::clone(capacity), answered: false }
+    }
+
+    pub(super) fn target(&self) -> &LocalTarget {
+        &self.busy.0
+    }
+
+    /// No request was sent on the connection before.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| !connection.used)
     }
 
     /// The connection has served a request before, and not just now: the target may be closing it. (Under load a
     /// connection goes from request to request within a sweep, and keeping each for a second try would cost.)
     pub(super) fn may_be_stale(&self) -> bool {
-        let now = self.target.clock.now();
+        let now = self.target().clock.now();
         self.connection.as_ref().is_some_and(|connection| connection.used && connection.idle_since < now)
     }
 
@@ -266,16 +294,15 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.target.in_flight.set(self.target.in_flight.get() - 1);
-        self.target.shard().in_flight.sub(1);
         let Some(mut connection) = self.connection.take().filter(|_| self.answered) else { return };
         if !connection.is_idle() {
             // The answer's end may have been read together with its last piece: let the connection see it.
             connection.drive(&quiet());
         }
-        if connection.is_idle() && self.capacity.keeps_idle() {
-            connection.idle_since = self.target.clock.now();
-            self.target.idle.borrow_mut().push(connection);
+        let target = &self.busy.0;
+        if connection.is_idle() && self.capacity.keeps_idle() && !target.retired.get() {
+            connection.idle_since = target.clock.now();
+            target.idle.borrow_mut().push(connection);
             self.capacity.wake_next();
         }
     }

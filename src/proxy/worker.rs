@@ -54,11 +54,15 @@ async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
     // An error means that control is gone; the process is ending then.
     let _ = drain.wait_for(|phase| *phase >= Phase::Draining).await;
     worker.start_draining();
-    for listener in accepting {
-        listener.await.map_err(std::io::Error::other)??;
-    }
+    let finish = async {
+        for listener in accepting {
+            listener.await.map_err(std::io::Error::other)??;
+        }
+        worker.wait_until_empty().await;
+        Ok::<_, std::io::Error>(())
+    };
     tokio::select! {
-        () = worker.wait_until_empty() => {}
+        finished = finish => finished?,
         _ = drain.wait_for(|phase| *phase >= Phase::Cut) => {}
     }
     sweeper.abort();
@@ -137,6 +141,8 @@ impl Worker {
         if !Arc::ptr_eq(published, &local.published) {
             let next = Local::new(Arc::clone(published), Some(&local), (self.id, self.workers), &self.clock);
             *local = Rc::new(next);
+            // There may be room for more clients now.
+            self.wake_waiting();
         }
         Rc::clone(&local)
     }

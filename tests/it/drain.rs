@@ -58,6 +58,33 @@ fn idle_connections_do_not_hold_it_up() {
 }
 
 #[test]
+fn a_client_that_connected_and_says_nothing_does_not_hold_it_up() {
+    let (_gate, _upstream, mut weir) = held_site("workers = 2\ndrain_timeout = \"60s\"");
+    let mut silent: Vec<Wire> = (0..10).map(|_| weir.client()).collect();
+    eventually("they are accepted", || weir.metric("weir_connections", &[("listener", "http")]) == 10.0);
+    let asked = std::time::Instant::now();
+    weir.signal("TERM");
+    assert_eq!(weir.exit().code(), Some(0));
+    assert!(asked.elapsed().as_secs() < 30, "it waited {:?}", asked.elapsed());
+    assert!(silent.iter_mut().all(Wire::is_closed));
+}
+
+#[test]
+fn clients_queued_in_the_kernel_are_answered() {
+    let (_gate, _upstream, mut weir) = held_site("workers = 2");
+    weir.signal("STOP");
+    let mut queued: Vec<Wire> = (0..400).map(|_| weir.client()).collect();
+    for client in &mut queued {
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    weir.signal("TERM");
+    weir.signal("CONT");
+    let answered = queued.iter_mut().filter_map(|client| client.try_answer(false).ok()).count();
+    assert_eq!(answered, 400);
+    assert_eq!(weir.exit().code(), Some(0));
+}
+
+#[test]
 fn the_drain_ends_at_its_time_out() {
     let (_gate, upstream, mut weir) = held_site(&format!("workers = 2\ndrain_timeout = \"{SHORT}\""));
     let mut client = weir.client();

@@ -65,6 +65,22 @@ fn an_idle_connection_is_closed() {
 }
 
 #[test]
+fn a_client_whose_requests_match_no_route_idles_like_any_other() {
+    let upstream = Upstream::named("ok");
+    let site = Site::new().limits("idle_timeout = \"600ms\"\nheader_timeout = \"300ms\"");
+    let route =
+        "[[route]]\nname = \"there\"\nmatch = { path = \"/there\" }\nvariants = { a = \"p\" }\nweights = { a = 100 }";
+    let weir = site.pool("p", &[upstream.addr], "").toml(route).start();
+    let mut client = weir.client();
+    for _ in 0..8 {
+        let asked = std::time::Instant::now();
+        assert_eq!(client.get("/elsewhere", "").status, 404);
+        eventually("a moment passed", || asked.elapsed().as_millis() > 150);
+    }
+    assert_eq!(client.rest(), b"", "closed without a word");
+}
+
+#[test]
 fn a_stalled_upload_is_given_up() {
     let (upstream, weir) = limited(&format!("body_idle_timeout = \"{SHORT}\""));
     let mut client = weir.client();
@@ -87,6 +103,31 @@ fn a_stalled_answer_is_given_up() {
     client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
     assert!(client.try_answer(false).is_err());
     eventually("it is counted", || weir.metric("weir_request_errors_total", &[("reason", "timeout")]) == 1.0);
+}
+
+#[test]
+fn what_follows_a_refused_request_with_a_body_is_not_read_as_a_request() {
+    let upstream = Upstream::named("ok");
+    let route =
+        "[[route]]\nname = \"there\"\nmatch = { path = \"/there\" }\nvariants = { a = \"p\" }\nweights = { a = 100 }";
+    let weir = Site::new().pool("p", &[upstream.addr], "").toml(route).start();
+    for refused in ["POST /nowhere HTTP/1.1\r\nHost: test", "POST /there HTTP/1.1\r\nHost: a b"] {
+        let mut client = weir.client();
+        assert_eq!(client.get("/there", "").status, 200);
+        let known = upstream.count();
+        client.send(format!("{refused}\r\nContent-Length: 5000\r\n\r\n"));
+        assert!(matches!(client.answer().status, 404 | 400));
+        let _ = client.try_send("GET /there/smuggled HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(client.rest(), b"", "nothing answers what stood in the body");
+        assert_eq!(upstream.count(), known);
+    }
+}
+
+#[test]
+fn a_client_that_says_nothing_is_told_so_in_time() {
+    let (_upstream, weir) = limited(&format!("header_timeout = \"{SHORT}\""));
+    let said = weir.client().rest();
+    assert!(said.starts_with(b"HTTP/1.1 408 "), "{:?}", String::from_utf8_lossy(&said));
 }
 
 #[test]

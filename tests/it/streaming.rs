@@ -9,6 +9,16 @@ const BIG: u64 = 200 * 1024 * 1024;
 const BUFFERED: u64 = 48 * 1024 * 1024;
 
 #[test]
+fn a_get_with_a_chunked_body_keeps_it() {
+    let upstream = Upstream::answering(|request| Reply::text(&String::from_utf8_lossy(&request.body)));
+    let weir = Site::new().to(upstream.addr, "", "").start();
+    let mut client = weir.client();
+    client.send("GET /search HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nquery\r\n0\r\n\r\n");
+    assert_eq!(client.answer().text(), "query");
+    assert_eq!(client.get("/after", "").status, 200);
+}
+
+#[test]
 fn a_chunked_upload_reaches_the_target_whole() {
     let upstream = Upstream::answering(|request| Reply::text(&request.body.len().to_string()));
     let weir = Site::new().to(upstream.addr, "", "").start();

@@ -3,7 +3,7 @@
 use super::super::balance;
 use super::super::clock::{Clock, Tick, Watch};
 use super::super::failure::Failure;
-use super::{ConnectError, Connection, Lease, LocalTarget, within};
+use super::{Busy, ConnectError, Connection, Lease, LocalTarget, within};
 use crate::boundary::table::Pool;
 use rand::rngs::SmallRng;
 use std::cell::{Cell, RefCell};
@@ -28,11 +28,13 @@ impl LocalPool {
         clock: &Rc<Clock>,
     ) -> LocalPool {
         let kept = |target| before.and_then(|pool| pool.targets.iter().find(|local| local.is(target)).map(Rc::clone));
-        let targets = shared
+        let targets: Vec<_> = shared
             .targets
             .iter()
             .map(|target| kept(target).unwrap_or_else(|| Rc::new(LocalTarget::new(target, worker, clock))))
             .collect();
+        let gone = |old: &&Rc<LocalTarget>| !targets.iter().any(|target| Rc::ptr_eq(target, old));
+        before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
         let capacity = before.map(|pool| Rc::clone(&pool.capacity)).unwrap_or_default();
         capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
         LocalPool { shared: Arc::clone(shared), targets, capacity, clock: Rc::clone(clock) }
@@ -42,8 +44,9 @@ impl LocalPool {
         self.targets.iter().for_each(|target| target.sweep(now));
     }
 
-    /// A connection for one request: an idle one of the chosen target, or a new one, within the worker's share.
-    pub(in crate::proxy) async fn lease(&self, rng: &RefCell<SmallRng>) -> Result<Lease, Failure> {
+    /// A connection for one request: an idle one of the chosen target, or a new one, within the worker's share. No
+    /// later than `end`.
+    pub(in crate::proxy) async fn lease(&self, end: Tick, rng: &RefCell<SmallRng>) -> Result<Lease, Failure> {
         if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
             return Err(Failure::NoTarget);
         }
@@ -54,30 +57,35 @@ impl LocalPool {
             let Some(target) = balance::pick(&self.targets, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
                 return Err(failure);
             };
-            if let Some(connection) = target.idle.borrow_mut().pop() {
-                return Ok(Lease::new(connection, &target, &self.capacity));
+            let busy = Busy::new(&target);
+            let idle = target.idle.borrow_mut().pop();
+            if let Some(connection) = idle {
+                return Ok(Lease::new(connection, busy, &self.capacity));
             }
             let Some(place) = self.place() else {
+                drop(busy);
                 let deadline = queued.get_or_insert_with(|| {
                     let deadline = Watch::new(&self.clock);
-                    deadline.due_after(self.shared.queue_timeout);
+                    deadline.due_at(self.clock.now().after(self.shared.queue_timeout).min(end));
                     deadline
                 });
                 self.wait_for_place(deadline).await?;
                 continue;
             };
-            match self.open(&target, place).await {
-                Ok(lease) => return Ok(lease),
+            match self.open(&target, place, end).await {
+                Ok(connection) => return Ok(Lease::new(connection, busy, &self.capacity)),
                 Err(error) => failure = error,
+            }
+            if self.clock.now() >= end {
+                return Err(failure);
             }
             tried.push(Rc::as_ptr(&target));
         }
     }
 
-    async fn open(&self, target: &Rc<LocalTarget>, place: Place) -> Result<Lease, Failure> {
-        let deadline = Watch::new(&self.clock);
-        deadline.due_after(self.shared.connect_timeout);
-        let stream = match target.connect(&deadline).await {
+    async fn open(&self, target: &LocalTarget, place: Place, end: Tick) -> Result<Box<Connection>, Failure> {
+        let end = self.clock.now().after(self.shared.connect_timeout).min(end);
+        let stream = match target.connect(end).await {
             Ok(stream) => stream,
             Err(error) => {
                 target.log_failure(&self.shared.name, "can't connect", &error);
@@ -87,10 +95,7 @@ impl LocalPool {
                 });
             }
         };
-        match Connection::open(stream, place, &self.clock).await {
-            Ok(connection) => Ok(Lease::new(connection, target, &self.capacity)),
-            Err(_) => Err(Failure::Connect),
-        }
+        Connection::open(stream, place, &self.clock).await.map_err(|_| Failure::Connect)
     }
 
     /// A place for a new connection; an idle connection to another target makes room when there is none.
