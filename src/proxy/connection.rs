@@ -57,8 +57,8 @@ pub(super) struct Client {
     /// A body was left unread: what follows on the stream is not a request.
     pub(super) unread_body: Cell<bool>,
     idle_since: Cell<Tick>,
-    /// Requests that have come to their end. Before the first and after it the connection is parked at once: many
-    /// clients connect early, and most ask once and stay; one that comes back is kept warm for a while.
+    /// Requests that have come to their end. After the first the connection is parked at once: most clients ask once
+    /// and stay; one that comes back is kept warm for a while.
     served: Cell<usize>,
     /// The connection is given up because the target's answer stands still.
     stalled: Cell<bool>,
@@ -282,16 +282,16 @@ fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_
             (if moving { pulse.moved().after(limits.body_idle_timeout) } else { Tick::NEVER }, End::Close)
         } else if let Some(since) = pulse.head_since() {
             (since.after(limits.header_timeout), End::HeadTimeout)
-        } else if can_park && !client.unread_body.get() && client.served.get() <= 1 {
+        } else if can_park && !client.unread_body.get() && client.served.get() == 1 {
             return Poll::Ready(End::Park);
         } else if client.must_leave() {
             return Poll::Ready(End::Close);
         } else if client.worker.draining.get() {
             (client.idle_since.get().after(DRAIN_GRACE), End::Close)
-        } else if client.served.get() == 0 {
-            (client.idle_since.get().after(limits.header_timeout), End::HeadTimeout)
         } else if can_park && !client.unread_body.get() {
             (client.idle_since.get().after(PARK_AFTER), End::Park)
+        } else if client.served.get() == 0 {
+            (client.idle_since.get().after(limits.header_timeout), End::HeadTimeout)
         } else {
             (client.idle_since.get().after(limits.idle_timeout), End::Close)
         };
