@@ -11,6 +11,7 @@ pub mod status;
 pub mod token;
 
 use clap::{Parser, Subcommand};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -54,6 +55,18 @@ enum Verb {
     Reload(reload::ReloadArgs),
     /// Make a token for the admin API
     Token(token::TokenArgs),
+}
+
+/// Prints to standard output. A reader that has gone (`weir status | head -1`) ends the command quietly.
+fn say(text: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = write!(out, "{text}").and_then(|()| out.flush()) {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        eprintln!("weir: can't write to standard output: {error}");
+        std::process::exit(1);
+    }
 }
 
 /// Runs the verb. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 timed out.

@@ -28,7 +28,7 @@ pub struct DemoArgs {
 pub fn run(args: &DemoArgs) -> ExitCode {
     match start(args) {
         Ok(totals) => {
-            println!("{}", totals.summary());
+            crate::cli::say(format_args!("{}\n", totals.summary()));
             if totals.errors() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
@@ -105,15 +105,17 @@ fn introduce(addresses: &Addresses, file: &str) {
         _ => String::new(),
     };
     let api = addresses.admin.first().map(SocketAddr::to_string).unwrap_or_default();
-    println!("weir demo: http://{proxy} splits between stable (95 %) and canary (5 %); configuration: {file}");
-    println!("Try in another terminal:");
+    crate::cli::say(format_args!(
+        "weir demo: http://{proxy} splits between stable (95 %) and canary (5 %); configuration: {file}\n"
+    ));
+    crate::cli::say(format_args!("Try in another terminal:\n"));
     let weir = std::env::current_exe().map_or_else(|_| "weir".to_owned(), |path| path.display().to_string());
-    println!("  {weir}{admin} status");
-    println!("  {weir}{admin} shift demo canary=50 --reason \"try it\"");
-    println!("  curl http://{proxy}/");
-    println!("  curl -H 'x-canary: always' http://{proxy}/");
-    println!("  curl http://{api}/metrics");
-    println!("Ctrl-C ends it.\n");
+    crate::cli::say(format_args!("  {weir}{admin} status\n"));
+    crate::cli::say(format_args!("  {weir}{admin} shift demo canary=50 --reason \"try it\"\n"));
+    crate::cli::say(format_args!("  curl http://{proxy}/\n"));
+    crate::cli::say(format_args!("  curl -H 'x-canary: always' http://{proxy}/\n"));
+    crate::cli::say(format_args!("  curl http://{api}/metrics\n"));
+    crate::cli::say(format_args!("Ctrl-C ends it.\n\n"));
 }
 
 /// A folder for the demo's configuration, removed at the end.

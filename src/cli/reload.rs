@@ -11,7 +11,7 @@ pub fn run(_args: &ReloadArgs, admin: &Admin) -> ExitCode {
     let call = Call { method: http::Method::POST, path: "/api/v1/reload".to_owned(), if_generation: None, body: None };
     match admin.call(&call) {
         Ok(summary) => {
-            print!("{}", said(&summary));
+            crate::cli::say(format_args!("{}", said(&summary)));
             ExitCode::SUCCESS
         }
         Err(failure) => failure.report("reload"),

@@ -2,6 +2,7 @@
 
 use crate::app::{self, Addresses};
 use crate::config::{self, Log};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -26,7 +27,8 @@ pub fn run(file: &Path) -> ExitCode {
     };
     let served = runtime.block_on(async {
         let app = app::start(config).await?;
-        println!("{}", ready_line(&app.addresses));
+        // Nobody may be reading; the log has it, too.
+        let _ = writeln!(std::io::stdout(), "{}", ready_line(&app.addresses));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = app.workers(), "{}", ready_line(&app.addresses));
         app.run(std::future::pending()).await
     });

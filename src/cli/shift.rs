@@ -25,7 +25,7 @@ pub struct ShiftArgs {
 pub fn run(args: &ShiftArgs, admin: &Admin) -> ExitCode {
     match shift(args, admin) {
         Ok(said) => {
-            println!("{said}");
+            crate::cli::say(format_args!("{said}\n"));
             ExitCode::SUCCESS
         }
         Err(failure) => failure.report(&format!("shift {}", args.route)),

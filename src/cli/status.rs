@@ -22,7 +22,7 @@ pub enum Output {
 pub fn run(args: &StatusArgs, admin: &Admin) -> ExitCode {
     match show(args, admin) {
         Ok(text) => {
-            print!("{text}");
+            crate::cli::say(format_args!("{text}"));
             ExitCode::SUCCESS
         }
         Err(failure) => failure.report("status"),

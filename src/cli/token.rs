@@ -34,7 +34,7 @@ pub fn run(args: &TokenArgs) -> ExitCode {
     let printed = if args.hash { hash_of_input() } else { new_token(args) };
     match printed {
         Ok(text) => {
-            println!("{text}");
+            crate::cli::say(format_args!("{text}\n"));
             ExitCode::SUCCESS
         }
         Err(failure) => failure.report("token"),

@@ -3,6 +3,7 @@
 //! Each pulls the next piece only when the other side has room: back-pressure is the absence of a poll. The answer's
 //! body drives the target's connection itself, so that no task stands between the two sockets.
 
+use super::clock::Watch;
 use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
@@ -154,13 +155,19 @@ pub(super) struct ResponseBody {
 }
 
 enum Source {
-    Target { incoming: Incoming, lease: Option<Lease> },
+    Target { incoming: Incoming, lease: Option<Lease>, upload: Option<Rc<Upload>> },
     Own(Option<Bytes>),
 }
 
 impl ResponseBody {
-    pub(super) fn of_target(incoming: Incoming, lease: Lease, exchange: Exchange) -> ResponseBody {
-        ResponseBody { source: Source::Target { incoming, lease: Some(lease) }, exchange: Some(exchange) }
+    /// `upload` is the request's body where it is still under way.
+    pub(super) fn of_target(
+        incoming: Incoming,
+        lease: Lease,
+        upload: Option<Rc<Upload>>,
+        exchange: Exchange,
+    ) -> ResponseBody {
+        ResponseBody { source: Source::Target { incoming, lease: Some(lease), upload }, exchange: Some(exchange) }
     }
 
     /// Without an exchange: the request matched no route.
@@ -169,8 +176,11 @@ impl ResponseBody {
     }
 
     fn finish(&mut self) {
-        if let Source::Target { lease, .. } = &mut self.source {
-            *lease = None;
+        if let Source::Target { lease, upload, .. } = &mut self.source {
+            match (lease.take(), upload.take().filter(|upload| !upload.is_done())) {
+                (Some(lease), Some(upload)) => drop(tokio::task::spawn_local(finish_upload(lease, upload))),
+                (lease, _) => drop(lease),
+            }
         }
         if let Some(mut exchange) = self.exchange.take() {
             exchange.finished();
@@ -186,7 +196,7 @@ impl Body for ResponseBody {
         let body = self.get_mut();
         let frame = match &mut body.source {
             Source::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Source::Target { incoming, lease } => match poll_target(incoming, lease, cx) {
+            Source::Target { incoming, lease, .. } => match poll_target(incoming, lease, cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(frame) => frame,
             },
@@ -225,6 +235,24 @@ impl Body for ResponseBody {
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
     }
+}
+
+/// The answer is through before the request's body: that goes on to the target, so that both connections stay in step
+/// and can be used again. Given up when nothing moves.
+async fn finish_upload(mut lease: Lease, upload: Rc<Upload>) {
+    let client = Rc::clone(&upload.client);
+    let stalled = Watch::new(&client.worker.clock);
+    std::future::poll_fn(|cx| {
+        upload.sent_by(cx);
+        lease.drive(cx);
+        if upload.is_done() || lease.is_over() {
+            return Poll::Ready(());
+        }
+        let due = client.pulse.moved().after(client.worker.limits().body_idle_timeout);
+        stalled.due_at(due);
+        stalled.poll(cx)
+    })
+    .await;
 }
 
 /// The next piece of the answer; drives the target's connection when there is none yet.

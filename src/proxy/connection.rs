@@ -32,7 +32,8 @@ use tokio_rustls::TlsAcceptor;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// How long a client that connected just before a drain has for its request.
+/// How long after a drain's begin a client may still ask, to be answered with `Connection: close`: closing a connection
+/// at once would cross with the request of a busy client.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -130,14 +131,14 @@ impl Client {
         self.stalled.set(self.answering.get() > 0 && self.uploads.get() == 0 && self.pulse.flushed());
     }
 
-    /// A drain closes what has been served; a client that has just come may ask once.
+    /// A drain ends what is under way with its answer; an idle client has a moment to ask once more, and is told then.
     fn must_leave(&self) -> bool {
-        let grace_over = self.idle_since.get().after(DRAIN_GRACE) <= self.worker.clock.now();
-        self.worker.draining.get() && (self.served.get() > 0 || self.in_flight.get() > 0 || grace_over)
+        self.worker.draining.get()
+            && (self.h2 || self.in_flight.get() > 0 || self.grace_end() <= self.worker.clock.now())
     }
 
-    pub(super) fn close_if_draining(&self, headers: &mut HeaderMap) {
-        self.finish_head(headers, false);
+    fn grace_end(&self) -> Tick {
+        self.worker.drain_began.get().after(DRAIN_GRACE)
     }
 
     /// HTTP/1.1 says in the answer's head that the connection ends with it.
@@ -238,7 +239,7 @@ async fn parked(client: &Client, io: &ClientIo, watch: &Watch) -> Parked {
             if client.must_leave() {
                 return Poll::Ready(Parked::Gone);
             }
-            watch.due_at(client.idle_since.get().after(DRAIN_GRACE));
+            watch.due_at(client.grace_end());
         }
         let late = if client.served.get() > 0 { Parked::Gone } else { Parked::HeadTimeout };
         watch.poll(cx).map(|()| late)
@@ -277,7 +278,7 @@ fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_
     let limits = client.worker.limits();
     let pulse = &client.pulse;
     loop {
-        let (due, end) = if client.in_flight.get() > 0 || !pulse.flushed() {
+        let (due, end) = if client.in_flight.get() > 0 || client.uploads.get() > 0 || !pulse.flushed() {
             let moving = client.uploads.get() > 0 || client.answering.get() > 0 || !pulse.flushed();
             (if moving { pulse.moved().after(limits.body_idle_timeout) } else { Tick::NEVER }, End::Close)
         } else if let Some(since) = pulse.head_since() {
@@ -287,7 +288,7 @@ fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_
         } else if client.must_leave() {
             return Poll::Ready(End::Close);
         } else if client.worker.draining.get() {
-            (client.idle_since.get().after(DRAIN_GRACE), End::Close)
+            (client.grace_end(), End::Close)
         } else if can_park && !client.unread_body.get() {
             (client.idle_since.get().after(PARK_AFTER), End::Park)
         } else if client.served.get() == 0 {

@@ -23,6 +23,8 @@ const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Answer {
     pub(super) response: http::Response<Incoming>,
     pub(super) lease: Lease,
+    /// The request's body, where it is still under way: the target answered early.
+    pub(super) upload: Option<Rc<Upload>>,
 }
 
 /// Sends the request to a target of the exchange's variant and waits for the response head.
@@ -57,7 +59,8 @@ pub(super) async fn send(
             }
             Ok(Sent::Answered(response)) => {
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
-                return Ok(Answer { response, lease });
+                let upload = waiting.upload.filter(|upload| !upload.is_done());
+                return Ok(Answer { response, lease, upload });
             }
             Ok(Sent::Unsent(unsent)) => {
                 // A target that takes connections only to close them would have us open them for ever.

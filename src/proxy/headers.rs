@@ -128,6 +128,14 @@ pub fn for_client(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers, &look(headers));
 }
 
+/// `Connection: close`, in any of its lines.
+pub fn says_close(headers: &HeaderMap) -> bool {
+    let options = |value: &HeaderValue| {
+        value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    };
+    headers.get_all(header::CONNECTION).iter().any(options)
+}
+
 /// Removes the hop-by-hop headers and those that `Connection` names.
 fn strip_hop_by_hop(headers: &mut HeaderMap, found: &Found) {
     if found.connection {

@@ -39,14 +39,16 @@ impl Refusal {
 
 /// The target's answer as the client gets it.
 pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision) -> Response<ResponseBody> {
-    let Answer { response, lease } = answer;
+    let Answer { response, lease, upload } = answer;
     let (mut parts, incoming) = response.into_parts();
+    // A target that answers early and closes does not read the rest of the body, so nobody will.
+    let close = upload.is_some() && headers::says_close(&parts.headers);
     headers::for_client(&mut parts.headers);
     parts.version = Version::HTTP_11;
     give_cookie(&mut parts.headers, &exchange, decision);
     exchange.answered(parts.status);
-    exchange.client.close_if_draining(&mut parts.headers);
-    Response::from_parts(parts, ResponseBody::of_target(incoming, lease, exchange))
+    exchange.client.finish_head(&mut parts.headers, close);
+    Response::from_parts(parts, ResponseBody::of_target(incoming, lease, upload, exchange))
 }
 
 /// Weir's answer where the target gave none.

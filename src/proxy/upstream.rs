@@ -240,6 +240,11 @@ impl Lease {
         &self.busy.0
     }
 
+    /// The connection is closed: nothing more comes or goes.
+    pub(super) fn is_over(&self) -> bool {
+        self.connection.as_ref().is_none_or(|connection| connection.driver.is_none())
+    }
+
     /// No request was sent on the connection before.
     pub(super) fn is_fresh(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| !connection.used)

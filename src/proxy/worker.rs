@@ -1,6 +1,6 @@
 //! A worker: a thread with its own runtime, and all that its connections share without locks.
 
-use super::clock::Clock;
+use super::clock::{Clock, Tick};
 use super::connection;
 use super::listener;
 use super::upstream::pool::LocalPool;
@@ -93,6 +93,7 @@ pub(super) struct Worker {
     pub(super) clock: Rc<Clock>,
     pub(super) rng: RefCell<SmallRng>,
     pub(super) draining: Cell<bool>,
+    pub(super) drain_began: Cell<Tick>,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
     outcomes: Arc<WorkerOutcomes>,
@@ -125,6 +126,7 @@ impl Worker {
             clock,
             rng: RefCell::new(rng),
             draining: Cell::new(false),
+            drain_began: Cell::default(),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,
@@ -197,6 +199,7 @@ impl Worker {
 
     fn start_draining(&self) {
         self.draining.set(true);
+        self.drain_began.set(self.clock.now());
         self.wake_waiting();
         self.clock.wake_all();
     }

@@ -8,6 +8,45 @@ const BIG: u64 = 200 * 1024 * 1024;
 /// More than the sockets between a stalled reader and a writer hold, far less than the body.
 const BUFFERED: u64 = 48 * 1024 * 1024;
 
+/// Answers after the head; `then` says what becomes of the body.
+fn early(fields: &'static str, then: impl Fn(&mut Wire) + Send + Sync + 'static) -> Upstream {
+    Upstream::raw(move |mut wire| {
+        while matches!(wire.head(), Ok(Some(_))) {
+            if wire.try_send(format!("HTTP/1.1 200 X\r\nContent-Length: 5\r\n{fields}\r\nearly")).is_err() {
+                return;
+            }
+            then(&mut wire);
+        }
+    })
+}
+
+#[test]
+fn a_client_goes_on_after_an_answer_that_came_before_its_body() {
+    let upstream = early("", |wire| drop(wire.exactly(100_000)));
+    let weir = Site::new().server("workers = 1").to(upstream.addr, "", "").start();
+    let mut client = weir.client();
+    for _ in 0..20 {
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text()), (200, "early"));
+        client.send(vec![b'x'; 100_000]);
+    }
+    // One may still take the end of a body when the next request comes.
+    let connections = upstream.connections();
+    assert!(connections <= 3, "the target's connections are used again, too: {connections} for 20 requests");
+}
+
+#[test]
+fn a_target_that_answers_early_and_closes_is_announced() {
+    let upstream = early("Connection: close\r\n", |wire| drop(wire.exactly(10)));
+    let weir = Site::new().to(upstream.addr, "", "").start();
+    let mut client = weir.client();
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n0123456789");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text()), (200, "early"));
+    assert_eq!(answer.head.field("connection"), Some("close"));
+}
+
 #[test]
 fn a_get_with_a_chunked_body_keeps_it() {
     let upstream = Upstream::answering(|request| Reply::text(&String::from_utf8_lossy(&request.body)));

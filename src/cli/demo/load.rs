@@ -63,9 +63,9 @@ async fn run(load: &Load, mut drain: DrainWatch) -> Second {
         count += 1;
         let mut done = std::mem::take(&mut *second.borrow_mut());
         if count % 20 == 1 {
-            println!("{}", Second::header());
+            crate::cli::say(format_args!("{}\n", Second::header()));
         }
-        println!("{}", done.line(count));
+        crate::cli::say(format_args!("{}\n", done.line(count)));
         totals.add(&done);
     }
     clients.iter().for_each(tokio::task::JoinHandle::abort);

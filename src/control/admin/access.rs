@@ -106,15 +106,26 @@ fn find<'t>(tokens: &'t [Token], presented: &str) -> Option<&'t Token> {
 
 /// A page of another site may send requests here from a browser on this machine; browsers say so in Origin.
 fn same_origin(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let origin = origin.to_str().unwrap_or("");
+    if !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
+    let host = only(headers, header::HOST);
+    let origin = only(headers, header::ORIGIN).unwrap_or("");
     let site = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-    if site.is_some() && site == host {
+    if site.is_some_and(|site| !site.is_empty()) && site == host {
         return Ok(());
     }
     let detail = format!("the request comes from a page of {origin:?}, which is not this address");
     Err(Problem::new(403, "cross-site", detail).field("header:origin"))
+}
+
+/// The value of a header that stands there once, and not more often: two could be read differently.
+fn only(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    }
 }
 
 /// Another site's name may be made to resolve to this machine; then Host has that name.
@@ -124,7 +135,7 @@ fn local_only(peer: &Peer, request: &Request) -> Result<(), Problem> {
         let detail = "the configuration has no admin.token any more, and without tokens only loopback is served";
         return Err(Problem::new(403, "not-local", detail));
     }
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = only(request.headers(), header::HOST);
     let host_is_local = host.is_some_and(|host| is_local(host, bound));
     let uri_is_local = request.uri().authority().is_none_or(|authority| is_local(authority.as_str(), bound));
     if host_is_local && uri_is_local {
@@ -174,6 +185,7 @@ mod tests {
         for host in ["localhost", "LOCALHOST:9901", "127.0.0.1:9901", "127.1.2.3", "[::1]:9901"] {
             assert_eq!(ask(&[("host", host)]), 200, "{host}");
         }
+        assert_eq!(ask(&[("host", "localhost"), ("host", "evil.example")]), 403);
         for host in ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:9901", "10.0.0.1", "a@localhost", ""] {
             assert_eq!(ask(&[("host", host)]), 403, "{host}");
         }
