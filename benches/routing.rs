@@ -101,6 +101,7 @@ fn route(host: &str, path: &str) -> Route {
         rules: Vec::new(),
         sticky: Some(Sticky { keys, fallback: Fallback::Random }),
         timeout: Duration::from_secs(15),
+        close_moved_within: None,
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub body_idle_timeout: Duration,
+    /// No byte either way in a WebSocket or another tunnel.
+    pub tunnel_idle_timeout: Duration,
     /// HTTP/2 concurrent streams a connection.
     pub max_streams: u32,
 }
@@ -67,6 +69,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_idle_timeout: Duration::from_secs(30),
+            tunnel_idle_timeout: Duration::from_secs(60 * 60),
             max_streams: 128,
         }
     }

@@ -17,5 +17,6 @@ mod listener;
 mod request;
 mod respond;
 pub mod tls;
+mod tunnel;
 mod upstream;
 pub mod worker;

@@ -127,6 +127,8 @@ pub struct VariantShard {
     pub errors: [Count; 7],
     pub in_flight: Count,
     pub retries: Count,
+    /// Tunnels that are open: WebSockets and other switched protocols.
+    pub tunnels: Count,
     /// Request head read to last byte of the answer handed on.
     pub duration: Durations,
     /// Request handed to the upstream side (queue and connect included) to the response head.
@@ -156,6 +158,7 @@ impl VariantOutcomes {
             }
             total.in_flight = total.in_flight.wrapping_add(shard.in_flight.load());
             total.retries += shard.retries.load();
+            total.tunnels = total.tunnels.wrapping_add(shard.tunnels.load());
             shard.duration.sum_into(&mut total.duration);
             shard.upstream.sum_into(&mut total.upstream);
         }
@@ -170,6 +173,7 @@ pub struct VariantTotal {
     pub errors: [u64; 7],
     pub in_flight: u64,
     pub retries: u64,
+    pub tunnels: u64,
     pub duration: DurationsTotal,
     pub upstream: DurationsTotal,
 }

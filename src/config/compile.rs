@@ -113,6 +113,7 @@ impl Checker<'_> {
         limits.header_timeout = after(raw.header_timeout, limits.header_timeout);
         limits.idle_timeout = after(raw.idle_timeout, limits.idle_timeout);
         limits.body_idle_timeout = after(raw.body_idle_timeout, limits.body_idle_timeout);
+        limits.tunnel_idle_timeout = after(raw.tunnel_idle_timeout, limits.tunnel_idle_timeout);
         limits
     }
 

@@ -107,6 +107,8 @@ pub struct RouteConfig {
     pub rules: Vec<Rule>,
     pub sticky: Option<Sticky>,
     pub timeout: Duration,
+    /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
+    pub close_moved_within: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

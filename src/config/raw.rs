@@ -51,6 +51,7 @@ pub struct Limits {
     pub header_timeout: Option<At<Duration>>,
     pub idle_timeout: Option<At<Duration>>,
     pub body_idle_timeout: Option<At<Duration>>,
+    pub tunnel_idle_timeout: Option<At<Duration>>,
     pub max_streams: Option<At<u64>>,
 }
 
@@ -122,7 +123,14 @@ pub struct Route {
     pub has_shares: bool,
     pub sticky: Option<Sticky>,
     pub timeout: Option<At<Duration>>,
+    pub on_move: Option<OnMove>,
     pub rules: Vec<Rule>,
+}
+
+/// What becomes of open tunnels whose clients have moved to another variant.
+#[derive(Debug)]
+pub struct OnMove {
+    pub close_within: Option<At<Duration>>,
 }
 
 #[derive(Debug)]
@@ -237,6 +245,7 @@ fn limits(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Limits {
         header_timeout: table.duration(cx, "header_timeout", POSITIVE),
         idle_timeout: table.duration(cx, "idle_timeout", POSITIVE),
         body_idle_timeout: table.duration(cx, "body_idle_timeout", POSITIVE),
+        tunnel_idle_timeout: table.duration(cx, "tunnel_idle_timeout", POSITIVE),
         max_streams: table.integer(cx, "max_streams", 1..=100_000),
     };
     table.finish(cx);
@@ -398,10 +407,18 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         active: table.string(cx, "active"),
         sticky,
         timeout: table.duration(cx, "timeout", POSITIVE),
+        on_move: table.table(cx, "on_move").map(|table| on_move(cx, table)),
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
     };
     table.finish(cx);
     route
+}
+
+fn on_move(cx: &mut Context<'_>, mut table: Cursor<'_>) -> OnMove {
+    table.require(cx, "close_within", "\"30s\"");
+    let on_move = OnMove { close_within: table.duration(cx, "close_within", FROM_ZERO) };
+    table.finish(cx);
+    on_move
 }
 
 fn route_match(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Match {

@@ -20,6 +20,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         rules: route.rules.clone(),
         sticky: route.sticky.clone(),
         timeout: route.timeout,
+        close_moved_within: route.close_moved_within,
     });
     Published {
         serial,

@@ -104,6 +104,12 @@ const RETRIES: Shape =
     Shape("weir_retries_total", "Requests that were sent to a target once more.", MetricType::COUNTER, VARIANT);
 const IN_FLIGHT: Shape =
     Shape("weir_requests_in_flight", "Requests that are being answered now.", MetricType::GAUGE, VARIANT);
+const TUNNELS: Shape = Shape(
+    "weir_tunnels_open",
+    "WebSockets and other switched protocols that are open now.",
+    MetricType::GAUGE,
+    VARIANT,
+);
 const UNROUTED: Shape =
     Shape("weir_unrouted_requests_total", "Requests that no route matched.", MetricType::COUNTER, &[]);
 const CONNECTIONS: Shape =
@@ -154,7 +160,7 @@ const RELOAD: Shape = Shape(
     &[],
 );
 
-const FAMILIES: [fn(&Scrape) -> MetricFamily; 18] = [
+const FAMILIES: [fn(&Scrape) -> MetricFamily; 19] = [
     requests,
     request_errors,
     |scrape| per_variant(scrape, &DURATION, |shape, labels, total| histogram(shape, labels, &total.duration)),
@@ -162,6 +168,7 @@ const FAMILIES: [fn(&Scrape) -> MetricFamily; 18] = [
     overhead,
     |scrape| per_variant(scrape, &RETRIES, |shape, labels, total| counter(shape, labels, total.retries)),
     |scrape| per_variant(scrape, &IN_FLIGHT, |shape, labels, total| gauge(shape, labels, signed(total.in_flight))),
+    |scrape| per_variant(scrape, &TUNNELS, |shape, labels, total| gauge(shape, labels, signed(total.tunnels))),
     unrouted,
     |scrape| per_listener(scrape, &CONNECTIONS, |shard| shard.open.load()),
     |scrape| per_listener(scrape, &ACCEPTED, |shard| shard.accepted.load()),

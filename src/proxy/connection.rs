@@ -8,6 +8,7 @@ use super::clock::{Tick, Watch};
 use super::headers::{Hop, forwarded_for};
 use super::io::{ClientIo, Pulse, Stream};
 use super::request;
+use super::tunnel::{self, Tunnel};
 use super::worker::Worker;
 use crate::boundary::outcomes::{ListenerOutcomes, Reason};
 use crate::limits::PARK_AFTER;
@@ -61,6 +62,8 @@ pub(super) struct Client {
     /// Requests that have come to their end. After the first the connection is parked at once: most clients ask once
     /// and stay; one that comes back is kept warm for a while.
     served: Cell<usize>,
+    /// The protocol was switched: what the connection carries once the 101 is out.
+    tunnel: Cell<Option<Box<Tunnel>>>,
     /// The connection is given up because the target's answer stands still.
     stalled: Cell<bool>,
 }
@@ -90,6 +93,7 @@ impl Client {
             unread_body: Cell::new(false),
             idle_since: Cell::new(worker.clock.now()),
             served: Cell::new(0),
+            tunnel: Cell::new(None),
             stalled: Cell::new(false),
         })
     }
@@ -119,6 +123,16 @@ impl Client {
         self.idle_since.set(self.worker.clock.now());
         self.served.set(self.served.get() + 1);
         self.pulse.head_done();
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.h2
+    }
+
+    /// From here on, what comes is for the tunnel.
+    pub(super) fn switch_to(&self, tunnel: Tunnel) {
+        self.pulse.switch();
+        self.tunnel.set(Some(Box::new(tunnel)));
     }
 
     /// Why an exchange that did not come to its end was cut.
@@ -202,6 +216,10 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo) {
         }
         let (end, back) = driven(client, io, &watch).await;
         io = back;
+        if let Some(tunnel) = client.tunnel.take() {
+            let (stream, early) = io.into_parts();
+            return Box::pin(tunnel::run(stream, early, *tunnel)).await;
+        }
         match end {
             End::Park => {}
             End::HeadTimeout => return Box::pin(time_out(client, io)).await,
@@ -319,7 +337,8 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
     builder
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
-        .max_send_buf_size(64 * 1024);
+        .max_send_buf_size(64 * 1024)
+        .enable_connect_protocol();
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut told = false;
     std::future::poll_fn(|cx| {

@@ -6,8 +6,9 @@ use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::headers;
+use super::tunnel;
 use super::upstream::{self, Lease, Sent};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use std::cell::Cell;
@@ -32,6 +33,7 @@ pub(super) async fn send(
     exchange: &Exchange,
     mut request: Request<RequestBody>,
     upload: Option<Rc<Upload>>,
+    upgrade: Option<&HeaderValue>,
     handed_over: Instant,
 ) -> Result<Answer, Failure> {
     let local = Rc::clone(&exchange.local);
@@ -51,9 +53,12 @@ pub(super) async fn send(
         let mut lease = waiting.for_lease(pool.lease(waiting.end, &exchange.client.worker.rng)).await?;
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
+        if upgrade.is_some() {
+            lease.will_switch();
+        }
         let again = (lease.may_be_stale() && is_repeatable(&request)).then(|| copy(&request));
         match lease.send(request, |cx| waiting.poll(cx)).await {
-            Ok(Sent::Answered(response)) if !can_be_passed_on(&response) => {
+            Ok(Sent::Answered(response)) if !can_be_passed_on(&response, upgrade) => {
                 lease.target().log_failure(&pool.shared.name, "answer refused", &describe(&response));
                 return Err(Failure::BadResponse);
             }
@@ -90,10 +95,12 @@ pub(super) async fn send(
 
 /// Neither a protocol switch that nobody asked for, nor a body whose length two parsers could read differently
 /// (RFC 9112 §6.3).
-fn can_be_passed_on<B>(response: &http::Response<B>) -> bool {
+fn can_be_passed_on<B>(response: &http::Response<B>, upgrade: Option<&HeaderValue>) -> bool {
     let headers = response.headers();
     let ambiguous = headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
-    response.status() != StatusCode::SWITCHING_PROTOCOLS && !ambiguous
+    let asked = response.status() != StatusCode::SWITCHING_PROTOCOLS
+        || upgrade.is_some_and(|offered| tunnel::accepted(headers, offered).is_some());
+    asked && !ambiguous
 }
 
 fn describe<B>(response: &http::Response<B>) -> &'static str {
@@ -109,7 +116,7 @@ fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
     if request.headers().contains_key(http::header::HOST) {
         return;
     }
-    if let Ok(host) = http::HeaderValue::from_str(&lease.target().name) {
+    if let Ok(host) = HeaderValue::from_str(&lease.target().name) {
         request.headers_mut().insert(http::header::HOST, host);
     }
 }

@@ -3,6 +3,7 @@
 //! One pass over the names finds what a request has; only what is there is looked up again. Most requests have
 //! nothing to remove.
 
+use super::tunnel;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use rand::{Rng, RngExt};
 use std::net::IpAddr;
@@ -47,6 +48,7 @@ struct Found {
     connection: bool,
     /// `Keep-Alive`, `Proxy-Connection`, `TE` or `Upgrade`.
     other_hop_by_hop: bool,
+    upgrade: bool,
     transfer_encoding: bool,
     /// `Forwarded`, `X-Real-IP` or any `X-Forwarded-*`.
     forwarding: bool,
@@ -59,7 +61,8 @@ fn look(headers: &HeaderMap) -> Found {
         match *name {
             header::CONNECTION => found.connection = true,
             header::TRANSFER_ENCODING => found.transfer_encoding = true,
-            header::TE | header::UPGRADE => found.other_hop_by_hop = true,
+            header::TE => found.other_hop_by_hop = true,
+            header::UPGRADE => (found.upgrade, found.other_hop_by_hop) = (true, true),
             header::FORWARDED => found.forwarding = true,
             _ => {
                 if name.as_str().starts_with('x') {
@@ -74,9 +77,17 @@ fn look(headers: &HeaderMap) -> Found {
     found
 }
 
-/// Makes a client's request headers those of the request to the target. Gives the request's id.
-pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> HeaderValue {
+/// What [`for_target`] took from a request's headers.
+pub struct Passed {
+    pub request_id: HeaderValue,
+    /// The protocols to switch to that may be offered to the target.
+    pub upgrade: Option<HeaderValue>,
+}
+
+/// Makes a client's request headers those of the request to the target.
+pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> Passed {
     let found = look(headers);
+    let upgrade = if found.upgrade && found.connection { tunnel::offered(headers) } else { None };
     headers.reserve(6);
     let trailers = found.other_hop_by_hop && headers.get_all(header::TE).iter().any(lists_trailers);
     strip_hop_by_hop(headers, &found);
@@ -90,11 +101,11 @@ pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> Hea
     append_to_list(headers, header::VIA, VIA);
     let given = if found.request_id && hop.trusted { headers.get(X_REQUEST_ID) } else { None };
     if let Some(id) = given {
-        return id.clone();
+        return Passed { request_id: id.clone(), upgrade };
     }
     let id = request_id(rng);
     headers.insert(X_REQUEST_ID, id.clone());
-    id
+    Passed { request_id: id, upgrade }
 }
 
 /// The nearest address of `X-Forwarded-For` that is no trusted proxy's; the farthest when all are. None when there is

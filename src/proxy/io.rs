@@ -29,6 +29,8 @@ pub(super) struct Pulse {
     /// Whole interim responses, to be written when the stream is between messages.
     interim: RefCell<Vec<u8>>,
     has_interim: Cell<bool>,
+    /// What comes now belongs to another protocol.
+    switched: Cell<bool>,
 }
 
 impl Pulse {
@@ -40,6 +42,7 @@ impl Pulse {
             flushed: Cell::new(true),
             interim: RefCell::default(),
             has_interim: Cell::new(false),
+            switched: Cell::new(false),
         }
     }
     pub(super) fn moved(&self) -> Tick {
@@ -59,6 +62,10 @@ impl Pulse {
     pub(super) fn send_interim(&self, head: &[u8]) {
         self.interim.borrow_mut().extend_from_slice(head);
         self.has_interim.set(true);
+    }
+    /// After a protocol switch the bytes are not requests any more.
+    pub(super) fn switch(&self) {
+        self.switched.set(true);
     }
     fn mark(&self) {
         self.moved.set(self.clock.now());
@@ -103,12 +110,16 @@ impl ClientIo {
     pub(super) fn into_stream(self) -> Stream {
         self.stream
     }
+    /// The stream, and what was read from it and not used.
+    pub(super) fn into_parts(self) -> (Stream, Bytes) {
+        (self.stream, self.unread)
+    }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let pulse = Rc::clone(&self.pulse);
         let mut interim = pulse.interim.borrow_mut();
         while !interim.is_empty() {
-            let n = ready!(self.stream.poll_write(cx, &interim))?;
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &interim))?;
             interim.drain(..n);
         }
         pulse.has_interim.set(false);
@@ -118,7 +129,8 @@ impl ClientIo {
 
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.guard.as_ref().is_some_and(Guard::refused) && self.unread.is_empty() {
+        let switched = self.pulse.switched.get();
+        if !switched && self.guard.as_ref().is_some_and(Guard::refused) && self.unread.is_empty() {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -127,7 +139,7 @@ impl AsyncRead for ClientIo {
                 Stream::Tcp(tcp) => ready!(Pin::new(tcp).poll_read(cx, buf))?,
                 Stream::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, buf))?,
             }
-            if let Some(guard) = &mut self.guard {
+            if let Some(guard) = self.guard.as_mut().filter(|_| !switched) {
                 let kept = guard.check(&mut buf.filled_mut()[before..]);
                 buf.set_filled(before + kept);
             }
@@ -152,7 +164,7 @@ impl AsyncWrite for ClientIo {
             ready!(self.poll_interim(cx))?;
         }
         self.pulse.flushed.set(false);
-        let n = ready!(self.stream.poll_write(cx, buf))?;
+        let n = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
         self.pulse.mark();
         Poll::Ready(Ok(n))
     }
@@ -239,6 +251,9 @@ impl TargetIo {
     pub(super) fn new(tcp: TcpStream, driving: &Rc<Driving>) -> TargetIo {
         TargetIo { tcp, driving: Rc::clone(driving) }
     }
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.tcp
+    }
 }
 
 impl AsyncRead for TargetIo {
@@ -293,11 +308,32 @@ fn poll_write_pieces(tcp: &mut TcpStream, cx: &mut Context<'_>, bufs: &[io::IoSl
     Pin::new(tcp).poll_write(cx, &joined[..end])
 }
 
-impl Stream {
-    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Stream::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

@@ -4,12 +4,15 @@ use super::body::{RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::tunnel::{self, Tunnel};
 use super::{forward, headers, respond};
 use crate::routing::table::{Decision, RequestView};
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, Uri, Version, request};
+use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Instant;
@@ -23,6 +26,7 @@ pub(super) async fn serve(
     client.pulse.head_done();
     let local = client.worker.local();
     let (mut parts, incoming) = request.into_parts();
+    let socket = socket_over_http2(&mut parts);
     client.version.set(parts.version);
     let has_body = !incoming.is_end_stream();
     if let Err(refusal) = to_origin_form(&mut parts) {
@@ -36,7 +40,15 @@ pub(super) async fn serve(
     let place = (decision.route, decision.variant, decision.forced);
     let exchange = Exchange::begin(Rc::clone(&client), local, place, started);
 
-    let id = headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
+    let headers::Passed { request_id: id, upgrade } =
+        headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
+    let upgrade = match &socket {
+        Some(_) => Some(tunnel::websocket(&mut parts, &mut *client.worker.rng.borrow_mut())),
+        None => upgrade.filter(|_| !has_body && client.version.get() == Version::HTTP_11),
+    };
+    if let Some(offered) = &upgrade {
+        tunnel::ask(&mut parts.headers, offered);
+    }
     let (body, upload) = match upload(&client, &mut parts, incoming) {
         Ok(body) => body,
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
@@ -44,10 +56,46 @@ pub(super) async fn serve(
     parts.version = Version::HTTP_11;
     let handed_over = Instant::now();
     client.worker.shard().overhead.observe_us(micros(handed_over - started));
-    Ok(match forward::send(&exchange, Request::from_parts(parts, body), upload, handed_over).await {
+    let request = Request::from_parts(parts, body);
+    Ok(match forward::send(&exchange, request, upload, upgrade.as_ref(), handed_over).await {
+        Ok(answer) if upgrade.is_some() => switch(exchange, answer, upgrade, socket, (&id, &decision)).await,
         Ok(answer) => respond::relay(exchange, answer, &decision),
         Err(failure) => respond::failed(exchange, failure, &id, &decision),
     })
+}
+
+/// The stream of a WebSocket over HTTP/2 (RFC 8441), whose request is from now on the GET that it is over HTTP/1.1.
+fn socket_over_http2(parts: &mut request::Parts) -> Option<OnUpgrade> {
+    if parts.method != Method::CONNECT || parts.extensions.get::<Protocol>()?.as_str() != "websocket" {
+        return None;
+    }
+    let socket = parts.extensions.remove::<OnUpgrade>()?;
+    parts.method = Method::GET;
+    Some(socket)
+}
+
+/// The answer to a request that asked for another protocol: the switch, or an ordinary one.
+async fn switch(
+    exchange: Exchange,
+    mut answer: forward::Answer,
+    offered: Option<HeaderValue>,
+    socket: Option<OnUpgrade>,
+    (id, decision): (&HeaderValue, &Decision),
+) -> Response<ResponseBody> {
+    if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return respond::relay(exchange, answer, decision);
+    }
+    let protocol = offered.and_then(|offered| tunnel::accepted(answer.response.headers(), &offered));
+    let (Some(protocol), Some(target)) = (protocol, answer.lease.switched().await) else {
+        return respond::failed(exchange, Failure::Reset, id, decision);
+    };
+    let tunnel = Tunnel::new(&exchange, decision, &protocol, answer.lease, target);
+    let client = Rc::clone(&exchange.client);
+    match socket {
+        Some(socket) => drop(tokio::task::spawn_local(tunnel::over_http2(client, socket, tunnel))),
+        None => client.switch_to(tunnel),
+    }
+    respond::switched(exchange, answer.response, protocol, decision)
 }
 
 fn decide(client: &Client, table: &crate::routing::table::RoutingTable, parts: &request::Parts) -> Option<Decision> {

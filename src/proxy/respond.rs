@@ -51,6 +51,31 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
     Response::from_parts(parts, ResponseBody::of_target(incoming, lease, upload, exchange))
 }
 
+/// The target's 101 (Switching Protocols) as the client gets it: over HTTP/2 it is a 200 (RFC 8441 §5). The request ends
+/// here; what follows is the tunnel's.
+pub(super) fn switched(
+    mut exchange: Exchange,
+    answer: Response<hyper::body::Incoming>,
+    protocol: HeaderValue,
+    decision: &Decision,
+) -> Response<ResponseBody> {
+    let (mut parts, _) = answer.into_parts();
+    headers::for_client(&mut parts.headers);
+    if exchange.client.is_http2() {
+        parts.status = StatusCode::OK;
+        parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+    } else {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        parts.headers.insert(header::UPGRADE, protocol);
+    }
+    parts.version = Version::HTTP_11;
+    give_cookie(&mut parts.headers, &exchange, decision);
+    exchange.answered(StatusCode::SWITCHING_PROTOCOLS);
+    exchange.finished();
+    drop(exchange);
+    Response::from_parts(parts, ResponseBody::own(Bytes::new(), None))
+}
+
 /// Weir's answer where the target gave none.
 pub(super) fn failed(
     mut exchange: Exchange,

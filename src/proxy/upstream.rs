@@ -12,6 +12,7 @@ use super::io::{Driving, TargetIo};
 use crate::boundary::outcomes::TargetShard;
 use crate::boundary::table::Target;
 use crate::limits::UPSTREAM_IDLE;
+use bytes::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pool::Capacity;
@@ -165,6 +166,9 @@ pub(super) struct Connection {
     sender: http1::SendRequest<RequestBody>,
     /// None once it is finished: what it held of a request has been given back then.
     driver: Option<http1::Connection<TokioIo<TargetIo>, RequestBody>>,
+    /// The request asks to switch protocols, and what is left of HTTP once that is done.
+    switching: bool,
+    switched: Option<(TcpStream, Bytes)>,
     idle_since: Tick,
     used: bool,
     driving: Rc<Driving>,
@@ -179,7 +183,16 @@ impl Connection {
         let io = TokioIo::new(TargetIo::new(stream, &driving));
         let (sender, driver) = http1::Builder::new().handshake(io).await?;
         let idle_since = clock.now();
-        Ok(Box::new(Connection { sender, driver: Some(driver), idle_since, used: false, driving, _place: place }))
+        Ok(Box::new(Connection {
+            sender,
+            driver: Some(driver),
+            switching: false,
+            switched: None,
+            idle_since,
+            used: false,
+            driving,
+            _place: place,
+        }))
     }
 
     /// Reads and writes what can be; the socket wakes the task of `cx`.
@@ -187,7 +200,11 @@ impl Connection {
         let Some(driver) = &mut self.driver else { return };
         self.driving.by(cx);
         if Pin::new(driver).poll(&mut quiet()).is_ready() {
-            self.driver = None;
+            let driver = self.driver.take();
+            if self.switching {
+                let parts = driver.map(http1::Connection::into_parts);
+                self.switched = parts.map(|parts| (parts.io.into_inner().into_stream(), parts.read_buf));
+            }
         }
     }
 
@@ -261,6 +278,24 @@ impl Lease {
         if let Some(connection) = &mut self.connection {
             connection.drive(cx);
         }
+    }
+
+    /// The request asks to switch protocols: the connection serves no other.
+    pub(super) fn will_switch(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.switching = true;
+        }
+    }
+
+    /// The bare connection after a 101, and what came on it already; None when it broke.
+    pub(super) async fn switched(&mut self) -> Option<(TcpStream, Bytes)> {
+        let connection = self.connection.as_mut()?;
+        std::future::poll_fn(|cx| {
+            connection.drive(cx);
+            if connection.driver.is_none() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        connection.switched.take()
     }
 
     /// Sends the request and waits for the response head, driving the connection. `each_poll` runs after each step.

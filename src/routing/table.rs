@@ -20,6 +20,8 @@ pub struct Route {
     pub sticky: Option<Sticky>,
     /// To the response head.
     pub timeout: Duration,
+    /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
+    pub close_moved_within: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
@@ -161,6 +163,7 @@ mod tests {
             rules: Vec::new(),
             sticky: None,
             timeout: Duration::from_secs(15),
+            close_moved_within: None,
         }
     }
 

@@ -17,3 +17,4 @@ mod routing;
 mod state;
 mod streaming;
 mod support;
+mod tunnels;

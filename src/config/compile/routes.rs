@@ -68,6 +68,7 @@ impl Checker<'_> {
             rules: rules?,
             sticky: sticky?,
             timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value),
+            close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),
         })
     }
 

@@ -183,6 +183,7 @@ fn variant_stats(total: &VariantTotal) -> Map<String, Value> {
         ("errors", Value::Object(errors.collect())),
         ("retries", json!(total.retries)),
         ("in_flight", json!(total.in_flight)),
+        ("tunnels", json!(total.tunnels)),
         ("duration", durations(&total.duration)),
         ("upstream", durations(&total.upstream)),
     ];

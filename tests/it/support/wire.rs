@@ -176,6 +176,10 @@ impl Wire {
         while matches!(self.fill(), Ok(n) if n > 0) {}
         std::mem::take(&mut self.buffer)
     }
+    /// Nothing more is sent; what the peer says is still read.
+    pub fn end(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).expect("the connection is open");
+    }
     /// Closes so that the peer reads a reset.
     pub fn reset(self) {
         let socket = socket2::SockRef::from(&self.stream);
