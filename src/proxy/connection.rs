@@ -46,7 +46,7 @@ pub(super) struct Client {
     pub(super) tls: bool,
     pub(super) hop: Hop,
     pub(super) pulse: Rc<Pulse>,
-    h2: bool,
+    h2: Cell<bool>,
     listener: Arc<ListenerOutcomes>,
     /// Of the request that was read last.
     pub(super) version: Cell<Version>,
@@ -84,7 +84,7 @@ impl Client {
             tls,
             hop: Hop::new(ip, tls, trusted),
             pulse: Rc::new(Pulse::new(&worker.clock)),
-            h2,
+            h2: Cell::new(h2),
             listener: Arc::clone(listener),
             version: Cell::new(Version::HTTP_11),
             in_flight: Cell::new(0),
@@ -126,7 +126,7 @@ impl Client {
     }
 
     pub(super) fn is_http2(&self) -> bool {
-        self.h2
+        self.h2.get()
     }
 
     /// From here on, what comes is for the tunnel.
@@ -148,7 +148,7 @@ impl Client {
     /// A drain ends what is under way with its answer; an idle client has a moment to ask once more, and is told then.
     fn must_leave(&self) -> bool {
         self.worker.draining.get()
-            && (self.h2 || self.in_flight.get() > 0 || self.grace_end() <= self.worker.clock.now())
+            && (self.h2.get() || self.in_flight.get() > 0 || self.grace_end() <= self.worker.clock.now())
     }
 
     fn grace_end(&self) -> Tick {
@@ -157,7 +157,7 @@ impl Client {
 
     /// HTTP/1.1 says in the answer's head that the connection ends with it.
     pub(super) fn finish_head(&self, headers: &mut HeaderMap, close: bool) {
-        if !self.h2 && (close || self.worker.draining.get()) {
+        if !self.h2.get() && (close || self.worker.draining.get()) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
@@ -167,6 +167,8 @@ impl Client {
 enum End {
     Done(Result<(), hyper::Error>),
     Park,
+    /// The client speaks HTTP/2.
+    Http2,
     /// A request head did not come whole in time.
     HeadTimeout,
     /// Idle, stalled or drained: closed without a word.
@@ -222,6 +224,10 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo) {
         }
         match end {
             End::Park => {}
+            End::Http2 => {
+                client.h2.set(true);
+                return Box::pin(http2(client, io.into_http2())).await;
+            }
             End::HeadTimeout => return Box::pin(time_out(client, io)).await,
             End::Close => return,
             End::Done(result) => {
@@ -295,6 +301,9 @@ async fn driven(client: &Rc<Client>, io: ClientIo, watch: &Watch) -> (End, Clien
 fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_>) -> Poll<End> {
     let limits = client.worker.limits();
     let pulse = &client.pulse;
+    if pulse.is_http2() {
+        return Poll::Ready(End::Http2);
+    }
     loop {
         let (due, end) = if client.in_flight.get() > 0 || client.uploads.get() > 0 || !pulse.flushed() {
             let moving = client.uploads.get() > 0 || client.answering.get() > 0 || !pulse.flushed();

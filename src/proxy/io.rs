@@ -29,6 +29,8 @@ pub(super) struct Pulse {
     /// Whole interim responses, to be written when the stream is between messages.
     interim: RefCell<Vec<u8>>,
     has_interim: Cell<bool>,
+    /// The client has begun with HTTP/2's preface.
+    http2: Cell<bool>,
     /// What comes now belongs to another protocol.
     switched: Cell<bool>,
 }
@@ -42,6 +44,7 @@ impl Pulse {
             flushed: Cell::new(true),
             interim: RefCell::default(),
             has_interim: Cell::new(false),
+            http2: Cell::new(false),
             switched: Cell::new(false),
         }
     }
@@ -63,6 +66,9 @@ impl Pulse {
         self.interim.borrow_mut().extend_from_slice(head);
         self.has_interim.set(true);
     }
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.get()
+    }
     /// After a protocol switch the bytes are not requests any more.
     pub(super) fn switch(&self) {
         self.switched.set(true);
@@ -83,19 +89,31 @@ pub(super) struct ClientIo {
     unread: Bytes,
     /// For HTTP/1: what may be handed on to hyper.
     guard: Option<Guard>,
+    /// Nothing was handed on yet: this may be HTTP/2 by prior knowledge.
+    undecided: bool,
     pulse: Rc<Pulse>,
 }
 
+/// How HTTP/2 begins (RFC 9113 §3.4), as far as no HTTP/1 request does.
+const PREFACE: &[u8] = b"PRI * HTTP/2";
+
 impl ClientIo {
     pub(super) fn http1(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
-        ClientIo { stream, unread: Bytes::new(), guard: Some(Guard::default()), pulse }
+        let undecided = matches!(stream, Stream::Tcp(_));
+        ClientIo { stream, unread: Bytes::new(), guard: Some(Guard::default()), undecided, pulse }
     }
     pub(super) fn http2(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
-        ClientIo { stream, unread: Bytes::new(), guard: None, pulse }
+        ClientIo { stream, unread: Bytes::new(), guard: None, undecided: false, pulse }
+    }
+    /// The stream of a client that speaks HTTP/2 without having been asked.
+    pub(super) fn into_http2(self) -> ClientIo {
+        ClientIo { guard: None, undecided: false, ..self }
     }
     pub(super) fn put_back(&mut self, unread: Bytes) {
-        debug_assert!(self.unread.is_empty(), "hyper reads what was put back first");
-        self.unread = unread;
+        if !unread.is_empty() {
+            debug_assert!(self.unread.is_empty(), "hyper reads what was put back first");
+            self.unread = unread;
+        }
     }
     /// Only a plain stream can: a TLS session may hold bytes that the socket no longer shows.
     pub(super) fn can_park(&self) -> bool {
@@ -113,6 +131,38 @@ impl ClientIo {
     /// The stream, and what was read from it and not used.
     pub(super) fn into_parts(self) -> (Stream, Bytes) {
         (self.stream, self.unread)
+    }
+
+    /// The first bytes: held back while they may yet be HTTP/2's preface. When they are, nothing is handed on and the
+    /// driver takes the stream over.
+    fn poll_first(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let before = buf.filled().len();
+            buf.put_slice(&self.unread);
+            let held = buf.filled().len();
+            let read = Pin::new(&mut self.stream).poll_read(cx, buf)?;
+            let first = &buf.filled()[before..];
+            let length = first.len().min(PREFACE.len());
+            let ended = read.is_ready() && buf.filled().len() == held;
+            if first[..length] != PREFACE[..length] || ended {
+                self.undecided = false;
+                self.unread = Bytes::new();
+                if let Some(guard) = &mut self.guard {
+                    let kept = guard.check(&mut buf.filled_mut()[before..]);
+                    buf.set_filled(before + kept);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if buf.filled().len() > held {
+                self.unread = Bytes::copy_from_slice(first);
+            }
+            buf.set_filled(before);
+            if length == PREFACE.len() {
+                self.pulse.http2.set(true);
+                return Poll::Pending;
+            }
+            ready!(read);
+        }
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -134,7 +184,9 @@ impl AsyncRead for ClientIo {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        if self.unread.is_empty() {
+        if self.undecided {
+            ready!(self.poll_first(cx, buf))?;
+        } else if self.unread.is_empty() {
             match &mut self.stream {
                 Stream::Tcp(tcp) => ready!(Pin::new(tcp).poll_read(cx, buf))?,
                 Stream::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, buf))?,

@@ -386,7 +386,7 @@ impl Pump {
             return Ok(());
         }
         if let (Some(frames), Some(_)) = (&mut self.frames, &self.last_words) {
-            let whole = frames.to_border(bytes);
+            let whole = frames.until_border(bytes);
             self.pending.extend_from_slice(&bytes[..whole.unwrap_or(bytes.len())]);
             if let Some(whole) = whole {
                 self.seal();

@@ -10,6 +10,7 @@ mod config;
 mod drain;
 mod failures;
 mod headers;
+mod http2;
 mod limits;
 mod live;
 mod reload;

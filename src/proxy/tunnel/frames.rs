@@ -23,13 +23,13 @@ impl Frames {
     }
 
     pub(super) fn pass(&mut self, mut bytes: &[u8]) {
-        while let Some(end) = self.to_border(bytes) {
+        while let Some(end) = self.until_border(bytes) {
             bytes = &bytes[end..];
         }
     }
 
     /// How many of the bytes end the current frame, or the next one; None when all of them have passed before that.
-    pub(super) fn to_border(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub(super) fn until_border(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
             if self.left > 0 {
@@ -110,7 +110,7 @@ mod tests {
             let ends: Vec<usize> = frames.iter().scan(0, |end, frame| { *end += frame.len(); Some(*end) }).collect();
             let (mut follower, mut found, mut at) = (Frames::default(), Vec::new(), 0);
             for mut part in frames.concat().chunks(piece) {
-                while let Some(end) = follower.to_border(part) {
+                while let Some(end) = follower.until_border(part) {
                     found.push(at + end);
                     at += end;
                     part = &part[end..];
