@@ -1,5 +1,6 @@
 //! Which variant answers a request. Pure: no I/O, no clock, no global randomness.
 
+pub mod explain;
 mod index;
 pub mod matcher;
 pub mod request;
