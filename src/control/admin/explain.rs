@@ -177,4 +177,115 @@ fn new_cookie<'t>(route: &'t Route, decision: &Decision) -> Option<&'t str> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests {
+    use crate::config::{Role, Token};
+    use crate::control::fixtures::{Process, Reply, config, shop, with_tokens};
+    use crate::routing::sticky::{Fallback, KeySource, Sticky};
+    use serde_json::json;
+    use sha2::{Digest, Sha256};
+
+    const JSON: &str = "content-type: application/json";
+
+    async fn ask(process: &Process, path: &str, body: &str) -> Reply {
+        process.call("POST", path, &[JSON], body.as_bytes()).await
+    }
+
+    #[tokio::test]
+    async fn the_document_says_where_and_why() {
+        let mut config = shop();
+        let keys = vec![KeySource::Header("x-user-id".parse().unwrap())];
+        config.routes[0].sticky = Some(Sticky { keys, fallback: Fallback::Random });
+        let process = Process::start(config).await;
+        process.patch("shop", &[], r#"{"weights":{"canary":12.5}}"#).await;
+        let body = r#"{"path":"/a?b=1","host":"shop.localhost:80","headers":{"X-User-Id":"user-1"}}"#;
+        let reply = ask(&process, "/api/v1/explain", body).await;
+        let expected = json!({
+            "route": "shop", "generation": 2, "rule": null, "forced": false,
+            "key": {"source": "header:x-user-id", "value": "user-1", "new": false}, "bucket": 41716,
+            "variant": "stable", "pool": "pool", "version": "1.0",
+            "targets": ["127.0.0.1:9"], "target": "127.0.0.1:9", "balance": null,
+            "weights": {"stable": 87.5, "canary": 12.5}, "share": 87.5, "sets_cookie": null,
+            "client_ip": {"ip": "127.0.0.1", "source": "assumed"},
+            "considered": [{"route": "shop", "taken": true, "why": "host shop.localhost, any path"}],
+            "other_routes": 0, "rules": [], "rules_left_out": 0, "rules_not_asked": 0,
+            "why": "Route shop is the only one that takes the request; it has no rules; \
+                    bucket 41716 of header:x-user-id belongs to stable, which has 87.5 %.",
+        });
+        assert_eq!((reply.status, reply.json()), (200, expected));
+        assert_eq!(process.live("shop"), (2, vec![87_500, 12_500]));
+        assert_eq!(process.publisher.current().serial, 2, "only the shift was published");
+    }
+
+    #[tokio::test]
+    async fn a_route_that_is_asked_about_says_whether_it_is_chosen() {
+        let process = Process::start(config(&[("shop", &[("v", 100.0)]), ("api", &[("v", 100.0)])])).await;
+        let body = r#"{"path":"/","host":"shop.localhost"}"#;
+        let chosen = ask(&process, "/api/v1/routes/shop/explain", body).await.json();
+        assert_eq!(
+            (&chosen["asked"], &chosen["chosen"], &chosen["why_not"]),
+            (&json!("shop"), &json!(true), &json!(null))
+        );
+        let other = ask(&process, "/api/v1/routes/api/explain", body).await.json();
+        assert_eq!((&other["chosen"], &other["why_not"]), (&json!(false), &json!("the host is not api.localhost")));
+        assert_eq!(other["route"], "shop");
+        let nothing = ask(&process, "/api/v1/explain", r#"{"path":"/","host":"c"}"#).await.json();
+        assert_eq!(
+            (&nothing["route"], &nothing["variant"], &nothing["targets"]),
+            (&json!(null), &json!(null), &json!([]))
+        );
+        assert_eq!(nothing["considered"].as_array().map(Vec::len), Some(2));
+        let missing = ask(&process, "/api/v1/routes/shopp/explain", body).await;
+        assert_eq!((missing.status, missing.problem().as_str()), (404, "no-such-route"));
+    }
+
+    #[tokio::test]
+    async fn what_the_proxy_refuses_is_refused_by_its_field() {
+        let process = Process::start(shop()).await;
+        for (body, field) in [
+            (r#"{"path":"/","host":"a b"}"#, "host"),
+            (r#"{"path":"/","host":"a@b"}"#, "host"),
+            (r#"{"path":"/","headers":{"host":["a","b"]}}"#, "host"),
+            (r#"{"path":"*","host":"a"}"#, "path"),
+            (r#"{"path":"http://u:p@a/","host":"a"}"#, "path"),
+            (r#"{"path":"/","host":"a","method":"CONNECT"}"#, "method"),
+        ] {
+            let reply = ask(&process, "/api/v1/explain", body).await;
+            assert_eq!((reply.status, reply.json()["field"].as_str()), (400, Some(field)), "{body}: {reply:?}");
+        }
+        let form = process.call("POST", "/api/v1/explain", &[], br#"{"path":"/","host":"a"}"#).await;
+        assert_eq!((form.status, form.problem().as_str()), (415, "not-json"));
+        assert_eq!(process.get("/api/v1/explain").await.status, 405);
+    }
+
+    #[tokio::test]
+    async fn a_trusted_proxy_is_believed_about_the_client() {
+        let mut config = shop();
+        config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        config.routes[0].sticky = Some(Sticky { keys: Vec::new(), fallback: Fallback::Ip });
+        let process = Process::start(config).await;
+        for (from, ip, source) in [
+            (r#","client_ip":"10.0.0.1""#, "192.0.2.7", "x-forwarded-for"),
+            (r#","client_ip":"::ffff:9.9.9.9""#, "9.9.9.9", "given"),
+            ("", "127.0.0.1", "assumed"),
+        ] {
+            let headers = r#""headers":{"x-forwarded-for":"1.2.3.4, 192.0.2.7, 10.9.9.9"}"#;
+            let body = format!(r#"{{"path":"/","host":"shop.localhost",{headers}{from}}}"#);
+            let document = ask(&process, "/api/v1/explain", &body).await.json();
+            assert_eq!(document["client_ip"], json!({"ip": ip, "source": source}));
+            assert_eq!(document["key"], json!({"source": "ip", "value": ip, "new": false}));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_viewer_may_ask() {
+        let sha256 = Sha256::digest("secret").into();
+        let eye = Token { name: "eye".to_owned(), role: Role::Viewer, sha256 };
+        let process = Process::start(with_tokens(shop(), vec![eye])).await;
+        let body = br#"{"path":"/","host":"a"}"#;
+        for path in ["/api/v1/explain", "/api/v1/routes/shop/explain"] {
+            let token = "authorization: Bearer secret";
+            assert_eq!(process.call("POST", path, &[JSON, token], body).await.status, 200);
+            assert_eq!(process.call("POST", path, &[JSON], body).await.status, 401);
+        }
+    }
+}
