@@ -225,3 +225,108 @@ impl Lines {
         self.0.push('\n');
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(url: &str, headers: &[&str]) -> ExplainArgs {
+        ExplainArgs {
+            url: url.to_owned(),
+            headers: headers.iter().map(|header| parse_header(header).unwrap()).collect(),
+            method: "GET".to_owned(),
+            ip: None,
+            output: Output::Table,
+        }
+    }
+
+    #[test]
+    fn a_url_and_headers_are_the_request_that_a_client_sends() {
+        let sent = described(&args("https://Shop.test:8443/a?b=1#top", &["X-A: 1", "cookie: c=2", "x-a:3"])).unwrap();
+        let expected = json!({"method": "GET", "path": "/a?b=1", "host": "Shop.test:8443",
+            "headers": {"x-a": ["1", "3"], "cookie": ["c=2"]}});
+        assert_eq!(sent, expected);
+        let named = described(&args("/a", &["Host: shop.test"])).unwrap();
+        assert_eq!((&named["host"], &named["headers"]), (&json!("shop.test"), &json!({})));
+        assert_eq!(described(&args("http://10.0.0.1/", &["host: shop.test"])).unwrap()["host"], "shop.test");
+        let ip = ExplainArgs { ip: Some([192, 0, 2, 7].into()), ..args("a", &[]) };
+        assert_eq!(described(&ip).unwrap()["client_ip"], "192.0.2.7");
+    }
+
+    #[test]
+    fn urls_are_taken_as_curl_takes_them() {
+        for (url, host, path) in [
+            ("shop.test", "shop.test", "/"),
+            ("shop.test?a=http://b/", "shop.test", "/?a=http://b/"),
+            ("HTTP://shop.test", "shop.test", "/"),
+            ("http://[::1]:80/a/../b?c#d?e", "[::1]:80", "/a/../b?c"),
+        ] {
+            assert_eq!(split_url(url).unwrap(), (Some(host), path.to_owned()), "{url}");
+        }
+        assert_eq!(split_url("/a?b").unwrap(), (None, "/a?b".to_owned()));
+        for url in ["", "ftp://a/", "http://", "http:///a", "http://user:pw@a/", "?a"] {
+            assert!(split_url(url).is_err(), "{url}");
+        }
+        assert!(described(&args("/a", &[])).is_err(), "no host");
+        assert!(parse_header("x-user-id").is_err());
+    }
+
+    #[test]
+    fn what_is_told_fits_a_terminal_and_ends_with_the_sentence() {
+        let document = json!({
+            "route": "shop", "generation": 3, "rule": null, "forced": false,
+            "key": {"source": "header:x-user-id", "value": "user-1", "new": false}, "bucket": 41716,
+            "variant": "stable", "pool": "shop-v1", "version": "1.41.0",
+            "targets": ["127.0.0.1:9101", "127.0.0.1:9103"], "target": null,
+            "balance": "least in flight of two random ones",
+            "weights": {"stable": 95, "canary": 5}, "share": 95, "sets_cookie": null,
+            "client_ip": {"ip": "127.0.0.1", "source": "assumed"},
+            "considered": [
+                {"route": "shop", "taken": true, "why": "host shop.test, any path"},
+                {"route": "rest", "taken": false, "why": "takes it too, but shop is more specific"}],
+            "other_routes": 7,
+            "rules": [{"name": "beijing staff", "matched": false,
+                "why": "header x-region is \"shanghai\", not \"beijing\", which is a long story"}],
+            "rules_left_out": 0, "rules_not_asked": 0,
+            "why": "Route shop is the most specific of 2 that take the request; its rule does not match; \
+                    bucket 41716 of header:x-user-id belongs to stable, which has 95 %.",
+        });
+        let expected = "\
+route    shop, generation 3
+rule     none
+         - beijing staff: header x-region is \"shanghai\", not \"beijing\", which is
+           a long story
+key      header:x-user-id = user-1
+bucket   41716 of 0 to 99999
+split    stable 95 %, canary 5 %
+variant  stable
+pool     shop-v1, version 1.41.0
+target   one of 127.0.0.1:9101, 127.0.0.1:9103 (least in flight of two random
+         ones)
+client   127.0.0.1 (assumed; --ip gives another)
+routes   shop: takes it: host shop.test, any path
+         rest: takes it too, but shop is more specific
+         and 7 more that do not take it
+
+Route shop is the most specific of 2 that take the request; its rule does not
+match; bucket 41716 of header:x-user-id belongs to stable, which has 95 %.
+";
+        assert_eq!(told(&document), expected);
+        assert!(expected.lines().all(|line| line.chars().count() <= COLUMNS));
+    }
+
+    #[test]
+    fn a_request_without_route_is_a_short_story() {
+        let document = json!({"route": null, "client_ip": {"ip": "192.0.2.7", "source": "x-forwarded-for"},
+            "considered": [{"route": "shop", "taken": false, "why": "the host is not shop.test"}],
+            "other_routes": 0, "rules": [], "why": "No route takes the request: Weir answers 404."});
+        let expected = "\
+route    none
+client   192.0.2.7 (by X-Forwarded-For)
+routes   shop: the host is not shop.test
+
+No route takes the request: Weir answers 404.
+";
+        assert_eq!(told(&document), expected);
+    }
+}
