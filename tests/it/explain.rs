@@ -263,3 +263,32 @@ fn explain_agrees_with_what_the_proxy_did_for_10_000_random_requests() {
             && weir.metric("weir_requests_total", &[]) + seen["null null false"] as f64 == REQUESTS as f64
     });
 }
+
+#[test]
+fn the_command_line_tells_the_story_and_changes_nothing() {
+    let (stable, canary) = (Upstream::named("stable"), Upstream::named("canary"));
+    let lines = "sticky = { key = [\"header:x-user-id\"], fallback = \"cookie\" }\n[[route.rule]]\nname = \"testers\"\nwhen = { header = \"x-canary\", equals = \"always\" }\nvariant = \"canary\"";
+    let weir = split_site(&[("stable", &stable, "95"), ("canary", &canary, "5")], lines).start();
+    let before = weir.route("shop");
+    let told = |args: &[&str]| {
+        let output = weir.cli(&[&["explain"], args].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let known = told(&["-H", "X-User-Id: user-1", "http://shop.test/cart?x=1#top"]);
+    assert!(known.contains("41716") && known.contains("- testers: header x-canary is absent"), "{known}");
+    assert!(known.ends_with("belongs to stable, which has 95 %.\n"), "{known}");
+    assert!(known.lines().all(|line| line.chars().count() <= 80), "{known}");
+    let forced = told(&["-H", "x-canary: always", "-X", "POST", "--ip", "192.0.2.7", "shop.test"]);
+    assert!(forced.contains("+ testers") && forced.contains("forces canary"), "{forced}");
+    assert!(forced.contains(&canary.addr.to_string()) && forced.contains("192.0.2.7"), "{forced}");
+    let document: Value = serde_json::from_str(&told(&["-o", "json", "http://shop.test/"])).expect("JSON");
+    assert_eq!((&document["route"], &document["sets_cookie"]), (&json!("shop"), &json!("weir_shop")));
+    for (args, code) in [(&["http://a b/"][..], 1), (&["/"], 2), (&["ftp://a/"], 2), (&[], 2), (&["-H", "x", "a"], 2)] {
+        let output = weir.cli(&[&["explain"], args].concat());
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    assert_eq!((stable.count(), canary.count()), (0, 0), "nothing was sent");
+    assert_eq!(weir.route("shop"), before);
+}
