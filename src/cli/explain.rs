@@ -139,7 +139,8 @@ fn tell_rules(out: &mut Lines, document: &Value) {
         let sign = if rule["matched"] == true { '+' } else { '-' };
         out.line("", format!("{sign} {}: {}", text(&rule["name"]), text(&rule["why"])));
     }
-    for (member, what) in [("rules_left_out", "more that do not match"), ("rules_not_asked", "after it were not asked")]
+    for (member, what) in
+        [("rules_left_out", "more, none of which matches"), ("rules_not_asked", "more after it, not asked")]
     {
         if let Some(count) = document[member].as_u64().filter(|count| *count > 0) {
             out.line("", format!("  {count} {what}"));

@@ -21,7 +21,7 @@ pub fn found(sticky: Option<&Sticky>, decision: &Decision, request: &RequestView
     Some(match decision.key? {
         KeyFound::Listed(index) => {
             let source = &sticky.keys[index];
-            Key { source: name(source), value: source.key(request).map(|key| text(&key)), new: false }
+            Key { source: name(source), value: source.key(request).map(text), new: false }
         }
         KeyFound::ClientId => {
             let Fallback::Cookie { name, .. } = &sticky.fallback else { return Some(random) };
