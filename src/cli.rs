@@ -4,6 +4,7 @@
 pub mod check;
 pub mod client;
 pub mod demo;
+pub mod explain;
 pub mod reload;
 pub mod serve;
 pub mod shift;
@@ -49,6 +50,8 @@ enum Verb {
     Demo(demo::DemoArgs),
     /// Show routes, variants and weights
     Status(status::StatusArgs),
+    /// Say where a request would go, and why
+    Explain(explain::ExplainArgs),
     /// Change a route's weights
     Shift(shift::ShiftArgs),
     /// Read the configuration file again
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Verb::Check { file, json } => check::run(&file, json),
         Verb::Demo(args) => demo::run(&args),
         Verb::Status(args) => status::run(&args, &admin),
+        Verb::Explain(args) => explain::run(&args, &admin),
         Verb::Shift(args) => shift::run(&args, &admin),
         Verb::Reload(args) => reload::run(&args, &admin),
         Verb::Token(args) => token::run(&args),

@@ -18,7 +18,7 @@ mod resolve;
 
 use crate::boundary::drain::{Drain, Phase};
 use crate::boundary::outcomes::{ListenerOutcomes, WorkerOutcomes};
-use crate::boundary::table::Publisher;
+use crate::boundary::table::{Published, Publisher};
 use crate::config::{self, AdminAddr, Config};
 use arc_swap::ArcSwap;
 use command::{BadFile, ChangeError, Changed, Command, Installed, ReloadError, ReloadSummary, WeightChange};
@@ -64,6 +64,7 @@ pub enum StartError {
 
 struct Shared {
     ground: Arc<ArcSwap<Ground>>,
+    publisher: Publisher,
     commands: mpsc::Sender<Command>,
     sockets: Mutex<Vec<admin::Socket>>,
     admin_addrs: Vec<SocketAddr>,
@@ -104,6 +105,7 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
+        publisher: publisher.clone(),
         commands,
         sockets: Mutex::new(sockets),
         admin_addrs,
@@ -209,6 +211,11 @@ impl Control {
     async fn ask<A>(&self, command: Command, answer: oneshot::Receiver<A>) -> Option<A> {
         self.shared.commands.send(command).await.ok()?;
         answer.await.ok()
+    }
+
+    /// The table that workers have or are about to take.
+    fn table(&self) -> Arc<Published> {
+        self.shared.publisher.current()
     }
 
     /// What was last published.

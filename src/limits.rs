@@ -21,6 +21,9 @@ pub const REASON_BYTES: usize = 1024;
 /// Idempotency keys remembered, and for how long.
 pub const IDEMPOTENCY_KEYS: usize = 1024;
 pub const IDEMPOTENCY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Routes that an explanation tells of beside the one that took the request, and rules of that route.
+pub const EXPLAIN_ROUTES: usize = 20;
+pub const EXPLAIN_RULES: usize = 50;
 /// How often targets' names are looked up, and the longest that one lookup may take.
 pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);

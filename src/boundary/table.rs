@@ -21,6 +21,8 @@ pub struct Published {
     /// Indexed by route, then variant.
     pub outcomes: Vec<Vec<Arc<VariantOutcomes>>>,
     pub settings: Settings,
+    /// Each route's generation, for explanations.
+    pub generations: Vec<u64>,
 }
 
 /// What requests obey beyond their route. A reload swaps these in with the table.
@@ -34,6 +36,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Pool {
     pub name: String,
+    /// What the configuration calls the version, for explanations.
+    pub version: Option<String>,
     pub targets: Vec<Target>,
     pub connect_timeout: Duration,
     /// Whole process; a worker takes its share.

@@ -6,6 +6,7 @@
 mod access;
 mod body;
 mod documents;
+mod explain;
 mod handlers;
 mod idempotency;
 mod problem;
@@ -57,6 +58,8 @@ fn router(scope: Scope, api: Api) -> Router {
             .route("/api/v1/routes", get(handlers::routes))
             .route("/api/v1/routes/{route}", get(handlers::route))
             .route("/api/v1/routes/{route}/weights", patch(handlers::patch_weights).put(handlers::put_weights))
+            .route("/api/v1/routes/{route}/explain", post(explain::of_route))
+            .route("/api/v1/explain", post(explain::of_any))
             .route("/api/v1/stats", get(handlers::stats))
             .route("/api/v1/reload", post(handlers::reload)),
     };

@@ -28,6 +28,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         pools: ground.pools.to_vec(),
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
         settings: Settings { trusted_proxies: config.server.trusted_proxies.clone(), limits: config.limits },
+        generations: ground.routes.iter().map(|live| live.generation).collect(),
     }
 }
 
@@ -65,6 +66,7 @@ fn build_pool(pool: &PoolConfig, addresses: &Addresses, outcomes: &Registry) -> 
     };
     Pool {
         name: pool.name.clone(),
+        version: pool.version.clone(),
         targets: pool.targets.iter().map(target).collect(),
         connect_timeout: pool.connect_timeout,
         max_connections: pool.max_connections,

@@ -5,13 +5,14 @@
 //! the time: how long a head may take, how long nothing may move, how long to stay idle.
 
 use super::clock::{Tick, Watch};
-use super::headers::{Hop, forwarded_for};
+use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
 use super::request;
 use super::tunnel::{self, Tunnel};
 use super::worker::Worker;
 use crate::boundary::outcomes::{ListenerOutcomes, Reason};
 use crate::limits::PARK_AFTER;
+use crate::routing::request::forwarded_for;
 use http::Version;
 use http::header::{self, HeaderMap, HeaderValue};
 use hyper::body::Incoming;

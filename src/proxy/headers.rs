@@ -108,32 +108,6 @@ pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> Pas
     Passed { request_id: id, upgrade }
 }
 
-/// The nearest address of `X-Forwarded-For` that is no trusted proxy's; the farthest when all are. None when there is
-/// none, or what stands nearest is not an address.
-pub fn forwarded_for(headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    let lines: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().map_while(|line| line.to_str().ok()).collect();
-    let mut farthest = None;
-    for element in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-        let Ok(ip) = element.trim().parse::<IpAddr>() else { break };
-        farthest = Some(ip.to_canonical());
-        if !is_trusted(ip.to_canonical()) {
-            break;
-        }
-    }
-    farthest
-}
-
-/// HTTP/2 may send one cookie a line; HTTP/1.1 has one `Cookie` line (RFC 9113 §8.2.3).
-pub fn join_cookies(headers: &mut HeaderMap) {
-    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() < 2 {
-        return;
-    }
-    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
-        headers.insert(header::COOKIE, joined);
-    }
-}
-
 /// Makes a target's response headers those of the answer to the client.
 pub fn for_client(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers, &look(headers));
@@ -351,30 +325,6 @@ mod tests {
         assert_eq!(values(&headers, "host"), ["shop"]);
         assert_eq!(values(&headers, "content-length"), ["5"]);
         assert_eq!(values(&headers, "accept"), ["*/*"]);
-    }
-
-    #[test]
-    fn the_nearest_untrusted_address_is_the_client() {
-        let trusted = |ip: IpAddr| ip.to_string().starts_with("10.");
-        let client = |lines: &[(&str, &str)]| forwarded_for(&map(lines), trusted).map(|ip| ip.to_string());
-        let of = |value| client(&[("x-forwarded-for", value)]);
-        assert_eq!(of("6.6.6.6, 1.2.3.4, 10.0.0.1").as_deref(), Some("1.2.3.4"));
-        assert_eq!(of("10.0.0.2, 10.0.0.1").as_deref(), Some("10.0.0.2"));
-        assert_eq!(of("1.2.3.4, nonsense, 10.0.0.1").as_deref(), Some("10.0.0.1"));
-        assert_eq!(of("::ffff:1.2.3.4").as_deref(), Some("1.2.3.4"));
-        assert_eq!(
-            client(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "10.0.0.9")]).as_deref(),
-            Some("1.2.3.4")
-        );
-        assert_eq!(of("unknown"), None);
-        assert_eq!(client(&[]), None);
-    }
-
-    #[test]
-    fn cookie_crumbs_become_one_line() {
-        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2; c=3"), ("cookie", "d=4")]);
-        join_cookies(&mut headers);
-        assert_eq!(values(&headers, "cookie"), ["a=1; b=2; c=3; d=4"]);
     }
 
     proptest::proptest! {

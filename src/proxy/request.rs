@@ -6,9 +6,10 @@ use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::tunnel::{self, Tunnel};
 use super::{forward, headers, respond};
+use crate::routing::request::to_origin_form;
 use crate::routing::table::{Decision, RequestView};
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri, Version, request};
+use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
@@ -29,9 +30,9 @@ pub(super) async fn serve(
     let socket = socket_over_http2(&mut parts);
     client.version.set(parts.version);
     let has_body = !incoming.is_end_stream();
-    if let Err(refusal) = to_origin_form(&mut parts) {
+    if let Err(unfit) = to_origin_form(&mut parts) {
         client.rejected();
-        return Ok(respond::refuse(&client, refusal, has_body));
+        return Ok(respond::refuse(&client, unfit.into(), has_body));
     }
     let Some(decision) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
@@ -99,48 +100,8 @@ async fn switch(
 }
 
 fn decide(client: &Client, table: &crate::routing::table::RoutingTable, parts: &request::Parts) -> Option<Decision> {
-    let view = RequestView {
-        host: parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        method: &parts.method,
-        headers: &parts.headers,
-        client_ip: client.ip_of(&parts.headers),
-    };
+    let view = RequestView::of(parts, client.ip_of(&parts.headers));
     table.route(&view, &mut *client.worker.rng.borrow_mut())
-}
-
-/// The request as it goes to an origin: a path, and one `Host` that says for whom (RFC 9112 §3.2, §3.2.2).
-fn to_origin_form(parts: &mut request::Parts) -> Result<(), respond::Refusal> {
-    if parts.method == Method::CONNECT {
-        return Err(respond::Refusal::CONNECT);
-    }
-    if let Some(authority) = parts.uri.authority() {
-        if authority.as_str().contains('@') {
-            return Err(respond::Refusal::BAD_TARGET);
-        }
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| respond::Refusal::BAD_TARGET)?;
-        parts.headers.insert(header::HOST, host);
-        let path = parts.uri.path_and_query().cloned();
-        parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-    }
-    if parts.version == Version::HTTP_2 {
-        headers::join_cookies(&mut parts.headers);
-    }
-    if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
-        return Err(respond::Refusal::BAD_TARGET);
-    }
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
-        (None, _) if parts.version == Version::HTTP_10 => Ok(()),
-        _ => Err(respond::Refusal::BAD_HOST),
-    }
-}
-
-/// Characters of a host and port (RFC 3986 §3.2.2, without userinfo); may be empty.
-fn is_host(host: &[u8]) -> bool {
-    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
 }
 
 /// The request's body, held back when the client waits for 100 (Continue).

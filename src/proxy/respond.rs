@@ -6,6 +6,7 @@ use super::exchange::Exchange;
 use super::failure::Failure;
 use super::forward::Answer;
 use super::headers;
+use crate::routing::request::Unfit;
 use crate::routing::sticky::Fallback;
 use crate::routing::table::Decision;
 use bytes::Bytes;
@@ -25,15 +26,22 @@ pub(super) struct Refusal {
 impl Refusal {
     pub(super) const NO_ROUTE: Refusal =
         Refusal::new(StatusCode::NOT_FOUND, "no route matches this host and path", false);
-    pub(super) const CONNECT: Refusal =
-        Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is for forward proxies", true);
-    pub(super) const BAD_TARGET: Refusal =
-        Refusal::new(StatusCode::BAD_REQUEST, "the request's target is not valid", true);
-    pub(super) const BAD_HOST: Refusal =
-        Refusal::new(StatusCode::BAD_REQUEST, "a request must have exactly one valid Host", true);
+    const CONNECT: Refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is for forward proxies", true);
+    const BAD_TARGET: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the request's target is not valid", true);
+    const BAD_HOST: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "a request must have exactly one valid Host", true);
 
     const fn new(status: StatusCode, detail: &'static str, close: bool) -> Refusal {
         Refusal { status, detail, close }
+    }
+}
+
+impl From<Unfit> for Refusal {
+    fn from(unfit: Unfit) -> Refusal {
+        match unfit {
+            Unfit::Connect => Refusal::CONNECT,
+            Unfit::Target => Refusal::BAD_TARGET,
+            Unfit::Host => Refusal::BAD_HOST,
+        }
     }
 }
 

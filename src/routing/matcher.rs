@@ -95,7 +95,7 @@ impl HostMatch {
     }
 
     /// `name` as [`host_name`] gives it; None when the request names no host that can be matched.
-    fn takes(&self, name: Option<&[u8]>) -> bool {
+    pub(super) fn takes(&self, name: Option<&[u8]>) -> bool {
         match self {
             HostMatch::Any => true,
             HostMatch::Exact(exact) => name == Some(exact.as_bytes()),
@@ -118,7 +118,7 @@ impl PathMatch {
         Ok(PathMatch::Exact(checked_path(path)?.to_owned()))
     }
 
-    fn takes(&self, path: &str) -> bool {
+    pub(super) fn takes(&self, path: &str) -> bool {
         match self {
             PathMatch::Exact(exact) => path == exact,
             PathMatch::Prefix(prefix) if prefix.is_empty() => true,

@@ -77,7 +77,7 @@ impl Subject {
 
 impl Test {
     /// Whether a value that was sent passes.
-    fn passes(&self, value: &[u8]) -> bool {
+    pub(super) fn passes(&self, value: &[u8]) -> bool {
         match self {
             Test::Present(present) => *present,
             Test::Equals(text) => value == text.as_bytes(),

@@ -104,7 +104,7 @@ impl Sticky {
 
 impl KeySource {
     /// The value as sent, not decoded; one that is empty or longer than [`STICKY_KEY_BYTES`] counts as absent.
-    fn key<'r>(&self, request: &RequestView<'r>) -> Option<&'r [u8]> {
+    pub(super) fn key<'r>(&self, request: &RequestView<'r>) -> Option<&'r [u8]> {
         let usable = |value: &&[u8]| !value.is_empty() && value.len() <= STICKY_KEY_BYTES;
         match self {
             KeySource::Header(name) => request.headers.get_all(name).iter().map(|value| value.as_bytes()).find(usable),

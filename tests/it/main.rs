@@ -8,6 +8,7 @@ mod basics;
 mod cli;
 mod config;
 mod drain;
+mod explain;
 mod failures;
 mod headers;
 mod http2;

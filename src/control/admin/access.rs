@@ -73,8 +73,17 @@ fn needed(method: &Method, path: &str) -> Role {
     if matches!(*method, Method::GET | Method::HEAD) {
         return Role::Viewer;
     }
+    if *method == Method::POST && is_explain(path) {
+        return Role::Viewer;
+    }
     let weights = path.starts_with("/api/v1/routes/") && path.ends_with("/weights");
     if weights { Role::Operator } else { Role::Admin }
+}
+
+/// A POST that changes nothing.
+fn is_explain(path: &str) -> bool {
+    let route = path.strip_prefix("/api/v1/routes/").and_then(|rest| rest.strip_suffix("/explain"));
+    path == "/api/v1/explain" || route.is_some_and(|route| !route.contains('/'))
 }
 
 fn role_name(role: Role) -> &'static str {
@@ -218,6 +227,10 @@ mod tests {
             ("GET", "/metrics", [200, 200, 200]),
             ("PATCH", weights, [403, 200, 200]),
             ("PUT", weights, [403, 200, 200]),
+            ("POST", "/api/v1/explain", [200, 200, 200]),
+            ("POST", "/api/v1/routes/shop/explain", [200, 200, 200]),
+            ("POST", "/api/v1/routes/shop/x/explain", [403, 403, 200]),
+            ("PUT", "/api/v1/explain", [403, 403, 200]),
             ("POST", "/api/v1/reload", [403, 403, 200]),
             ("DELETE", "/api/v1/whatever", [403, 403, 200]),
         ] {

@@ -166,7 +166,7 @@ fn weights(config: &RouteConfig, weights: &[Weight]) -> Value {
 }
 
 /// `5`, not `5.0`.
-fn percent(weight: Weight) -> Value {
+pub fn percent(weight: Weight) -> Value {
     let thousandths = weight.thousandths();
     if thousandths.is_multiple_of(1000) { json!(thousandths / 1000) } else { json!(weight.percent()) }
 }

@@ -190,7 +190,7 @@ fn refusal(error: ChangeError) -> Problem {
     }
 }
 
-fn no_route(name: &str) -> Problem {
+pub(super) fn no_route(name: &str) -> Problem {
     Problem::new(404, "no-such-route", format!("there is no route {name:?}; GET /api/v1/routes lists them"))
 }
 
@@ -212,7 +212,7 @@ fn etag(generation: u64) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{generation}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-fn document(status: StatusCode, document: &impl Serialize) -> Response {
+pub(super) fn document(status: StatusCode, document: &impl Serialize) -> Response {
     let mut body = match serde_json::to_vec(document) {
         Ok(body) => body,
         Err(error) => return Problem::new(500, "internal", error.to_string()).into_response(),
