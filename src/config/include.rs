@@ -17,10 +17,10 @@ pub fn included<'p>(
     let folder = main.given.parent().unwrap_or(Path::new(""));
     let mut files: Vec<(PathBuf, &At<String>)> = Vec::new();
     for pattern in patterns {
-        let found = match matching(folder, &pattern.value) {
+        let found = match matching(folder, &pattern.value, &pattern.shown()) {
             Ok(found) => found,
             Err(message) => {
-                findings.error("include", pattern.place, format!("{}: {message}", pattern.shown()));
+                findings.error("include", pattern.place, message);
                 continue;
             }
         };
@@ -61,14 +61,14 @@ pub fn merge(main: &mut File, other: File, findings: &mut Findings) {
     }
 }
 
-/// The files that a pattern names, sorted; otherwise what to say of it, without the pattern itself.
-pub fn matching(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
+/// The files that a pattern names, sorted; otherwise what to say of it, where it is called `shown`.
+pub fn matching(folder: &Path, pattern: &str, shown: &str) -> Result<Vec<PathBuf>, String> {
     let (parent, last) = pattern.rsplit_once('/').map_or(("", pattern), |(parent, last)| (parent, last));
     if parent.contains(['*', '?']) {
-        return Err("`*` and `?` stand in the last part of a path only".to_owned());
+        return Err(format!("{shown}: `*` and `?` stand in the last part of a path only"));
     }
     if last.is_empty() {
-        return Err("this names no file".to_owned());
+        return Err(format!("{shown} names no file"));
     }
     if !last.contains(['*', '?']) {
         return Ok(vec![folder.join(pattern)]);
@@ -81,11 +81,11 @@ pub fn matching(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     let entries = match std::fs::read_dir(listed) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(format!("cannot list its folder: {error}")),
+        Err(error) => return Err(format!("{shown}: cannot list its folder: {error}")),
     };
     let mut names = Vec::new();
     for entry in entries {
-        let name = entry.map_err(|error| format!("cannot list its folder: {error}"))?.file_name();
+        let name = entry.map_err(|error| format!("{shown}: cannot list its folder: {error}"))?.file_name();
         if matches(last, &name.to_string_lossy()) {
             names.push(name);
         }

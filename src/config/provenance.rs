@@ -108,7 +108,7 @@ impl Provenance {
         }
         let folder = self.files.first().and_then(|main| main.path.parent()).unwrap_or(Path::new("/"));
         // A folder that can't be listed has no new file that could be read.
-        let named = self.include.iter().flat_map(|pattern| include::matching(folder, pattern).unwrap_or_default());
+        let named = self.include.iter().flat_map(|pattern| include::matching(folder, pattern, "").unwrap_or_default());
         for path in named.filter_map(|path| std::path::absolute(path).ok()) {
             let known = self.files.iter().any(|file| file.path == path);
             if !known && !changed.iter().any(|other| other.path == path) {

@@ -1,5 +1,7 @@
 //! Whole files: what is found in bad ones, what good ones become, and that nothing crashes the check.
 
+mod secrets;
+
 use super::*;
 use crate::routing::matcher::{HostMatch, PathMatch};
 use crate::routing::rule::{Condition, Outcome, Subject, Test};
