@@ -295,3 +295,297 @@ fn log(origin: &Origin, result: &Result<Saving, SaveError>) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::Process;
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+    use std::fs;
+    use std::path::Path;
+
+    const BASE: &str = "include = [\"conf.d/*.toml\"]\n[server]\nstate_dir = \"state\"\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
+                        [[listener]]\nname = \"http\"\nbind = \"127.0.0.1:8080\"\n[pool.p]\ntargets = [\"127.0.0.1:9\"]\n";
+    const SHOP: &str = "[[route]] # the shop\nname = \"shop\"\nvariants = { stable = \"p\", canary = \"p\", third = \"p\" }\n\
+                        weights = { stable = 100, canary = 0, third = 0 } # start\n";
+    const API: &str = "[[route]]\nname = \"api\"\nmatch = { path = \"/api\" }\nvariants = { blue = \"p\", green = \"p\" }\nactive = \"blue\"\n";
+
+    /// The main file with the shop, and the API's in another.
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn new() -> Files {
+            let files = Files(tempfile::tempdir().unwrap());
+            fs::create_dir(files.0.path().join("conf.d")).unwrap();
+            fs::write(files.main(), format!("{BASE}{SHOP}")).unwrap();
+            fs::write(files.api(), API).unwrap();
+            files
+        }
+        fn main(&self) -> PathBuf {
+            self.0.path().join("weir.toml")
+        }
+        fn api(&self) -> PathBuf {
+            self.0.path().join("conf.d/api.toml")
+        }
+        fn config(&self) -> Config {
+            let loaded = config::load(&self.main(), &|_| None);
+            loaded.config.unwrap_or_else(|| panic!("{}", loaded.report.render(false)))
+        }
+        async fn start(&self) -> Process {
+            Process::start(self.config()).await
+        }
+        fn texts(&self) -> (String, String) {
+            (fs::read_to_string(self.main()).unwrap(), fs::read_to_string(self.api()).unwrap())
+        }
+    }
+
+    async fn save(process: &Process, query: &str, body: &str) -> super::super::fixtures::Reply {
+        let headers = ["content-type: application/json"];
+        process.call("POST", &format!("/api/v1/config/save{query}"), &headers, body.as_bytes()).await
+    }
+
+    async fn shift(process: &Process, route: &str, weights: &str) {
+        let reply = process.patch(route, &[], &format!("{{\"weights\":{{{weights}}}}}")).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+
+    #[tokio::test]
+    async fn live_weights_go_into_the_files_that_define_the_routes() {
+        let files = Files::new();
+        let process = files.start().await;
+        let nothing = save(&process, "", "").await.json();
+        assert_eq!(nothing, json!({"dry_run": false, "changed": false, "routes": [], "files": []}));
+        shift(&process, "shop", "\"canary\":5.125").await;
+        shift(&process, "api", "\"green\":100").await;
+        let before = files.texts();
+        let would = save(&process, "?dry_run=true", "{}").await.json();
+        assert_eq!((files.texts(), &would["dry_run"]), (before, &json!(true)));
+        let done = save(&process, "", "{}").await;
+        assert_eq!((done.status, &done.json()["files"]), (200, &would["files"]), "{done:?}");
+        let line = "weights = { stable = 94.875, canary = 5.125, third = 0 } # start";
+        let main = format!("{BASE}{SHOP}").replace("weights = { stable = 100, canary = 0, third = 0 } # start", line);
+        assert_eq!(files.texts(), (main, API.replace("active = \"blue\"", "active = \"green\"")));
+        let lines = &done.json()["files"][0]["lines"];
+        assert_eq!(
+            (&lines[0]["line"], &lines[0]["after"], lines.as_array().unwrap().len()),
+            (&json!(14), &json!(line), 1)
+        );
+        let route = &done.json()["routes"][0];
+        assert_eq!(
+            (&route["route"], &route["generation"], &route["file"]["line"]),
+            (&json!("shop"), &json!(2), &json!(14))
+        );
+        assert_eq!((&route["before"]["canary"], &route["after"]["canary"]), (&json!(0), &json!(5.125)));
+        // The running process has it as its own: nothing differs, and a reload moves nothing.
+        let diff = process.get("/api/v1/config/diff").await.json();
+        assert_eq!(diff, json!({"routes": [], "changed_on_disk": false, "files": []}));
+        let ground = process.control.ground();
+        let summary = process.control.reload("test").await.unwrap();
+        assert!(summary.installed.file_won.is_empty() && summary.installed.live_kept.is_empty(), "{summary:?}");
+        for (was, is) in ground.routes.iter().zip(&process.control.ground().routes) {
+            assert_eq!((was.generation, &was.assignment, &was.record), (is.generation, &is.assignment, &is.record));
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_routes_that_are_named_are_saved() {
+        let files = Files::new();
+        let process = files.start().await;
+        shift(&process, "shop", "\"canary\":5").await;
+        shift(&process, "api", "\"green\":40").await;
+        let reply = save(&process, "", r#"{"routes":["api","api"],"reason":"half"}"#).await;
+        assert_eq!((reply.status, reply.json()["routes"].as_array().unwrap().len()), (200, 1));
+        assert_eq!(files.texts().1, API.replace("active = \"blue\"", "weights = { blue = 60, green = 40 }"));
+        assert_eq!(files.texts().0, format!("{BASE}{SHOP}"));
+        let diff = process.get("/api/v1/config/diff").await.json();
+        assert_eq!((&diff["routes"][0]["route"], &diff["changed_on_disk"]), (&json!("shop"), &json!(false)));
+        // Saved once more, from where the first saving put things.
+        shift(&process, "api", "\"green\":100").await;
+        assert_eq!(save(&process, "", "{}").await.status, 200);
+        assert_eq!(files.texts().1, API.replace("active = \"blue\"", "weights = { blue = 0, green = 100 }"));
+        let missing = save(&process, "", r#"{"routes":["shopp"]}"#).await;
+        assert_eq!((missing.status, missing.problem().as_str()), (404, "no-such-route"));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_understood_is_refused_by_field() {
+        let files = Files::new();
+        let process = files.start().await;
+        shift(&process, "shop", "\"canary\":5").await;
+        let texts = files.texts();
+        for (query, body, field) in [
+            ("", r#"{"routes":"shop"}"#, "routes"),
+            ("", r#"{"routes":["shop"],"routes":[]}"#, "routes"),
+            ("", r#"{"route":["shop"]}"#, "route"),
+            ("", r#"{"reason":5}"#, "reason"),
+            ("", "[]", "body"),
+            ("?dryrun=true", "{}", "query:dryrun"),
+        ] {
+            let reply = save(&process, query, body).await;
+            assert_eq!((reply.status, reply.json()["field"].as_str()), (400, Some(field)), "{body}: {reply:?}");
+        }
+        let plain = process.call("POST", "/api/v1/config/save", &["content-type: text/plain"], b"{}").await;
+        assert_eq!(plain.status, 415);
+        let path = "/api/v1/config/save";
+        let all = process.call("POST", path, &["content-type: application/json", "if-match: \"2\""], b"{}").await;
+        assert_eq!((all.status, all.json()["field"].as_str()), (400, Some("header:if-match")));
+        let one = |tag: &str| [String::from("content-type: application/json"), format!("if-match: \"{tag}\"")];
+        let call = async |tag: &str| {
+            let headers = one(tag);
+            process.call("POST", path, &[&headers[0], &headers[1]], br#"{"routes":["shop"]}"#).await
+        };
+        let stale = call("1").await;
+        assert_eq!(
+            (stale.status, stale.problem().as_str(), stale.header("etag")),
+            (412, "generation-changed", Some("\"2\""))
+        );
+        assert_eq!(files.texts(), texts);
+        assert_eq!(call("2").await.status, 200);
+        assert_ne!(files.texts(), texts);
+    }
+
+    #[tokio::test]
+    async fn files_that_are_not_what_is_running_are_left_alone() {
+        let files = Files::new();
+        let process = files.start().await;
+        shift(&process, "shop", "\"canary\":5").await;
+        let refused = async |file: &Path, change: &str| {
+            let texts = files.texts();
+            let reply = save(&process, "", "{}").await;
+            assert_eq!((reply.status, reply.problem().as_str()), (409, "file-changed"), "{reply:?}");
+            let named = json!([{"path": file, "change": change}]);
+            assert_eq!(reply.json()["files"], named);
+            assert_eq!(files.texts(), texts);
+            let diff = process.get("/api/v1/config/diff").await.json();
+            assert_eq!((&diff["files"], &diff["changed_on_disk"]), (&named, &json!(true)));
+        };
+        // Whichever of the files it is, also one that nothing would be saved into.
+        fs::write(files.api(), format!("{API}timeout = \"9s\"\n")).unwrap();
+        refused(&files.api(), "edited").await;
+        fs::write(files.api(), API).unwrap();
+        let new = files.0.path().join("conf.d/new.toml");
+        fs::write(&new, "").unwrap();
+        refused(&new, "new").await;
+        fs::remove_file(&new).unwrap();
+        fs::write(files.main(), format!("{BASE}{SHOP}# mine\n")).unwrap();
+        refused(&files.main(), "edited").await;
+        assert!(process.control.reload("test").await.is_ok());
+        assert_eq!(save(&process, "", "{}").await.status, 200);
+        assert!(files.texts().0.ends_with("canary = 5, third = 0 } # start\n# mine\n"), "{}", files.texts().0);
+    }
+
+    #[tokio::test]
+    async fn when_one_of_two_files_can_t_be_written_nothing_is() {
+        let files = Files::new();
+        let process = files.start().await;
+        shift(&process, "shop", "\"canary\":5").await;
+        shift(&process, "api", "\"green\":100").await;
+        let texts = files.texts();
+        let blocker = files.0.path().join(format!("conf.d/.api.toml.weir-{}", std::process::id()));
+        fs::create_dir(&blocker).unwrap();
+        let reply = save(&process, "", "{}").await;
+        assert_eq!((reply.status, reply.problem().as_str()), (507, "file-not-written"));
+        assert!(reply.json()["detail"].as_str().unwrap().contains(".api.toml.weir-"), "{reply:?}");
+        assert_eq!(files.texts(), texts);
+        assert_eq!(process.get("/api/v1/config/diff").await.json()["routes"].as_array().unwrap().len(), 2);
+        fs::remove_dir(&blocker).unwrap();
+        assert_eq!(save(&process, "", "{}").await.status, 200);
+    }
+
+    /// Files that were replaced count, whatever became of the others.
+    #[tokio::test]
+    async fn half_a_saving_is_in_force_for_its_half() {
+        let files = Files::new();
+        let process = files.start().await;
+        shift(&process, "shop", "\"canary\":5").await;
+        shift(&process, "api", "\"green\":100").await;
+        let ground = process.control.ground();
+        let origin = Origin { actor: "test".to_owned(), source: "here".to_owned(), reason: None };
+        let request = SaveRequest { routes: None, if_match: None, origin };
+        let Plan { saving, texts, provenance } = plan(&ground, &request, |_| None).unwrap();
+        fs::write(files.main(), &texts[&0]).unwrap();
+        let half = ground.with_file(in_force(&ground, &saving, provenance, &[0]).unwrap());
+        assert_eq!(half.config.provenance.changed_on_disk(), []);
+        let drifting: Vec<_> = drifting(&half, &request).unwrap().iter().map(|view| view.name().to_owned()).collect();
+        assert_eq!(drifting, ["api"]);
+        assert!(in_force(&ground, &saving, Provenance::default(), &[]).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_state_dir_that_can_t_be_written_does_not_undo_what_is_in_the_file() {
+        let files = Files::new();
+        let state = files.0.path().join("state/live.json.tmp");
+        let process = files.start().await;
+        shift(&process, "shop", "\"canary\":5").await;
+        let live = process.control.ground().routes[0].assignment.clone();
+        fs::create_dir(&state).unwrap();
+        assert_eq!(save(&process, "", "{}").await.status, 200);
+        assert!(process.control.ground().config.provenance.changed_on_disk().is_empty());
+        // What a process that is killed now finds when it starts again.
+        let saved = super::super::persist::StateDir::open(&files.0.path().join("copy")).unwrap();
+        fs::copy(files.0.path().join("state/live.json"), files.0.path().join("copy/live.json")).unwrap();
+        let (again, _) = Ground::start(files.config(), &saved.read().unwrap().routes, Default::default(), 1);
+        assert_eq!((&again.routes[0].assignment, again.routes[0].generation), (&live, 2));
+    }
+
+    #[tokio::test]
+    async fn what_a_variable_says_is_not_overwritten() {
+        let files = Files::new();
+        fs::write(files.0.path().join("colour"), "blue").unwrap();
+        fs::write(files.api(), API.replace("\"blue\"", "\"${file:../colour}\"")).unwrap();
+        let process = files.start().await;
+        shift(&process, "api", "\"green\":100").await;
+        let reply = save(&process, "", "{}").await;
+        assert_eq!((reply.status, reply.problem().as_str()), (409, "weights-filled-in"));
+        assert!(
+            reply.json()["detail"].as_str().unwrap().contains("api.toml:5: `active` of route \"api\""),
+            "{reply:?}"
+        );
+        // What a variable stands for may not change behind the back either.
+        shift(&process, "shop", "\"canary\":5").await;
+        fs::write(files.0.path().join("colour"), "green").unwrap();
+        let reply = save(&process, "", r#"{"routes":["shop"]}"#).await;
+        assert_eq!((reply.status, reply.problem().as_str()), (409, "file-changed"), "{reply:?}");
+        fs::remove_file(files.0.path().join("colour")).unwrap();
+        let reply = save(&process, "", r#"{"routes":["shop"]}"#).await;
+        assert_eq!((reply.status, reply.problem().as_str()), (409, "invalid-configuration"), "{reply:?}");
+        assert_eq!(reply.json()["errors"].as_array().unwrap().len(), 1);
+    }
+
+    /// Thousandths of three variants.
+    fn split() -> impl Strategy<Value = [u32; 3]> {
+        (0u32..=100_000, 0u32..=100_000).prop_map(|(one, other)| {
+            let (low, high) = (one.min(other), one.max(other));
+            [low, high - low, 100_000 - high]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn a_saved_file_brings_back_exactly_what_was_live(steps in prop::collection::vec((split(), any::<bool>()), 1..5)) {
+            let files = Files::new();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let process = files.start().await;
+                for (nth, (weights, saved)) in steps.iter().enumerate() {
+                    let [stable, canary, third] = weights.map(|thousandths| f64::from(thousandths) / 1000.0);
+                    let shares = format!("\"stable\":{stable},\"canary\":{canary},\"third\":{third}");
+                    shift(&process, "shop", &shares).await;
+                    if !saved {
+                        continue;
+                    }
+                    let ground = process.control.ground();
+                    assert_eq!(save(&process, "", "{}").await.status, 200, "step {nth}");
+                    let from_file: Vec<u32> = files.config().routes[0].weights.iter().map(|w| w.thousandths()).collect();
+                    assert_eq!(&from_file, weights);
+                    process.control.reload("test").await.unwrap();
+                    let now = process.control.ground();
+                    assert_eq!(now.routes[0].assignment, ground.routes[0].assignment);
+                    assert_eq!(now.routes[0].generation, ground.routes[0].generation);
+                }
+            });
+        }
+    }
+}

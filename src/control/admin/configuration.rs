@@ -160,3 +160,104 @@ fn refusal(error: SaveError) -> Problem {
         SaveError::Stopped => stopping(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, FILE_BYTES, Role, Token, load};
+    use crate::control::fixtures::{Process, Reply, with_tokens};
+    use serde_json::json;
+    use sha2::{Digest, Sha256};
+    use std::fs;
+    use std::path::Path;
+
+    const FILE: &str = "[server]\nstate_dir = \"state\"\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
+                        [[listener]]\nname = \"http\"\nbind = \"127.0.0.1:8080\"\n[pool.p]\ntargets = [\"127.0.0.1:9\"]\n\
+                        [[route]]\nname = \"shop\"\nvariants = { stable = \"p\", canary = \"p\" }\nweights = { stable = 95, canary = 5 }\n";
+
+    fn config(folder: &Path) -> Config {
+        let path = folder.join("weir.toml");
+        fs::write(&path, FILE).unwrap();
+        load(&path, &|_| None).config.unwrap()
+    }
+
+    async fn validate(process: &Process, media: &str, text: &[u8]) -> Reply {
+        let media = format!("content-type: {media}");
+        process.call("POST", "/api/v1/config/validate", &[&media], text).await
+    }
+
+    #[tokio::test]
+    async fn a_text_is_checked_as_the_file_would_be_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = Process::start(config(folder.path())).await;
+        let serial = process.publisher.current().serial;
+        let good = validate(&process, "application/toml", FILE.as_bytes()).await;
+        assert_eq!((good.status, good.json()), (200, json!({"errors": [], "warnings": []})));
+        // Includes are the running file's neighbours.
+        fs::create_dir(folder.path().join("conf.d")).unwrap();
+        fs::write(folder.path().join("conf.d/a.toml"), "[pool.p]\ntargets = [\"127.0.0.1:9\"]\n").unwrap();
+        let bad = format!("include = [\"conf.d/*.toml\"]\n{}", FILE.replace("canary = 5", "canary = 6"));
+        let found = validate(&process, "text/plain; charset=utf-8", bad.as_bytes()).await.json();
+        let errors = found["errors"].as_array().unwrap();
+        let codes: Vec<_> =
+            errors.iter().map(|one| (one["code"].as_str().unwrap(), one["line"].as_u64().unwrap())).collect();
+        assert_eq!(codes, [("weights-sum", 14), ("duplicate-name", 1)]);
+        assert_eq!(errors[0]["file"], json!(folder.path().join("weir.toml")));
+        let latin = validate(&process, "application/toml", b"# \xff\n").await.json();
+        assert!(latin["errors"][0]["message"].as_str().unwrap().starts_with("not UTF-8"), "{latin}");
+        assert_eq!(process.publisher.current().serial, serial);
+        assert_eq!(fs::read_to_string(folder.path().join("weir.toml")).unwrap(), FILE);
+        assert_eq!(process.get("/api/v1/config/diff").await.json()["changed_on_disk"], false);
+    }
+
+    #[tokio::test]
+    async fn a_text_may_be_as_large_as_a_file_and_no_larger() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = Process::start(config(folder.path())).await;
+        let mut text = format!("{FILE}#").into_bytes();
+        text.resize(FILE_BYTES, b' ');
+        assert_eq!(validate(&process, "text/plain", &text).await.json()["errors"], json!([]));
+        text.push(b' ');
+        let reply = validate(&process, "text/plain", &text).await;
+        assert_eq!((reply.status, reply.problem().as_str()), (413, "body-too-large"));
+        let reply = validate(&process, "application/x-www-form-urlencoded", FILE.as_bytes()).await;
+        assert_eq!((reply.status, reply.problem().as_str()), (415, "not-toml"));
+        let query =
+            process.call("POST", "/api/v1/config/validate?dry_run=true", &["content-type: text/plain"], b"").await;
+        assert_eq!((query.status, query.json()["field"].as_str()), (400, Some("query:dry_run")));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_a_value_names_is_not_read_out() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("secret"), "s3cret").unwrap();
+        let process = Process::start(config(folder.path())).await;
+        let text = FILE.replace("\"127.0.0.1:9\"", "\"${file:secret}\"");
+        let reply = validate(&process, "text/plain", text.as_bytes()).await;
+        assert_eq!(reply.json()["errors"][0]["message"], "\"${file:secret}\" is not a target");
+        assert!(!String::from_utf8_lossy(&reply.body).contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn viewers_look_and_only_admins_save_and_validate() {
+        let folder = tempfile::tempdir().unwrap();
+        let token = |name: &str, role| Token {
+            name: name.to_owned(),
+            role,
+            sha256: Sha256::digest(format!("secret-{name}")).into(),
+        };
+        let tokens = vec![token("eye", Role::Viewer), token("hand", Role::Operator), token("head", Role::Admin)];
+        let process = Process::start(with_tokens(config(folder.path()), tokens)).await;
+        for (name, look, change) in [("eye", 200, 403), ("hand", 200, 403), ("head", 200, 200), ("nobody", 401, 401)] {
+            let authorization = format!("authorization: Bearer secret-{name}");
+            for path in ["/api/v1/config/effective", "/api/v1/config/diff"] {
+                assert_eq!(process.call("GET", path, &[&authorization], b"").await.status, look, "{name} {path}");
+            }
+            for path in ["/api/v1/config/validate", "/api/v1/config/save"] {
+                let media = if path.ends_with("save") { "application/json" } else { "text/plain" };
+                let headers = [authorization.as_str(), &format!("content-type: {media}")];
+                let body = if path.ends_with("save") { "{}" } else { FILE };
+                assert_eq!(process.call("POST", path, &headers, body.as_bytes()).await.status, change, "{name} {path}");
+            }
+        }
+    }
+}

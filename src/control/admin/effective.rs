@@ -241,3 +241,110 @@ fn test(test: &Test, provenance: &Provenance) -> (&'static str, Value) {
 fn shown_path(path: &Path) -> String {
     path.display().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+    use crate::control::ground::Addresses;
+    use std::collections::HashMap;
+
+    /// Something of every table.
+    const FILE: &str = r#"
+[[listener]]
+name = "http"
+bind = "127.0.0.1:8080"
+[admin]
+listen = ["127.0.0.1:9901", "unix:admin.sock"]
+[pool.v1]
+targets = ["127.0.0.1:9101", "Shop.internal:80"]
+version = "1.41.0"
+[pool.v2]
+targets = ["[::1]:9102"]
+queue_timeout = "0s"
+[[route]]
+name = "shop"
+match = { host = "*.Shop.example", path = "/v1/" }
+variants = { stable = "v1", canary = "v2" }
+weights = { stable = 99.999, canary = 0.001 }
+sticky = { key = ["header:X-User-Id", "cookie:uid"], fallback = "cookie" }
+rule = [
+  { name = "a", when = { header = "x-canary", equals = "${file:key}" }, variant = "canary" },
+  { name = "b", when = { all = [{ method = ["GET", "HEAD"] }, { not = { cookie = "c", present = true } }] }, weights = { stable = 50, canary = 50 } },
+  { name = "c", when = { any = [{ query = "q", regex = "^a+$" }, { method = "PUT" }, { query = "q", in = ["1", "2"] }] }, variant = "stable" },
+  { name = "d", when = { any = [{ header = "h", prefix = "p" }, { header = "h", suffix = "s" }] }, variant = "stable" },
+]
+[[route]]
+name = "rest"
+match = { path_exact = "/x" }
+variants = { only = "v1" }
+"#;
+
+    fn ground(folder: &Path, text: &str) -> Ground {
+        let path = folder.join("weir.toml");
+        std::fs::write(folder.join("key"), "s3cret\n").unwrap();
+        std::fs::write(&path, text).unwrap();
+        let loaded = load(&path, &|_| None);
+        let config = loaded.config.unwrap_or_else(|| panic!("{}\n{text}", loaded.report.render(false)));
+        Ground::start(config, &HashMap::new(), Addresses::new(), 1).0
+    }
+
+    /// Inline TOML; what is null is left out, as in a file.
+    fn toml(value: &Value) -> String {
+        match value {
+            Value::Object(table) => {
+                let entries = table.iter().filter(|(_, value)| !value.is_null());
+                let entries: Vec<String> =
+                    entries.map(|(key, value)| format!("{} = {}", json!(key), toml(value))).collect();
+                format!("{{ {} }}", entries.join(", "))
+            }
+            Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
+            other => other.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_document_is_a_configuration_with_every_default() {
+        let folder = tempfile::tempdir().unwrap();
+        let document = effective(&ground(folder.path(), FILE));
+        let mut written = document.clone();
+        let top = written.as_object_mut().unwrap();
+        top.remove("file");
+        top.remove("included");
+        for route in top["route"].as_array_mut().unwrap() {
+            let route = route.as_object_mut().unwrap();
+            route.remove("file");
+            route.remove("live");
+        }
+        let text: String = top.iter().map(|(key, value)| format!("{key} = {}\n", toml(value))).collect();
+        let mut again = effective(&ground(folder.path(), &text));
+        // Where the weights are written is another place now.
+        for (route, was) in again["route"].as_array_mut().unwrap().iter_mut().zip(document["route"].as_array().unwrap())
+        {
+            route["file"] = was["file"].clone();
+        }
+        assert_eq!(again, document);
+    }
+
+    #[test]
+    fn secrets_are_masked_and_live_weights_stand_beside_the_file_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let hash = "ab".repeat(32);
+        let token = format!("\n[[admin.token]]\nname = \"ci\"\nrole = \"operator\"\nhash = \"sha256:{hash}\"\n");
+        let document = effective(&ground(folder.path(), &format!("{FILE}{token}")));
+        let text = document.to_string();
+        assert!(!text.contains("s3cret") && !text.contains(&hash), "{text}");
+        let shop = &document["route"][0];
+        assert_eq!(shop["rule"][0]["when"]["equals"], "${file:key}");
+        assert_eq!(document["admin"]["token"], json!([{"name": "ci", "role": "operator", "hash": "***"}]));
+        assert_eq!(shop["file"], json!({"path": folder.path().join("weir.toml"), "line": 17}));
+        assert_eq!(shop["weights"], json!({"stable": 99.999, "canary": 0.001}));
+        assert_eq!(shop["live"], json!({"generation": 1, "weights": {"stable": 99.999, "canary": 0.001}}));
+        assert_eq!(shop["match"], json!({"host": "*.shop.example", "path": "/v1"}));
+        assert_eq!((&shop["timeout"], &shop["sticky"]["cookie"]), (&json!("1m"), &json!("weir_shop")));
+        assert_eq!(
+            (&document["server"]["workers"], &document["limits"]["max_body"]),
+            (&json!("auto"), &json!("unlimited"))
+        );
+    }
+}
