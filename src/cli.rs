@@ -4,8 +4,10 @@
 pub mod check;
 pub mod client;
 pub mod demo;
+pub mod diff;
 pub mod explain;
 pub mod reload;
+pub mod save;
 pub mod serve;
 pub mod shift;
 pub mod status;
@@ -56,6 +58,10 @@ enum Verb {
     Shift(shift::ShiftArgs),
     /// Read the configuration file again
     Reload(reload::ReloadArgs),
+    /// Show where live weights are not the file's, and which files are not what is running
+    Diff(diff::DiffArgs),
+    /// Write live weights into the files that define the routes
+    Save(save::SaveArgs),
     /// Make a token for the admin API
     Token(token::TokenArgs),
 }
@@ -84,6 +90,8 @@ pub fn main() -> ExitCode {
         Verb::Explain(args) => explain::run(&args, &admin),
         Verb::Shift(args) => shift::run(&args, &admin),
         Verb::Reload(args) => reload::run(&args, &admin),
+        Verb::Diff(args) => diff::run(&args, &admin),
+        Verb::Save(args) => save::run(&args, &admin),
         Verb::Token(args) => token::run(&args),
     }
 }

@@ -14,7 +14,9 @@ mod ground;
 mod metrics;
 mod outcomes;
 mod persist;
+mod replace;
 mod resolve;
+mod save;
 
 use crate::boundary::drain::{Drain, Phase};
 use crate::boundary::outcomes::{ListenerOutcomes, WorkerOutcomes};

@@ -68,7 +68,7 @@ fn table(routes: &[Value], stats: &Value) -> String {
             ]);
         }
     }
-    let mut out = aligned(&rows);
+    let mut out = aligned(&rows, RIGHT);
     let state = &stats["state"];
     if let (Some("set aside"), Some(detail)) = (state["status"].as_str(), state["detail"].as_str()) {
         out.push_str(&format!("\nwarning: {detail}; it is kept as {}\n", text(&state["file"])));
@@ -92,13 +92,14 @@ fn served(route: &Value, stats: &Value) -> Vec<String> {
     counts.iter().map(share).collect()
 }
 
-fn aligned(rows: &[[String; 9]]) -> String {
+/// Rows under each other; the columns where `right` says so stand right-aligned.
+pub fn aligned<const N: usize>(rows: &[[String; N]], right: [bool; N]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 9] = std::array::from_fn(width);
+    let widths: [usize; N] = std::array::from_fn(width);
     let mut out = String::new();
     for row in rows {
         let cells =
-            row.iter().zip(widths).zip(RIGHT).map(|((cell, width), right)| {
+            row.iter().zip(widths).zip(right).map(|((cell, width), right)| {
                 if right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
             });
         out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
@@ -108,7 +109,7 @@ fn aligned(rows: &[[String; 9]]) -> String {
 }
 
 /// A string as it is, a number as written, nothing as `-`.
-fn text(value: &Value) -> String {
+pub fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
@@ -116,7 +117,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn percent(value: &Value) -> String {
+pub fn percent(value: &Value) -> String {
     format!("{} %", text(value))
 }
 

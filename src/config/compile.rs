@@ -10,7 +10,7 @@ use super::cursor::{Size, word};
 use super::findings::Findings;
 use super::model::{Config, Log, Server};
 use super::raw;
-use super::source::{At, Place, Sources, listed, shown};
+use super::source::{At, Place, Sources, listed};
 use crate::limits::Limits;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -57,6 +57,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
         listeners: listeners?,
         pools: pools?,
         routes: routes?,
+        provenance: Default::default(),
     })
 }
 
@@ -88,7 +89,7 @@ impl Checker<'_> {
         let parsed = written.value.parse::<ipnet::IpNet>().ok();
         let network = parsed.or_else(|| written.value.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from));
         if network.is_none() {
-            let message = format!("{} is neither an IP address nor a network", shown(&written.value));
+            let message = format!("{} is neither an IP address nor a network", written.shown());
             let help = "write \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.7\"";
             self.findings.error("bad-address", written.place, message).help(help);
         }
@@ -158,7 +159,7 @@ impl Checker<'_> {
     fn name(&mut self, what: &str, name: &At<String>) {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if name.value.is_empty() || name.value.len() > 64 || !name.value.chars().all(allowed) {
-            let message = format!("{} is not a name for a {what}", shown(&name.value));
+            let message = format!("{} is not a name for a {what}", name.shown());
             let help = "names have 1 to 64 letters, digits, `_`, `.` and `-`";
             self.findings.error("bad-name", name.place, message).help(help);
         }
@@ -169,7 +170,7 @@ impl Checker<'_> {
         let mut first: HashMap<&str, Place> = HashMap::new();
         for name in names {
             if let Some(place) = first.get(name.value.as_str()) {
-                let message = format!("there is another {what} {}", shown(&name.value));
+                let message = format!("there is another {what} {}", name.shown());
                 self.findings.error("duplicate-name", name.place, message).other(*place);
             } else {
                 first.insert(&name.value, name.place);
@@ -179,7 +180,7 @@ impl Checker<'_> {
 
     /// Reports a name that refers to nothing.
     fn unknown(&mut self, code: &'static str, what: &str, name: &At<String>, known: &[&str]) {
-        let message = format!("there is no {what} {}", shown(&name.value));
+        let message = format!("there is no {what} {}", name.shown());
         let help = match super::cursor::nearest(&name.value, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => format!("no {what} is defined"),

@@ -3,7 +3,8 @@
 
 use super::findings::Findings;
 use super::interpolate::interpolate;
-use super::source::{At, Place, Source, floor_boundary, listed, shown};
+use super::provenance::{FILLED_BYTES, Filled};
+use super::source::{At, Place, Source, floor_boundary, listed};
 use super::units;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -21,6 +22,7 @@ pub struct Context<'a> {
     pub folder: &'a Path,
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub findings: &'a mut Findings,
+    pub filled: &'a mut Filled,
 }
 
 impl Context<'_> {
@@ -176,7 +178,7 @@ impl<'t> Cursor<'t> {
                 None
             }
             Err(help) => {
-                let message = format!("{} is not a duration", shown(&written.value));
+                let message = format!("{} is not a duration", written.shown());
                 cx.findings.error("bad-duration", written.place, message).help(help);
                 None
             }
@@ -201,7 +203,7 @@ impl<'t> Cursor<'t> {
         match units::size(&written.value) {
             Ok(bytes) => Some(At::new(Size::Bytes(bytes), place)),
             Err(help) => {
-                cx.findings.error("bad-size", place, format!("{} is not a size", shown(&written.value))).help(help);
+                cx.findings.error("bad-size", place, format!("{} is not a size", written.shown())).help(help);
                 None
             }
         }
@@ -335,7 +337,7 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
 pub fn word(findings: &mut Findings, written: &At<String>, path: &str, allowed: &[&'static str]) -> Option<usize> {
     let found = allowed.iter().position(|word| *word == written.value);
     if found.is_none() {
-        let message = format!("`{path}` is {}, expected {}", shown(&written.value), one_of(allowed));
+        let message = format!("`{path}` is {}, expected {}", written.shown(), one_of(allowed));
         let finding = findings.error("bad-value", written.place, message);
         if let Some(near) = nearest(&written.value, allowed.iter().copied()) {
             finding.help(format!("did you mean \"{near}\"?"));
@@ -420,7 +422,12 @@ fn text(cx: &mut Context<'_>, value: &Spanned<DeValue<'_>>, path: &str, expected
         return Some(At::new(written.to_owned(), place));
     }
     match interpolate(written, cx.folder, cx.env) {
-        Ok(text) => Some(At::new(text, place)),
+        Ok(text) if cx.filled.note(&text, written) => Some(At::filled(text, place, written)),
+        Ok(_) => {
+            let message = format!("what variables and files stand for is longer than {FILLED_BYTES} bytes in all");
+            cx.findings.error("interpolation", place, message);
+            None
+        }
         Err(unfilled) => {
             for one in unfilled {
                 let place = within(cx.source, place, &one.text);

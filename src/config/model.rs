@@ -1,9 +1,11 @@
 //! The configuration as the rest of Weir takes it: valid by construction, names resolved, defaults filled in.
 
+use super::provenance::Provenance;
 use crate::limits::Limits;
 use crate::routing::{matcher::RequestMatch, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -17,6 +19,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub pools: Vec<PoolConfig>,
     pub routes: Vec<RouteConfig>,
+    /// Where all this is written.
+    pub provenance: Arc<Provenance>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

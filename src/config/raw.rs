@@ -119,6 +119,7 @@ pub struct Route {
     pub variants: Option<Vec<Named<String>>>,
     pub weights: Option<Weights>,
     pub active: Option<At<String>>,
+    pub active_key: Option<Place>,
     /// `weights` or `active` stands there, though perhaps of a wrong type.
     pub has_shares: bool,
     pub sticky: Option<Sticky>,
@@ -289,7 +290,7 @@ fn access_log(cx: &mut Context<'_>, mut table: Cursor<'_>) {
     if let Some(output) = table.string(cx, "output")
         && output.value != "off"
     {
-        cx.not_built(output.place, format_args!("{} = {:?}", table.path_of("output"), output.value));
+        cx.not_built(output.place, format_args!("{} = {}", table.path_of("output"), output.shown()));
     }
     let format = table.string(cx, "format");
     one_of(cx, format.as_ref(), &table.path_of("format"), &["json", "combined"]);
@@ -307,13 +308,13 @@ fn listener(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Listener {
     table.require(cx, "name", "\"http\"");
     let name = table.string(cx, "name");
     if let Some(name) = &name {
-        table.path = format!("listener.{}", name.value);
+        table.path = format!("listener.{}", name.written());
     }
     table.require(cx, "bind", "\"127.0.0.1:8080\"");
     only(cx, &mut table, "proxy_protocol", "off", &["v1", "v2", "any"]);
     let mut bind = table.string(cx, "bind");
     if let Some(address) = bind.take_if(|address| address.value.starts_with("unix:")) {
-        cx.not_built(address.place, format_args!("{} = {:?}", table.path_of("bind"), address.value));
+        cx.not_built(address.place, format_args!("{} = {}", table.path_of("bind"), address.shown()));
     }
     let tls = table.table(cx, "tls").map(|table| listener_tls(cx, table));
     table.finish(cx);
@@ -369,7 +370,7 @@ fn targets(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<Vec<At<Str
         match target {
             StringOrTable::Table(place) => cx.not_built(place, format_args!("{path} = [{{ addr, weight }}]")),
             StringOrTable::String(target) if target.value.starts_with("unix:") => {
-                cx.not_built(target.place, format_args!("{path} = [{:?}]", target.value));
+                cx.not_built(target.place, format_args!("{path} = [{}]", target.shown()));
             }
             StringOrTable::String(target) => targets.push(target),
         }
@@ -382,7 +383,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     table.require(cx, "name", "\"shop\"");
     let name = table.string(cx, "name");
     if let Some(name) = &name {
-        table.path = format!("route.{}", name.value);
+        table.path = format!("route.{}", name.written());
     }
     table.require(cx, "variants", "{ stable = \"POOL\" }");
     let place = table.place;
@@ -405,6 +406,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         weights,
         has_shares: table.has("weights") || table.has("active"),
         active: table.string(cx, "active"),
+        active_key: table.key_place(cx, "active"),
         sticky,
         timeout: table.duration(cx, "timeout", POSITIVE),
         on_move: table.table(cx, "on_move").map(|table| on_move(cx, table)),
@@ -453,7 +455,7 @@ fn rule(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Rule {
     table.require(cx, "name", "\"testers\"");
     let name = table.string(cx, "name");
     if let Some(name) = &name {
-        table.path = format!("{} {:?}", table.path, name.value);
+        table.path = format!("{} {:?}", table.path, name.written());
     }
     table.require(cx, "when", "{ header = \"x-canary\", equals = \"always\" }");
     let rule = Rule {
@@ -512,7 +514,7 @@ fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
 fn only(cx: &mut Context<'_>, table: &mut Cursor<'_>, key: &'static str, built: &'static str, later: &[&'static str]) {
     let Some(written) = table.string(cx, key) else { return };
     if later.contains(&written.value.as_str()) {
-        cx.not_built(written.place, format_args!("{} = {:?}", table.path_of(key), written.value));
+        cx.not_built(written.place, format_args!("{} = {}", table.path_of(key), written.shown()));
         return;
     }
     let mut allowed = vec![built];

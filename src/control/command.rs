@@ -2,6 +2,7 @@
 
 use super::ground::{Addresses, LiveRoute};
 use super::persist::StateError;
+use super::save::{Env, SaveError, SaveRequest, Saving};
 use crate::boundary::table::Pool;
 use crate::config::{Config, Report};
 use crate::routing::split::Weight;
@@ -20,6 +21,12 @@ pub enum Command {
         config: Box<Config>,
         addresses: Addresses,
         reply: oneshot::Sender<Result<Installed, StateError>>,
+    },
+    /// Write live weights into the files that define the routes.
+    Save {
+        request: SaveRequest,
+        env: Env,
+        reply: oneshot::Sender<Result<Saving, SaveError>>,
     },
     /// Names resolved again. Not part of what is saved.
     Resolved(Addresses),

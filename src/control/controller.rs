@@ -8,6 +8,7 @@ use super::command::{ChangeError, Changed, Command, Installed, WeightChange};
 use super::derive;
 use super::ground::{Addresses, Ground, listed};
 use super::persist::{StateDir, StateError};
+use super::save::{self, Env, SaveError, SaveRequest, Saving};
 use crate::boundary::table::Publisher;
 use crate::config::Config;
 use arc_swap::ArcSwap;
@@ -37,10 +38,12 @@ impl Controller {
 
     async fn commit(&mut self, batch: Vec<Command>) {
         let mut draft = Draft { ground: self.ground.clone(), save: false, publish: false, replies: Vec::new() };
+        let mut saves = Vec::new();
         for command in batch {
             match command {
                 Command::ChangeWeights { change, reply } => draft.change_weights(change, reply),
                 Command::Install { config, addresses, reply } => draft.install(*config, addresses, reply),
+                Command::Save { request, env, reply } => saves.push((request, env, reply)),
                 Command::Resolved(addresses) => {
                     // Holds whether or not the rest of the batch can be saved.
                     if let Some(ground) = self.ground.resolved(addresses.clone()) {
@@ -57,6 +60,25 @@ impl Controller {
         for reply in draft.replies {
             reply.send(&saved);
         }
+        for (request, env, reply) in saves {
+            // The caller may have gone; what is in the files stands.
+            let _ = reply.send(self.write_back(request, env).await);
+        }
+    }
+
+    /// Live weights into the files. After the batch, so that only what is on disk gets there.
+    async fn write_back(&mut self, request: SaveRequest, env: Env) -> Result<Saving, SaveError> {
+        let ground = self.ground.clone();
+        let written = tokio::task::spawn_blocking(move || save::write(&ground, &request, env)).await;
+        let (config, result) = written.map_err(|_| SaveError::Stopped)?;
+        if let Some(config) = config {
+            self.publish(self.ground.with_file(config));
+            // Without this the file wins at the next start, with the weights that are live.
+            if let Err(error) = self.save(&self.ground).await {
+                tracing::warn!(%error, "the state directory does not know yet that the files have the live weights");
+            }
+        }
+        result
     }
 
     async fn save(&self, ground: &Ground) -> Result<(), StateError> {

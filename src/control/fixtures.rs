@@ -61,6 +61,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             queue_timeout: Duration::from_secs(1),
         }],
         routes: routes.iter().map(route).collect(),
+        provenance: Arc::default(),
     }
 }
 

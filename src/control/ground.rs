@@ -69,6 +69,19 @@ impl Ground {
         (ground, installed)
     }
 
+    /// The ground state after live weights went into the file: `config` differs from the running one in the file's
+    /// weights only, and what is live goes on as it is.
+    pub fn with_file(&self, config: Config) -> Ground {
+        let live = |(new, (old, live)): (&RouteConfig, (&RouteConfig, &Arc<LiveRoute>))| {
+            if new.weights == old.weights {
+                return Arc::clone(live);
+            }
+            Arc::new(LiveRoute::new(new, live.generation, live.assignment.clone(), live.outcomes.clone()))
+        };
+        let routes = config.routes.iter().zip(self.config.routes.iter().zip(&self.routes)).map(live).collect();
+        Ground { config: Arc::new(config), routes, ..self.clone() }
+    }
+
     /// The ground state with other addresses; None when they are the same.
     pub fn resolved(&self, addresses: Addresses) -> Option<Ground> {
         if addresses == *self.addresses {

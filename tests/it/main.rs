@@ -16,6 +16,7 @@ mod limits;
 mod live;
 mod reload;
 mod routing;
+mod save;
 mod state;
 mod streaming;
 mod support;

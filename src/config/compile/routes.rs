@@ -4,7 +4,7 @@ use super::Checker;
 use crate::config::cursor::{Named, word};
 use crate::config::model::{RouteConfig, VariantConfig};
 use crate::config::raw;
-use crate::config::source::{At, Place, listed, shown};
+use crate::config::source::{At, Place, listed};
 use crate::limits::{BUCKETS, VARIANTS_PER_ROUTE};
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::split::Weight;
@@ -75,7 +75,7 @@ impl Checker<'_> {
     fn request_match(&mut self, raw: &raw::Match) -> Option<RequestMatch> {
         let host = match &raw.host {
             None => Some(HostMatch::Any),
-            Some(host) => self.matched(host.place, HostMatch::parse(&host.value)),
+            Some(host) => self.matched("host", host, HostMatch::parse(&host.value)),
         };
         let path = match (&raw.path, &raw.path_exact) {
             (Some(prefix), Some(exact)) => {
@@ -84,14 +84,19 @@ impl Checker<'_> {
                 None
             }
             (None, None) => PathMatch::prefix("/").ok(),
-            (Some(path), None) => self.matched(path.place, PathMatch::prefix(&path.value)),
-            (None, Some(path)) => self.matched(path.place, PathMatch::exact(&path.value)),
+            (Some(path), None) => self.matched("path", path, PathMatch::prefix(&path.value)),
+            (None, Some(path)) => self.matched("path_exact", path, PathMatch::exact(&path.value)),
         };
         Some(RequestMatch { host: host?, path: path? })
     }
 
-    fn matched<M, E: std::error::Error>(&mut self, place: Place, parsed: Result<M, E>) -> Option<M> {
-        parsed.map_err(|error| self.findings.error("bad-match", place, error.to_string())).ok()
+    fn matched<M, E: std::error::Error>(&mut self, key: &str, at: &At<String>, parsed: Result<M, E>) -> Option<M> {
+        let failed = |error: E| {
+            // The error names what it is about.
+            let filled = || format!("{} cannot be the `{key}` of a route", at.shown());
+            self.findings.error("bad-match", at.place, if at.is_filled() { filled() } else { error.to_string() });
+        };
+        parsed.map_err(failed).ok()
     }
 
     fn variants(
@@ -259,13 +264,13 @@ impl Checker<'_> {
 
     fn key(&mut self, written: &At<String>) -> Option<KeySource> {
         let (kind, name) = written.value.split_once(':').unwrap_or((&written.value, ""));
-        let name = At::new(name.trim().to_owned(), written.place);
+        let name = written.with(name.trim().to_owned());
         match kind {
             "header" => self.header_name(&name).map(KeySource::Header),
             "cookie" => self.cookie_name(&name).map(KeySource::Cookie),
             "query" => self.query_name(&name).map(KeySource::Query),
             _ => {
-                let message = format!("{} is not a key", shown(&written.value));
+                let message = format!("{} is not a key", written.shown());
                 let help = "write \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
                 self.findings.error("bad-sticky", written.place, message).help(help);
                 None

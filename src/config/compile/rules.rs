@@ -3,7 +3,7 @@
 use super::Checker;
 use super::routes::Names;
 use crate::config::raw;
-use crate::config::source::{At, Place, listed, shown};
+use crate::config::source::{At, listed};
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use crate::routing::split::Assignment;
 
@@ -29,7 +29,7 @@ impl Checker<'_> {
     fn rule_name(&mut self, name: &At<String>) {
         let text = &name.value;
         if text.trim().is_empty() || text.len() > RULE_NAME_BYTES || text.chars().any(char::is_control) {
-            let message = format!("{} is not a name for a rule", shown(text));
+            let message = format!("{} is not a name for a rule", name.shown());
             let finding = self.findings.error("bad-name", name.place, message);
             finding.help(format!("rule names have 1 to {RULE_NAME_BYTES} bytes and no control characters"));
         }
@@ -128,9 +128,9 @@ impl Checker<'_> {
             let name = &method.value;
             let valid = http::Method::from_bytes(name.as_bytes()).is_ok();
             if !valid || name.bytes().any(|b| b.is_ascii_lowercase()) {
-                let message = format!("{} is not an HTTP method", shown(name));
+                let message = format!("{} is not an HTTP method", method.shown());
                 let finding = self.findings.error("bad-condition", method.place, message);
-                if valid {
+                if valid && !method.is_filled() {
                     finding.help(format!("methods are in upper case: \"{}\"", name.to_ascii_uppercase()));
                 }
                 return None;
@@ -181,7 +181,11 @@ impl Checker<'_> {
             Err(error) => {
                 let reason = error.to_string();
                 let reason = reason.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
-                let message = format!("{} is not a regular expression: {reason}", shown(&written.value));
+                let mut message = format!("{} is not a regular expression", written.shown());
+                // The reason may quote the pattern.
+                if !written.is_filled() {
+                    message.push_str(&format!(": {reason}"));
+                }
                 self.findings.error("bad-regex", written.place, message);
                 None
             }
@@ -191,7 +195,7 @@ impl Checker<'_> {
     pub fn header_name(&mut self, name: &At<String>) -> Option<http::HeaderName> {
         let parsed = http::HeaderName::from_bytes(name.value.as_bytes()).ok();
         if parsed.is_none() {
-            self.not_a_name(name.place, "header", &name.value);
+            self.not_a_name("header", name);
         }
         parsed
     }
@@ -199,7 +203,7 @@ impl Checker<'_> {
     pub fn cookie_name(&mut self, name: &At<String>) -> Option<String> {
         // RFC 6265: a cookie's name is a token, as is a header's.
         if http::HeaderName::from_bytes(name.value.as_bytes()).is_err() {
-            self.not_a_name(name.place, "cookie", &name.value);
+            self.not_a_name("cookie", name);
             return None;
         }
         Some(name.value.clone())
@@ -208,14 +212,14 @@ impl Checker<'_> {
     pub fn query_name(&mut self, name: &At<String>) -> Option<String> {
         let breaks = |c: char| matches!(c, '&' | '=' | '#' | ' ') || c.is_control();
         if name.value.is_empty() || name.value.contains(breaks) {
-            self.not_a_name(name.place, "query parameter", &name.value);
+            self.not_a_name("query parameter", name);
             return None;
         }
         Some(name.value.clone())
     }
 
-    fn not_a_name(&mut self, place: Place, what: &str, name: &str) {
-        let message = format!("{} cannot be the name of a {what}", shown(name));
-        self.findings.error("bad-name", place, message);
+    fn not_a_name(&mut self, what: &str, name: &At<String>) {
+        let message = format!("{} cannot be the name of a {what}", name.shown());
+        self.findings.error("bad-name", name.place, message);
     }
 }

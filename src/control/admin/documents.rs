@@ -160,7 +160,7 @@ pub fn changed(changed: &Changed) -> RouteDocument {
     route(&changed.route)
 }
 
-fn weights(config: &RouteConfig, weights: &[Weight]) -> Value {
+pub fn weights(config: &RouteConfig, weights: &[Weight]) -> Value {
     let shares = config.variants.iter().zip(weights);
     Value::Object(shares.map(|(variant, weight)| (variant.name.clone(), percent(*weight))).collect())
 }

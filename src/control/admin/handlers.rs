@@ -190,7 +190,7 @@ fn refusal(error: ChangeError) -> Problem {
     }
 }
 
-pub(super) fn no_route(name: &str) -> Problem {
+pub fn no_route(name: &str) -> Problem {
     Problem::new(404, "no-such-route", format!("there is no route {name:?}; GET /api/v1/routes lists them"))
 }
 
@@ -198,7 +198,7 @@ fn not_saved(why: &str) -> Problem {
     Problem::new(507, "state-not-saved", format!("nothing was changed: {why}"))
 }
 
-fn stopping() -> Problem {
+pub fn stopping() -> Problem {
     Problem::new(503, "stopping", "weir is stopping; nothing was changed")
 }
 
@@ -208,11 +208,11 @@ fn route_document(route: &documents::RouteDocument) -> Response {
     response
 }
 
-fn etag(generation: u64) -> HeaderValue {
+pub fn etag(generation: u64) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{generation}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-pub(super) fn document(status: StatusCode, document: &impl Serialize) -> Response {
+pub fn document(status: StatusCode, document: &impl Serialize) -> Response {
     let mut body = match serde_json::to_vec(document) {
         Ok(body) => body,
         Err(error) => return Problem::new(500, "internal", error.to_string()).into_response(),
