@@ -5,6 +5,7 @@
 
 mod access;
 mod body;
+mod changes;
 mod documents;
 mod handlers;
 mod idempotency;
@@ -56,7 +57,10 @@ fn router(scope: Scope, api: Api) -> Router {
         Scope::Everything => health
             .route("/api/v1/routes", get(handlers::routes))
             .route("/api/v1/routes/{route}", get(handlers::route))
-            .route("/api/v1/routes/{route}/weights", patch(handlers::patch_weights).put(handlers::put_weights))
+            .route("/api/v1/routes/{route}/weights", patch(changes::patch_weights).put(changes::put_weights))
+            .route("/api/v1/routes/{route}/history", get(changes::history))
+            .route("/api/v1/routes/{route}/undo", post(changes::undo))
+            .route("/api/v1/routes/{route}/switch", post(changes::switch))
             .route("/api/v1/stats", get(handlers::stats))
             .route("/api/v1/reload", post(handlers::reload)),
     };

@@ -1,6 +1,7 @@
 //! Configurations for tests, and a process that serves one.
 
-use super::ground::Ground;
+use super::command::Origin;
+use super::ground::{Cause, Ground, Past};
 use super::{Control, Start, start};
 use crate::boundary::drain::Drain;
 use crate::boundary::table::Publisher;
@@ -79,7 +80,12 @@ pub fn with_tokens(mut config: Config, tokens: Vec<Token>) -> Config {
 }
 
 pub fn ground(config: Config) -> Ground {
-    Ground::start(config, &HashMap::new(), HashMap::new(), 2).0
+    Ground::start(config, Past::default(), HashMap::new(), 2, &cause()).0
+}
+
+pub fn cause() -> Cause {
+    let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+    Cause { origin: Origin::file(Path::new("/nowhere/weir.toml")), now }
 }
 
 /// A started control plane without data plane.

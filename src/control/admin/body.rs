@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use std::cell::RefCell;
 use std::fmt;
 
@@ -20,6 +21,24 @@ const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 pub struct WeightsBody {
     pub weights: Vec<(String, Weight)>,
     pub reason: Option<String>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct SwitchBody {
+    pub to: String,
+    pub force: bool,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct UndoBody {
+    pub to: Option<u64>,
+    pub reason: Option<String>,
+}
+
+/// As [`read_json`]; where there is no body at all, nothing.
+pub async fn read_json_or_nothing(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    if http_body::Body::is_end_stream(&body) { Ok(Bytes::new()) } else { read_json(headers, body).await }
 }
 
 /// The whole body of a JSON request.
@@ -63,11 +82,88 @@ pub fn weights(bytes: &[u8]) -> Result<WeightsBody, Problem> {
             }));
         }
     };
-    if body.reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
+    bounded(body.reason.as_deref())?;
+    Ok(body)
+}
+
+/// The body of a switch: `{"to":"green","force":false,"reason":"…"}`.
+pub fn switch(bytes: &[u8]) -> Result<SwitchBody, Problem> {
+    let mut members = Members::read(bytes, &["to", "force", "reason"])?;
+    let (to, force, reason) = (members.take("to")?, members.take("force")?, members.take("reason")?);
+    let Some(to) = to else {
+        let detail = "to: missing; name the variant that is to have everything, such as {\"to\":\"green\"}";
+        return Err(Problem::new(400, "invalid-body", detail).field("to"));
+    };
+    bounded(reason.as_deref())?;
+    Ok(SwitchBody { to, force: force.unwrap_or(false), reason })
+}
+
+/// The body of an undo: `{"to":3,"reason":"…"}`, or nothing.
+pub fn undo(bytes: &[u8]) -> Result<UndoBody, Problem> {
+    if bytes.is_empty() {
+        return Ok(UndoBody::default());
+    }
+    let mut members = Members::read(bytes, &["to", "reason"])?;
+    let (to, reason) = (members.take("to")?, members.take("reason")?);
+    bounded(reason.as_deref())?;
+    Ok(UndoBody { to, reason })
+}
+
+fn bounded(reason: Option<&str>) -> Result<(), Problem> {
+    if reason.is_some_and(|reason| reason.len() > REASON_BYTES) {
         let detail = format!("reason: longer than {REASON_BYTES} bytes");
         return Err(Problem::new(400, "invalid-body", detail).field("reason"));
     }
-    Ok(body)
+    Ok(())
+}
+
+/// An object's members, each known and given once. A null counts as absent.
+struct Members(Vec<(String, Value)>);
+
+impl Members {
+    fn read(bytes: &[u8], known: &[&str]) -> Result<Members, Problem> {
+        let problem = |field: &str, detail: String| Problem::new(400, "invalid-body", detail).field(field);
+        let members: Members = serde_json::from_slice(bytes).map_err(|error| problem("body", error.to_string()))?;
+        for (place, (name, _)) in members.0.iter().enumerate() {
+            if !known.contains(&name.as_str()) {
+                let detail = format!("{name}: unknown field; there are {}", known.join(", "));
+                return Err(problem(name, detail));
+            }
+            if members.0[..place].iter().any(|(earlier, _)| earlier == name) {
+                return Err(problem(name, format!("{name}: given twice")));
+            }
+        }
+        Ok(members)
+    }
+
+    fn take<T: de::DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
+        let Some(member) = self.0.iter_mut().find(|(known, _)| known == name) else { return Ok(None) };
+        let value = member.1.take();
+        serde_json::from_value(value)
+            .map_err(|error| Problem::new(400, "invalid-body", format!("{name}: {error}")).field(name))
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Members, M::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(Members(members))
+    }
 }
 
 /// The generations that If-Match names. Tags that are no generation match none.
@@ -85,6 +181,22 @@ pub fn if_match(headers: &HeaderMap) -> Option<IfMatch> {
         generations.extend(tags.filter_map(quoted));
     }
     present.then_some(IfMatch::OneOf(generations))
+}
+
+/// `limit` of the query, the only parameter there is: 1 or more.
+pub fn limit(query: Option<&str>) -> Result<usize, Problem> {
+    let mut limit = usize::MAX;
+    for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        limit = match (name, value.parse::<usize>()) {
+            ("limit", Ok(limit)) if limit > 0 => limit,
+            _ => {
+                let detail = format!("query: {pair:?} is not understood; there is limit=N, 1 or more");
+                return Err(Problem::new(400, "invalid-query", detail).field(format!("query:{name}")));
+            }
+        };
+    }
+    Ok(limit)
 }
 
 /// `dry_run` of the query, the only parameter there is.
