@@ -4,11 +4,15 @@
 pub mod check;
 pub mod client;
 pub mod demo;
+pub mod history;
 pub mod reload;
 pub mod serve;
 pub mod shift;
 pub mod status;
+pub mod switch;
 pub mod token;
+pub mod undo;
+pub mod write;
 
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
@@ -51,6 +55,12 @@ enum Verb {
     Status(status::StatusArgs),
     /// Change a route's weights
     Shift(shift::ShiftArgs),
+    /// Give everything to one variant, if its targets are healthy
+    Switch(switch::SwitchArgs),
+    /// Bring an earlier revision back, client for client
+    Undo(undo::UndoArgs),
+    /// Show who changed a route, when, why and to what
+    History(history::HistoryArgs),
     /// Read the configuration file again
     Reload(reload::ReloadArgs),
     /// Make a token for the admin API
@@ -79,6 +89,9 @@ pub fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Status(args) => status::run(&args, &admin),
         Verb::Shift(args) => shift::run(&args, &admin),
+        Verb::Switch(args) => switch::run(&args, &admin),
+        Verb::Undo(args) => undo::run(&args, &admin),
+        Verb::History(args) => history::run(&args, &admin),
         Verb::Reload(args) => reload::run(&args, &admin),
         Verb::Token(args) => token::run(&args),
     }

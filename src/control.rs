@@ -343,6 +343,8 @@ fn listen_hint(error: &io::Error) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    mod history;
+
     use super::fixtures::{Process, config, shop, shop_in};
     use super::*;
     use proptest::prelude::*;

@@ -1,7 +1,7 @@
 //! The configuration as the rest of Weir takes it: valid by construction, names resolved, defaults filled in.
 
 use crate::limits::Limits;
-use crate::routing::{matcher::RequestMatch, rule::Rule, split::Weight, sticky::Sticky};
+use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -96,6 +96,9 @@ pub enum TargetAddr {
     Name { host: String, port: u16 },
 }
 
+/// What the rule is called that a route's `preview` makes.
+pub const PREVIEW_RULE: &str = "preview";
+
 #[derive(Clone, Debug)]
 pub struct RouteConfig {
     pub name: String,
@@ -105,6 +108,8 @@ pub struct RouteConfig {
     /// Starting weights, one per variant; they sum to 100.
     pub weights: Vec<Weight>,
     pub rules: Vec<Rule>,
+    /// Which requests get the idle one of two variants, whatever the rules say.
+    pub preview: Option<Condition>,
     pub sticky: Option<Sticky>,
     pub timeout: Duration,
 }

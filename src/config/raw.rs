@@ -123,6 +123,7 @@ pub struct Route {
     pub sticky: Option<Sticky>,
     pub timeout: Option<At<Duration>>,
     pub rules: Vec<Rule>,
+    pub preview: Option<When>,
 }
 
 #[derive(Debug)]
@@ -385,7 +386,8 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     let weights = table.table(cx, "weights").map(|weights| shares(cx, weights));
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
-    let later = ["retry", "rescue", "on_empty", "request_headers", "response_headers", "rollout", "preview"];
+    let preview = table.table(cx, "preview").map(|table| when(cx, table));
+    let later = ["retry", "rescue", "on_empty", "request_headers", "response_headers", "rollout"];
     table.not_built(cx, &later);
     let route = Route {
         place,
@@ -399,6 +401,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         sticky,
         timeout: table.duration(cx, "timeout", POSITIVE),
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
+        preview,
     };
     table.finish(cx);
     route

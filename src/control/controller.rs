@@ -174,7 +174,9 @@ impl Reply {
             Reply::Change { change, result, to } => {
                 let result = match (result, saved) {
                     // Whatever was decided upon a draft that was thrown away is void.
-                    (Ok(_) | Err(ChangeError::Stale(_) | ChangeError::Undo(_)), Err(error)) => Err(ChangeError::NotSaved(error.clone())),
+                    (Ok(_) | Err(ChangeError::Stale(_) | ChangeError::Undo(_)), Err(error)) => {
+                        Err(ChangeError::NotSaved(error.clone()))
+                    }
                     (result, _) => result,
                 };
                 log_change(&change, &result);

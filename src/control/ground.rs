@@ -239,12 +239,7 @@ impl Ground {
 }
 
 impl LiveRoute {
-    fn new(
-        route: &RouteConfig,
-        state: State,
-        outcomes: Vec<Arc<VariantOutcomes>>,
-        history: History,
-    ) -> LiveRoute {
+    fn new(route: &RouteConfig, state: State, outcomes: Vec<Arc<VariantOutcomes>>, history: History) -> LiveRoute {
         let State { generation, assignment } = state;
         let weights = assignment.weights();
         let record = persist::record(route, generation, &assignment);
@@ -292,13 +287,7 @@ impl LiveRoute {
 }
 
 /// A start of a revision: nothing known before it, nothing brought back or overridden.
-fn revision(
-    route: &RouteConfig,
-    generation: u64,
-    assignment: &Assignment,
-    origin: Origin,
-    now: Timestamp,
-) -> Revision {
+fn revision(route: &RouteConfig, generation: u64, assignment: &Assignment, origin: Origin, now: Timestamp) -> Revision {
     Revision {
         route: route.name.clone(),
         generation,

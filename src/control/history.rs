@@ -243,9 +243,8 @@ impl History {
 
     /// Without what is older than `oldest_ms`, but for the newest that always stay; None when nothing goes.
     pub fn since(&self, oldest_ms: i64) -> Option<History> {
-        let stays = |(place, entry): &(usize, &Arc<Entry>)| {
-            entry.time_ms >= oldest_ms || place + HISTORY_KEPT >= self.0.len()
-        };
+        let stays =
+            |(place, entry): &(usize, &Arc<Entry>)| entry.time_ms >= oldest_ms || place + HISTORY_KEPT >= self.0.len();
         let kept: Vec<_> = self.0.iter().enumerate().filter(stays).map(|(_, entry)| Arc::clone(entry)).collect();
         (kept.len() < self.0.len()).then(|| History(kept.into()))
     }
@@ -283,8 +282,7 @@ impl Trimming {
     /// very many routes may be too much by themselves; then going through them again must wait for more to come.
     pub fn done(left: Totals, now: Timestamp) -> Trimming {
         let most = |left: usize, most: usize| most.max(left + most / 8);
-        let above =
-            Totals { revisions: most(left.revisions, MOST.revisions), bytes: most(left.bytes, MOST.bytes) };
+        let above = Totals { revisions: most(left.revisions, MOST.revisions), bytes: most(left.bytes, MOST.bytes) };
         Trimming { above, from: now.saturating_add(TRIM_INTERVAL).unwrap_or(now) }
     }
 }
@@ -429,7 +427,8 @@ mod tests {
         let now = Timestamp::from_millisecond(2_000_000_000_000).unwrap();
         let age = HISTORY_AGE.as_millis() as i64;
         let at = |ago: i64| now.as_millisecond() - ago;
-        let history = History::replay([entry(1, at(age + 2)), entry(2, at(age + 1)), entry(3, at(age)), entry(4, at(0))]);
+        let history =
+            History::replay([entry(1, at(age + 2)), entry(2, at(age + 1)), entry(3, at(age)), entry(4, at(0))]);
         let oldest = oldest_to_stay([&history].into_iter(), now);
         assert_eq!(generations(&history.since(oldest).unwrap()), [3, 4]);
         let idle = History::replay([1, 2, 3].map(|generation| entry(generation, at(2 * age))));

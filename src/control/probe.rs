@@ -79,3 +79,65 @@ async fn probe(addr: SocketAddr, times: u32, patience: Duration) -> Result<(), S
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boundary::outcomes::TargetOutcomes;
+    use tokio::net::TcpListener;
+
+    fn target(name: &str, addrs: &[SocketAddr]) -> Target {
+        Target { name: name.to_owned(), addrs: addrs.to_vec(), outcomes: Arc::new(TargetOutcomes::new(2)) }
+    }
+
+    fn pool(targets: Vec<Target>) -> Pool {
+        let second = Duration::from_secs(1);
+        Pool { name: "p".to_owned(), targets, connect_timeout: second, max_connections: 1, queue_timeout: second }
+    }
+
+    async fn listening() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener, addr)
+    }
+
+    #[tokio::test]
+    async fn every_address_of_every_target_must_accept() {
+        let (_one, good) = listening().await;
+        let (gone, bad) = listening().await;
+        drop(gone);
+        let found = bad_targets(&pool(vec![
+            target("db:80", &[good, bad]),
+            target(&good.to_string(), &[good]),
+            target("nowhere:80", &[]),
+            target(&bad.to_string(), &[bad]),
+        ]))
+        .await;
+        let said: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let expected = [
+            format!("target db:80: {bad}: connection refused"),
+            "target nowhere:80: its name has no address".to_owned(),
+            format!("target {bad}: connection refused"),
+        ];
+        assert_eq!(said, expected);
+        assert!(bad_targets(&pool(vec![target("a:1", &[good, good])])).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_that_workers_could_not_reach_must_accept_several_times() {
+        let (listener, addr) = listening().await;
+        let doubtful = target("a:1", &[addr]);
+        doubtful.outcomes.shards[1].failing.add(1);
+        assert!(!doubtful.outcomes.is_up());
+        let accepted = async {
+            let mut count = 0;
+            while tokio::time::timeout(Duration::from_millis(500), listener.accept()).await.is_ok() {
+                count += 1;
+            }
+            count
+        };
+        let pool = pool(vec![doubtful]);
+        let (found, accepted) = tokio::join!(bad_targets(&pool), accepted);
+        assert_eq!((found.len(), accepted), (0, DOUBTFUL_CONNECTS));
+    }
+}

@@ -183,8 +183,13 @@ fn percent(thousandths: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::command::WeightChange;
     use crate::control::fixtures::{cause, ground, weights as percents};
     use crate::control::ground::tests::{change, named, three};
+    use crate::control::ground::{Addresses, Ground, Past};
+    use crate::control::persist::Saved;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
 
     fn patched(shares: &[(&str, f64)]) -> Result<Vec<f64>, (String, String)> {
         match ground(three()).changed(&change(Edit::Patch(named(shares))), cause().now) {
@@ -229,5 +234,197 @@ mod tests {
         assert_eq!(field, "weights.b");
         let Err(ChangeError::Weights { field, .. }) = put(&[("a", 90.0), ("b", 1.0), ("c", 1.0)]) else { panic!() };
         assert_eq!(field, "weights");
+    }
+
+    fn switch(ground: &Ground, to: &str) -> WeightChange {
+        let probed = Some(Arc::clone(&ground.pools[0]));
+        change(Edit::Switch(Switch { to: to.to_owned(), force: false, probed, overrode: Vec::new() }))
+    }
+
+    fn does(ground: &mut Ground, change: &WeightChange) -> bool {
+        let changed = ground.changed(change, cause().now).unwrap();
+        ground.apply(&changed.route);
+        changed.changed()
+    }
+
+    fn refused(ground: &Ground, edit: Edit) -> UndoError {
+        match ground.changed(&change(edit), cause().now) {
+            Err(ChangeError::Undo(refused)) => refused,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_switch_gives_everything_to_one_of_any_number() {
+        let mut ground = ground(three());
+        let to_c = switch(&ground, "c");
+        assert!(does(&mut ground, &to_c));
+        assert_eq!(ground.routes[0].weights, percents(&[0.0, 0.0, 100.0]));
+        let newest = ground.routes[0].history.newest().unwrap().revision();
+        assert_eq!((newest.action.as_ref(), newest.generation), ("switch", 2));
+        assert!(!does(&mut ground, &to_c), "there already");
+        assert_eq!(ground.routes[0].generation, 2);
+        let Err(ChangeError::Weights { field, detail }) = ground.changed(&switch(&ground, "d"), cause().now) else {
+            panic!()
+        };
+        assert_eq!((field.as_str(), detail.contains("it has a, b, c")), ("to", true));
+    }
+
+    #[test]
+    fn a_switch_whose_targets_are_others_by_now_is_not_done() {
+        let ground = ground(three());
+        let mut unseen = switch(&ground, "b");
+        let Edit::Switch(switch) = &mut unseen.edit else { panic!() };
+        switch.probed = None;
+        assert!(matches!(ground.changed(&unseen, cause().now), Err(ChangeError::Unprobed(_))));
+        let mut other = three();
+        other.pools[0].max_connections = 7;
+        let (other, _) = ground.reloaded(other, Addresses::new(), &cause());
+        let seen_before = switch_to_b(&ground);
+        assert!(matches!(other.changed(&seen_before, cause().now), Err(ChangeError::Unprobed(_))));
+        assert!(ground.changed(&seen_before, cause().now).unwrap().changed());
+    }
+
+    fn switch_to_b(ground: &Ground) -> WeightChange {
+        switch(ground, "b")
+    }
+
+    #[test]
+    fn an_undo_goes_back_one_or_to_a_revision_that_is_there() {
+        let mut ground = ground(three());
+        let nothing = refused(&ground, Edit::Undo { to: None });
+        assert_eq!((nothing.why, &nothing.revisions[..]), (UndoRefused::Nothing, &[1][..]));
+        for percent in [30.0, 40.0, 5.0] {
+            does(&mut ground, &change(Edit::Patch(named(&[("b", percent)]))));
+        }
+        let third = ground.clone();
+        assert!(does(&mut ground, &change(Edit::Undo { to: None })));
+        assert_eq!(ground.routes[0].weights[1].percent(), 40.0);
+        // The one before an undo is what it undid.
+        assert!(does(&mut ground, &change(Edit::Undo { to: None })));
+        assert_eq!(ground.routes[0].assignment, third.routes[0].assignment);
+        assert!(does(&mut ground, &change(Edit::Undo { to: Some(1) })));
+        let newest = ground.routes[0].history.newest().unwrap().revision();
+        assert_eq!((newest.generation, newest.to, newest.action.as_ref()), (7, Some(1), "undo"));
+        assert!(!does(&mut ground, &change(Edit::Undo { to: Some(7) })), "the present one");
+        assert!(!does(&mut ground, &change(Edit::Undo { to: Some(1) })), "the same buckets");
+        for (to, said) in [(8, "never was"), (0, "is not kept"), (u64::MAX, "never was")] {
+            let unknown = refused(&ground, Edit::Undo { to: Some(to) });
+            assert_eq!((unknown.why, unknown.revisions), (UndoRefused::Unknown, vec![7, 6, 5, 4, 3, 2, 1]));
+            assert!(
+                unknown.detail.contains(said) && unknown.detail.ends_with("revisions 1 to 7"),
+                "{}",
+                unknown.detail
+            );
+        }
+    }
+
+    #[test]
+    fn an_undo_needs_the_variants_of_then() {
+        let mut ground = ground(three());
+        does(&mut ground, &change(Edit::Patch(named(&[("b", 45.0)]))));
+        let with = |variants: &[(&str, f64)]| {
+            let file = crate::control::fixtures::config(&[("r", variants)]);
+            ground.reloaded(file, Addresses::new(), &cause()).0
+        };
+        let more = with(&[("a", 70.0), ("b", 20.0), ("c", 5.0), ("d", 5.0)]);
+        let changed = refused(&more, Edit::Undo { to: Some(1) });
+        assert_eq!((changed.why, changed.revisions), (UndoRefused::VariantsChanged, vec![3, 2, 1]));
+        assert!(changed.detail.contains("has the variants a, b, c, and the route has a, b, c, d now"));
+        // In another order it is still the same clients.
+        let mut turned = with(&[("c", 10.0), ("a", 70.0), ("b", 20.0)]);
+        assert!(does(&mut turned, &change(Edit::Undo { to: Some(1) })));
+        let back = turned.routes[0].assignment.remapped(&[Some(2), Some(0), Some(1)], 3).unwrap();
+        assert_eq!(back, Assignment::starting(&percents(&[70.0, 20.0, 10.0])).unwrap());
+    }
+
+    #[test]
+    fn revisions_are_named_as_runs() {
+        for (newest_first, text) in [
+            (&[][..], "has no revisions"),
+            (&[4], "has the revision 4"),
+            (&[5, 4], "has the revisions 4, 5"),
+            (&[9, 7, 6, 5, 2, 1], "has the revisions 1, 2, 5 to 7, 9"),
+        ] {
+            assert!(kept("r", newest_first).ends_with(text), "{}", kept("r", newest_first));
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Patch(u32, u32),
+        Switch(usize),
+        Undo(Option<prop::sample::Index>),
+        File(u32, u32),
+        Restart,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let share = || 0u32..=50_000;
+        prop_oneof![
+            4 => (share(), share()).prop_map(|(b, c)| Step::Patch(b, c)),
+            1 => (0usize..3).prop_map(Step::Switch),
+            2 => any::<Option<prop::sample::Index>>().prop_map(Step::Undo),
+            1 => (share(), share()).prop_map(|(b, c)| Step::File(b, c)),
+            1 => Just(Step::Restart),
+        ]
+    }
+
+    /// As after a restart: from what stands on disk.
+    fn restarted(ground: &Ground) -> Ground {
+        let (route, live) = (&ground.config.routes[0], &ground.routes[0]);
+        let saved = HashMap::from([("r".to_owned(), Saved::of(route, live))]);
+        let read = |record: &str| Arc::new(history::Entry::read(record).unwrap().0);
+        let entries = live.history.entries().iter().map(|entry| read(entry.record()));
+        let histories = HashMap::from([("r".to_owned(), history::History::replay(entries))]);
+        Ground::start((*ground.config).clone(), Past { saved, histories }, Addresses::new(), 1, &cause()).0
+    }
+
+    fn take(ground: &mut Ground, step: &Step) {
+        let percent = |thousandths: &u32| f64::from(*thousandths) / 1000.0;
+        match step {
+            Step::Patch(b, c) => {
+                does(ground, &change(Edit::Patch(named(&[("b", percent(b)), ("c", percent(c))]))));
+            }
+            Step::Switch(place) => {
+                let switch = switch(ground, ["a", "b", "c"][*place]);
+                does(ground, &switch);
+            }
+            Step::Undo(to) => {
+                let entries = ground.routes[0].history.entries();
+                let to = to.map(|to| to.get(entries).generation);
+                if to.is_some() || entries.len() > 1 {
+                    does(ground, &change(Edit::Undo { to }));
+                }
+            }
+            Step::File(b, c) => {
+                let shares = [("a", percent(&(100_000 - b - c))), ("b", percent(b)), ("c", percent(c))];
+                let file = crate::control::fixtures::config(&[("r", &shares)]);
+                *ground = ground.reloaded(file, Addresses::new(), &cause()).0;
+            }
+            Step::Restart => *ground = restarted(ground),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_undo_brings_back_the_very_same_buckets(steps in prop::collection::vec(step(), 1..24)) {
+            let mut ground = ground(three());
+            let mut lived = HashMap::from([(1, ground.routes[0].assignment.clone())]);
+            for step in &steps {
+                take(&mut ground, step);
+                let now = &ground.routes[0];
+                let known = lived.entry(now.generation).or_insert_with(|| now.assignment.clone());
+                prop_assert_eq!(&*known, &now.assignment, "one generation, one assignment");
+                let history: Vec<u64> = now.history.entries().iter().map(|entry| entry.generation).collect();
+                prop_assert_eq!(history, (1..=now.generation).collect::<Vec<_>>());
+            }
+            for (generation, assignment) in lived {
+                let mut back = ground.clone();
+                let changed = does(&mut back, &change(Edit::Undo { to: Some(generation) }));
+                prop_assert_eq!(back.routes[0].assignment.runs(), assignment.runs());
+                prop_assert_eq!(changed, ground.routes[0].assignment != assignment);
+            }
+        }
     }
 }

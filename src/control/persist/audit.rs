@@ -15,7 +15,6 @@ const OLDER: &str = "audit.jsonl.1";
 
 /// What was added, so that it can be taken back.
 #[derive(Debug)]
-#[must_use]
 pub struct Audited(Option<(File, u64)>);
 
 impl Audited {
@@ -85,4 +84,63 @@ fn rotate(dir: &Path, more: u64) -> Result<(), StateError> {
         return Ok(());
     }
     fs::rename(&path, dir.join(OLDER)).map_err(failed("put aside", &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    fn content(dir: &tempfile::TempDir, name: &str) -> String {
+        fs::read_to_string(dir.path().join(name)).unwrap_or_default()
+    }
+
+    #[test]
+    fn lines_are_added_and_can_be_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        append(dir.path(), &lines(&["{\"a\":1}", "{\"a\":2}"])).unwrap();
+        append(dir.path(), &lines(&["{\"a\":3}"])).unwrap().take_back();
+        append(dir.path(), &[]).unwrap().take_back();
+        append(dir.path(), &lines(&["{\"a\":4}"])).unwrap();
+        assert_eq!(content(&dir, FILE), "{\"a\":1}\n{\"a\":2}\n{\"a\":4}\n");
+    }
+
+    #[test]
+    fn what_a_crash_left_keeps_a_line_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), "{\"a\":1}\n{\"a\"").unwrap();
+        append(dir.path(), &lines(&["{\"a\":2}"])).unwrap();
+        assert_eq!(content(&dir, FILE), "{\"a\":1}\n{\"a\"\n{\"a\":2}\n");
+    }
+
+    #[test]
+    fn past_its_bound_it_is_put_aside_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        for round in ["first", "second"] {
+            append(dir.path(), &lines(&[round])).unwrap();
+            // A file with a hole takes no room.
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(AUDIT_BYTES - 4).unwrap();
+            append(dir.path(), &lines(&["more"])).unwrap();
+            assert_eq!(content(&dir, FILE), "more\n");
+            assert!(content(&dir, OLDER).starts_with(if round == "first" { "first\n" } else { "more\nsecond\n" }));
+            assert_eq!(fs::metadata(dir.path().join(OLDER)).unwrap().len(), AUDIT_BYTES - 4);
+        }
+    }
+
+    #[test]
+    fn it_may_be_moved_away_and_must_be_writable() {
+        let dir = tempfile::tempdir().unwrap();
+        append(dir.path(), &lines(&["1"])).unwrap();
+        fs::rename(dir.path().join(FILE), dir.path().join("mine")).unwrap();
+        append(dir.path(), &lines(&["2"])).unwrap();
+        assert_eq!((content(&dir, "mine").as_str(), content(&dir, FILE).as_str()), ("1\n", "2\n"));
+        fs::remove_file(dir.path().join(FILE)).unwrap();
+        fs::create_dir(dir.path().join(FILE)).unwrap();
+        let error = append(dir.path(), &lines(&["3"])).unwrap_err().to_string();
+        assert!(error.contains(FILE), "{error}");
+    }
 }
