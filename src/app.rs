@@ -157,6 +157,8 @@ struct Signals {
     interrupt: Signal,
     quit: Signal,
     hangup: Signal,
+    /// Heard so that it does not end the process: a file at its limit is an error of the write.
+    _file_limit: Signal,
 }
 
 impl Signals {
@@ -166,6 +168,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             hangup: signal(SignalKind::hangup())?,
+            _file_limit: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 }

@@ -5,11 +5,13 @@
 
 mod admin;
 mod basics;
+mod blue_green;
 mod cli;
 mod config;
 mod drain;
 mod failures;
 mod headers;
+mod history;
 mod limits;
 mod live;
 mod reload;

@@ -274,19 +274,15 @@ mod tests {
     fn a_switch_whose_targets_are_others_by_now_is_not_done() {
         let ground = ground(three());
         let mut unseen = switch(&ground, "b");
-        let Edit::Switch(switch) = &mut unseen.edit else { panic!() };
-        switch.probed = None;
+        let Edit::Switch(asked) = &mut unseen.edit else { panic!() };
+        asked.probed = None;
         assert!(matches!(ground.changed(&unseen, cause().now), Err(ChangeError::Unprobed(_))));
         let mut other = three();
         other.pools[0].max_connections = 7;
         let (other, _) = ground.reloaded(other, Addresses::new(), &cause());
-        let seen_before = switch_to_b(&ground);
+        let seen_before = switch(&ground, "b");
         assert!(matches!(other.changed(&seen_before, cause().now), Err(ChangeError::Unprobed(_))));
         assert!(ground.changed(&seen_before, cause().now).unwrap().changed());
-    }
-
-    fn switch_to_b(ground: &Ground) -> WeightChange {
-        switch(ground, "b")
     }
 
     #[test]

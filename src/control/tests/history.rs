@@ -282,6 +282,29 @@ fn a_lost_live_state_can_be_brought_back_from_the_history() {
 }
 
 #[test]
+fn a_change_that_was_under_way_at_the_end_did_not_happen_and_the_audit_log_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live.json");
+    life(async { shift(&Process::start(shop_in(dir.path())).await, 5.0, "").await });
+    let before = fs::read(&live).unwrap();
+    life(async { shift(&Process::start(shop_in(dir.path())).await, 50.0, "last").await });
+    fs::write(&live, before).unwrap();
+    for _ in 0..2 {
+        life(async {
+            let process = Process::start(shop_in(dir.path())).await;
+            assert_eq!(process.live("shop"), (2, vec![95_000, 5_000]));
+            assert_eq!(column(&history(&process).await, "generation"), [2, 1]);
+        });
+        let lines = audit_lines(dir.path());
+        assert_eq!(lines.len(), 3, "said once");
+        assert_eq!(
+            (&lines[2]["result"], &lines[2]["generation"], &lines[2]["reason"]),
+            (&json!("not done"), &json!(3), &json!("last"))
+        );
+    }
+}
+
+#[test]
 fn a_damaged_history_is_shown_and_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
     life(async {
