@@ -79,8 +79,11 @@ fn undone(view: &RouteView, to: Option<u64>) -> Result<(u64, Assignment), Change
     }
     let entry = match to {
         Some(generation) => history.at(generation).ok_or_else(|| {
-            let past = if generation < live.generation { "is not kept any more" } else { "never was" };
-            refused(UndoRefused::Unknown, format!("revision {generation} {past}"))
+            let detail = match generation {
+                gone if (1..live.generation).contains(&gone) => format!("revision {gone} is not kept any more"),
+                never => format!("there is no revision {never}"),
+            };
+            refused(UndoRefused::Unknown, detail)
         })?,
         None => history.before(live.generation).ok_or_else(|| {
             refused(UndoRefused::Nothing, format!("there is no revision before {} to go back to", live.generation))
@@ -304,7 +307,7 @@ mod tests {
         assert_eq!((newest.generation, newest.to, newest.action.as_ref()), (7, Some(1), "undo"));
         assert!(!does(&mut ground, &change(Edit::Undo { to: Some(7) })), "the present one");
         assert!(!does(&mut ground, &change(Edit::Undo { to: Some(1) })), "the same buckets");
-        for (to, said) in [(8, "never was"), (0, "is not kept"), (u64::MAX, "never was")] {
+        for (to, said) in [(8, "there is no revision 8"), (0, "there is no revision 0"), (u64::MAX, "there is no")] {
             let unknown = refused(&ground, Edit::Undo { to: Some(to) });
             assert_eq!((unknown.why, unknown.revisions), (UndoRefused::Unknown, vec![7, 6, 5, 4, 3, 2, 1]));
             assert!(
