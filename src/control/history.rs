@@ -202,13 +202,20 @@ impl History {
             kept.truncate(kept.partition_point(|earlier| earlier.generation < entry.generation));
             kept.push(entry);
         }
-        let surplus = kept.len().saturating_sub(HISTORY_PER_ROUTE);
-        History(kept.split_off(surplus).into())
+        History(kept.into())
     }
 
     /// With one more, and the oldest gone if those are too many now.
     pub fn with(&self, entry: Arc<Entry>) -> History {
-        History::replay(self.0.iter().cloned().chain([entry]))
+        History::replay(self.0.iter().cloned().chain([entry])).bounded()
+    }
+
+    /// The newest, as many as a route keeps.
+    pub fn bounded(self) -> History {
+        match self.0.len().checked_sub(HISTORY_PER_ROUTE) {
+            Some(surplus @ 1..) => History(self.0[surplus..].into()),
+            _ => self,
+        }
     }
 
     /// Newest last.
@@ -416,7 +423,7 @@ mod tests {
     #[test]
     fn a_route_keeps_its_newest() {
         let most = HISTORY_PER_ROUTE as u64;
-        let history = History::replay((1..=most + 5).map(|generation| entry(generation, 0)));
+        let history = History::replay((1..=most + 5).map(|generation| entry(generation, 0))).bounded();
         assert_eq!(generations(&history), (6..=most + 5).collect::<Vec<_>>());
         let history = history.with(entry(most + 6, 0));
         assert_eq!((history.entries().len(), history.entries()[0].generation), (HISTORY_PER_ROUTE, 7));

@@ -153,6 +153,8 @@ impl StateDir {
                 self.distrust_history();
             }
         }
+        // Only now: what never happened must not take the place of what did.
+        let histories = histories.into_iter().map(|(route, history)| (route, history.bounded())).collect();
         found.past = Past { saved: saved.unwrap_or_default(), histories };
         Ok(found)
     }

@@ -406,6 +406,24 @@ mod tests {
     }
 
     #[test]
+    fn what_never_happened_takes_no_place_of_what_did() {
+        let most = crate::limits::HISTORY_PER_ROUTE;
+        let (dir, mut ground) = lived(&[]);
+        let state = StateDir::open(dir.path()).unwrap();
+        state.read().unwrap();
+        for turn in 2..=most {
+            let revisions = shifted(&mut ground, turn as f64 / 10.0);
+            state.log().append(&commit(&ground, revisions)).unwrap();
+        }
+        save(&state, &ground, Vec::new());
+        let revisions = shifted(&mut ground, 77.0);
+        state.log().append(&commit(&ground, revisions)).unwrap();
+        let found = state.read().unwrap();
+        assert_eq!(generations(&found.past.histories), (1..=most as u64).collect::<Vec<_>>());
+        assert_eq!(found.unacknowledged.len(), 1);
+    }
+
+    #[test]
     fn a_history_of_another_life_gives_way_to_the_live_state() {
         let (dir, _) = lived(&[30.0, 5.0]);
         let (other, _) = lived(&[31.0, 6.0]);
