@@ -6,12 +6,16 @@ pub mod client;
 pub mod demo;
 pub mod diff;
 pub mod explain;
+pub mod history;
 pub mod reload;
 pub mod save;
 pub mod serve;
 pub mod shift;
 pub mod status;
+pub mod switch;
 pub mod token;
+pub mod undo;
+pub mod write;
 
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
@@ -56,6 +60,12 @@ enum Verb {
     Explain(explain::ExplainArgs),
     /// Change a route's weights
     Shift(shift::ShiftArgs),
+    /// Give everything to one variant, if its targets are healthy
+    Switch(switch::SwitchArgs),
+    /// Bring an earlier revision back, client for client
+    Undo(undo::UndoArgs),
+    /// Show who changed a route, when, why and to what
+    History(history::HistoryArgs),
     /// Read the configuration file again
     Reload(reload::ReloadArgs),
     /// Show where live weights are not the file's, and which files are not what is running
@@ -89,6 +99,9 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args, &admin),
         Verb::Explain(args) => explain::run(&args, &admin),
         Verb::Shift(args) => shift::run(&args, &admin),
+        Verb::Switch(args) => switch::run(&args, &admin),
+        Verb::Undo(args) => undo::run(&args, &admin),
+        Verb::History(args) => history::run(&args, &admin),
         Verb::Reload(args) => reload::run(&args, &admin),
         Verb::Diff(args) => diff::run(&args, &admin),
         Verb::Save(args) => save::run(&args, &admin),

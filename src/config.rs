@@ -37,7 +37,7 @@ type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
 /// What may be said for no other reason than that a file could not be read whole: it may define what is missed.
 const ABSENT: [&str; 5] = ["unknown-pool", "no-listener", "no-route", "no-state-dir", "open-admin"];
 /// The same within a file that has broken lines: one of them may hold what is missed.
-const INCOMPLETE: [&str; 10] = [
+const INCOMPLETE: [&str; 11] = [
     "missing-key",
     "weights-missing",
     "weights-sum",
@@ -45,6 +45,7 @@ const INCOMPLETE: [&str; 10] = [
     "bad-variants",
     "no-target",
     "bad-rule",
+    "bad-preview",
     "bad-condition",
     "bad-sticky",
     "unused-pool",

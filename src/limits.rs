@@ -18,6 +18,21 @@ pub const ADMIN_READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ADMIN_CONNECTION_AGE: Duration = Duration::from_secs(120);
 /// The longest reason for a change, in bytes.
 pub const REASON_BYTES: usize = 1024;
+/// Revisions kept of a route.
+pub const HISTORY_PER_ROUTE: usize = 200;
+/// Of all routes together: revisions, and the bytes of their records.
+pub const HISTORY_REVISIONS: usize = 50_000;
+pub const HISTORY_BYTES: usize = 32 * 1024 * 1024;
+/// How old a revision may get.
+pub const HISTORY_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+/// A route's newest revisions, the present one and the one before, stay whatever the total and their age.
+pub const HISTORY_KEPT: usize = 2;
+/// The audit log is put aside when it would grow past this, in bytes; one older one is kept.
+pub const AUDIT_BYTES: u64 = 32 * 1024 * 1024;
+/// The longest that a target may take to accept the connection that a switch asks it for.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that a switch opens at once.
+pub const PROBES: usize = 256;
 /// Idempotency keys remembered, and for how long.
 pub const IDEMPOTENCY_KEYS: usize = 1024;
 pub const IDEMPOTENCY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -42,6 +57,11 @@ pub const DURATION_BOUNDS_US: [u64; 16] = [
 const _: () = assert!(VARIANTS_PER_ROUTE <= u8::MAX as usize);
 const _: () = assert!(SWEEP_INTERVAL.as_millis() <= PARK_AFTER.as_millis());
 const _: () = assert!(REASON_BYTES < ADMIN_BODY_BYTES);
+const _: () = assert!(HISTORY_KEPT >= 2 && HISTORY_KEPT < HISTORY_PER_ROUTE);
+const _: () = assert!(HISTORY_PER_ROUTE < HISTORY_REVISIONS);
+// A reason's bytes may be written as six each.
+const _: () = assert!(HISTORY_PER_ROUTE * 6 * REASON_BYTES < HISTORY_BYTES && ADMIN_BODY_BYTES < AUDIT_BYTES as usize);
+const _: () = assert!(PROBE_TIMEOUT.as_millis() < ADMIN_CONNECTION_AGE.as_millis());
 const _: () = assert!(RESOLVE_TIMEOUT.as_millis() < RESOLVE_INTERVAL.as_millis());
 const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
 

@@ -3,6 +3,7 @@
 
 mod listen;
 mod pools;
+mod preview;
 mod routes;
 mod rules;
 

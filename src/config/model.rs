@@ -2,7 +2,7 @@
 
 use super::provenance::Provenance;
 use crate::limits::Limits;
-use crate::routing::{matcher::RequestMatch, rule::Rule, split::Weight, sticky::Sticky};
+use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,6 +100,9 @@ pub enum TargetAddr {
     Name { host: String, port: u16 },
 }
 
+/// What the rule is called that a route's `preview` makes.
+pub const PREVIEW_RULE: &str = "preview";
+
 #[derive(Clone, Debug)]
 pub struct RouteConfig {
     pub name: String,
@@ -109,6 +112,8 @@ pub struct RouteConfig {
     /// Starting weights, one per variant; they sum to 100.
     pub weights: Vec<Weight>,
     pub rules: Vec<Rule>,
+    /// Which requests get the idle one of two variants, whatever the rules say.
+    pub preview: Option<Condition>,
     pub sticky: Option<Sticky>,
     pub timeout: Duration,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.

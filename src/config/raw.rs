@@ -126,6 +126,7 @@ pub struct Route {
     pub timeout: Option<At<Duration>>,
     pub on_move: Option<OnMove>,
     pub rules: Vec<Rule>,
+    pub preview: Option<When>,
 }
 
 /// What becomes of open tunnels whose clients have moved to another variant.
@@ -395,7 +396,8 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     let weights = table.table(cx, "weights").map(|weights| shares(cx, weights));
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
-    let later = ["retry", "rescue", "on_empty", "request_headers", "response_headers", "rollout", "preview"];
+    let preview = table.table(cx, "preview").map(|table| when(cx, table));
+    let later = ["retry", "rescue", "on_empty", "request_headers", "response_headers", "rollout"];
     table.not_built(cx, &later);
     let route = Route {
         place,
@@ -411,6 +413,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         timeout: table.duration(cx, "timeout", POSITIVE),
         on_move: table.table(cx, "on_move").map(|table| on_move(cx, table)),
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
+        preview,
     };
     table.finish(cx);
     route

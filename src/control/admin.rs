@@ -5,6 +5,7 @@
 
 mod access;
 mod body;
+mod changes;
 mod configuration;
 mod documents;
 mod effective;
@@ -67,9 +68,12 @@ fn router(scope: Scope, api: Api) -> Router {
         Scope::Everything => health
             .route("/api/v1/routes", get(handlers::routes))
             .route("/api/v1/routes/{route}", get(handlers::route))
-            .route("/api/v1/routes/{route}/weights", patch(handlers::patch_weights).put(handlers::put_weights))
             .route("/api/v1/routes/{route}/explain", post(explain::of_route))
             .route("/api/v1/explain", post(explain::of_any))
+            .route("/api/v1/routes/{route}/weights", patch(changes::patch_weights).put(changes::put_weights))
+            .route("/api/v1/routes/{route}/history", get(changes::history))
+            .route("/api/v1/routes/{route}/undo", post(changes::undo))
+            .route("/api/v1/routes/{route}/switch", post(changes::switch))
             .route("/api/v1/stats", get(handlers::stats))
             .route("/api/v1/reload", post(handlers::reload))
             .route("/api/v1/config/effective", get(configuration::effective))

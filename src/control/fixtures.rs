@@ -1,6 +1,9 @@
 //! Configurations for tests, and a process that serves one.
 
-use super::ground::Ground;
+use super::command::Origin;
+use super::ground::{Cause, Ground, Past};
+use super::history::Entry;
+use super::persist::Commit;
 use super::{Control, Start, start};
 use crate::boundary::drain::Drain;
 use crate::boundary::table::Publisher;
@@ -32,6 +35,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         variants: variants.iter().map(|(name, _)| VariantConfig { name: (*name).to_owned(), pool: 0 }).collect(),
         weights: weights(&variants.iter().map(|(_, percent)| *percent).collect::<Vec<_>>()),
         rules: Vec::new(),
+        preview: None,
         sticky: None,
         timeout: Duration::from_secs(15),
         close_moved_within: None,
@@ -81,7 +85,18 @@ pub fn with_tokens(mut config: Config, tokens: Vec<Token>) -> Config {
 }
 
 pub fn ground(config: Config) -> Ground {
-    Ground::start(config, &HashMap::new(), HashMap::new(), 2).0
+    Ground::start(config, Past::default(), HashMap::new(), 2, &cause()).0
+}
+
+/// One that saves this ground state, with these revisions added to the history.
+pub fn commit(ground: &Ground, revisions: Vec<Arc<Entry>>) -> Commit {
+    let routes = ground.routes.clone();
+    Commit { body: ground.to_saved(), revisions, routes, totals: ground.totals, audit: Vec::new() }
+}
+
+pub fn cause() -> Cause {
+    let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+    Cause { origin: Origin::file(Path::new("/nowhere/weir.toml")), now }
 }
 
 /// A started control plane without data plane.

@@ -381,7 +381,7 @@ mod tests {
         let diff = process.get("/api/v1/config/diff").await.json();
         assert_eq!(diff, json!({"routes": [], "changed_on_disk": false, "files": []}));
         let ground = process.control.ground();
-        let summary = process.control.reload("test").await.unwrap();
+        let summary = process.control.reload(Origin::signal("test")).await.unwrap();
         assert!(summary.installed.file_won.is_empty() && summary.installed.live_kept.is_empty(), "{summary:?}");
         for (was, is) in ground.routes.iter().zip(&process.control.ground().routes) {
             assert_eq!((was.generation, &was.assignment, &was.record), (is.generation, &is.assignment, &is.record));
@@ -470,7 +470,7 @@ mod tests {
         fs::remove_file(&new).unwrap();
         fs::write(files.main(), format!("{BASE}{SHOP}# mine\n")).unwrap();
         refused(&files.main(), "edited").await;
-        assert!(process.control.reload("test").await.is_ok());
+        assert!(process.control.reload(Origin::signal("test")).await.is_ok());
         assert_eq!(save(&process, "", "{}").await.status, 200);
         assert!(files.texts().0.ends_with("canary = 5, third = 0 } # start\n# mine\n"), "{}", files.texts().0);
     }
@@ -525,7 +525,8 @@ mod tests {
         // What a process that is killed now finds when it starts again.
         let saved = super::super::persist::StateDir::open(&files.0.path().join("copy")).unwrap();
         fs::copy(files.0.path().join("state/live.json"), files.0.path().join("copy/live.json")).unwrap();
-        let (again, _) = Ground::start(files.config(), &saved.read().unwrap().routes, Default::default(), 1);
+        let past = saved.read().unwrap().past;
+        let (again, _) = Ground::start(files.config(), past, Default::default(), 1, &super::super::fixtures::cause());
         assert_eq!((&again.routes[0].assignment, again.routes[0].generation), (&live, 2));
     }
 
@@ -580,7 +581,7 @@ mod tests {
                     assert_eq!(save(&process, "", "{}").await.status, 200, "step {nth}");
                     let from_file: Vec<u32> = files.config().routes[0].weights.iter().map(|w| w.thousandths()).collect();
                     assert_eq!(&from_file, weights);
-                    process.control.reload("test").await.unwrap();
+                    process.control.reload(Origin::signal("test")).await.unwrap();
                     let now = process.control.ground();
                     assert_eq!(now.routes[0].assignment, ground.routes[0].assignment);
                     assert_eq!(now.routes[0].generation, ground.routes[0].generation);

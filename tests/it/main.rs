@@ -5,12 +5,14 @@
 
 mod admin;
 mod basics;
+mod blue_green;
 mod cli;
 mod config;
 mod drain;
 mod explain;
 mod failures;
 mod headers;
+mod history;
 mod http2;
 mod limits;
 mod live;

@@ -2,14 +2,19 @@
 """kill -9 at random moments while weights change and are saved into the file: after every restart the last
 acknowledged weights are live, and the file is whole.
 
-A change that was sent and not acknowledged may be live or not; an acknowledged one must be. Full run: 100 kills.
+A change that was sent and not acknowledged may be live or not; an acknowledged one must be. The history's newest
+revision is the live one, and it has every revision before. Full run: 100 kills.
 """
+import json
 import random
 import re
 import threading
 import time
 
 import lib
+
+# Revisions kept of a route.
+KEPT = 200
 
 
 class Writer(threading.Thread):
@@ -53,6 +58,15 @@ def in_file(weir):
     """The canary's thousandths in the file."""
     with open(f"{weir.home}/weir.toml") as file:
         return round(float(re.search(r"canary = ([0-9.]+) }", file.read())[1]) * 1000)
+def check_history(weir, number, live):
+    """As many revisions as are kept, none left out, the newest the live one."""
+    _, _, text = weir.ask("GET", f"/api/v1/routes/{lib.ROUTE}/history")
+    history = json.loads(text)
+    generations = [revision["generation"] for revision in history["revisions"]]
+    whole = list(range(history["generation"], max(0, history["generation"] - KEPT), -1))
+    newest = round(history["revisions"][0]["after"]["canary"] * 1000)
+    if generations != whole or newest != live:
+        lib.claim(False, f"round {number}: {live} is live and {newest} the newest revision, {generations}")
 
 
 def main():
@@ -81,6 +95,7 @@ def main():
         if live not in (writer.acknowledged, writer.sent):
             lib.claim(False, f"round {number}: {writer.acknowledged} was acknowledged, {writer.sent} sent, {live} is live")
         acknowledged = live
+        check_history(weir, number, live)
     lib.claim(True, f"{rounds} kills among {changes:,} acknowledged changes: none was lost")
     lib.claim(saves > 0, f"{saves:,} savings meanwhile; live weights were newer than the file's {newer} times")
     lib.claim(changes > rounds, "changes were under way when Weir was killed")

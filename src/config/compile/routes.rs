@@ -60,12 +60,14 @@ impl Checker<'_> {
         let resolved = self.variants(raw, variants, by_name, pools);
         let weights = self.starting_weights(raw, &names);
         let rules = self.rules(&raw.rules, &names);
+        let preview = self.preview(raw, &names);
         Some(RouteConfig {
             name: raw.name.as_ref()?.value.clone(),
             matches: matches?,
             variants: resolved?,
             weights: weights?,
             rules: rules?,
+            preview: preview?,
             sticky: sticky?,
             timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value),
             close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),

@@ -66,7 +66,7 @@ impl Checker<'_> {
         }
     }
 
-    fn condition(&mut self, raw: &raw::When) -> Option<Condition> {
+    pub fn condition(&mut self, raw: &raw::When) -> Option<Condition> {
         let subject = match raw.subjects.as_slice() {
             [subject] => *subject,
             [] => {

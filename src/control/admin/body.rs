@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use std::cell::RefCell;
 use std::fmt;
 
@@ -28,6 +29,19 @@ pub struct WeightsBody {
 pub struct SaveBody {
     /// None: all.
     pub routes: Option<Vec<String>>,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct SwitchBody {
+    pub to: String,
+    pub force: bool,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct UndoBody {
+    pub to: Option<u64>,
     pub reason: Option<String>,
 }
 
@@ -111,12 +125,81 @@ fn parsed<'b, B>(
 
 type Json<'b> = serde_json::Deserializer<serde_json::de::SliceRead<'b>>;
 
+/// The body of a switch: `{"to":"green","force":false,"reason":"…"}`.
+pub fn switch(bytes: &[u8]) -> Result<SwitchBody, Problem> {
+    let mut members = Members::read(bytes, &["to", "force", "reason"])?;
+    let (to, force, reason) = (members.take("to")?, members.take("force")?, members.take("reason")?);
+    let Some(to) = to else {
+        let detail = "to: missing; name the variant that is to have everything, such as {\"to\":\"green\"}";
+        return Err(Problem::new(400, "invalid-body", detail).field("to"));
+    };
+    bounded_reason(&reason)?;
+    Ok(SwitchBody { to, force: force.unwrap_or(false), reason })
+}
+
+/// The body of an undo: `{"to":3,"reason":"…"}`, each where it is wanted.
+pub fn undo(bytes: &[u8]) -> Result<UndoBody, Problem> {
+    let mut members = Members::read(bytes, &["to", "reason"])?;
+    let (to, reason) = (members.take("to")?, members.take("reason")?);
+    bounded_reason(&reason)?;
+    Ok(UndoBody { to, reason })
+}
+
 fn bounded_reason(reason: &Option<String>) -> Result<(), Problem> {
     if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
         let detail = format!("reason: longer than {REASON_BYTES} bytes");
         return Err(Problem::new(400, "invalid-body", detail).field("reason"));
     }
     Ok(())
+}
+
+/// An object's members, each known and given once. A null counts as absent.
+struct Members(Vec<(String, Value)>);
+
+impl Members {
+    fn read(bytes: &[u8], known: &[&str]) -> Result<Members, Problem> {
+        let problem = |field: &str, detail: String| Problem::new(400, "invalid-body", detail).field(field);
+        let members: Members = serde_json::from_slice(bytes).map_err(|error| problem("body", error.to_string()))?;
+        for (place, (name, _)) in members.0.iter().enumerate() {
+            if !known.contains(&name.as_str()) {
+                let detail = format!("{name}: unknown field; there are {}", known.join(", "));
+                return Err(problem(name, detail));
+            }
+            if members.0[..place].iter().any(|(earlier, _)| earlier == name) {
+                return Err(problem(name, format!("{name}: given twice")));
+            }
+        }
+        Ok(members)
+    }
+
+    fn take<T: de::DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
+        let Some(member) = self.0.iter_mut().find(|(known, _)| known == name) else { return Ok(None) };
+        let value = member.1.take();
+        serde_json::from_value(value)
+            .map_err(|error| Problem::new(400, "invalid-body", format!("{name}: {error}")).field(name))
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Members, M::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(Members(members))
+    }
 }
 
 /// The generations that If-Match names. Tags that are no generation match none.
@@ -134,6 +217,22 @@ pub fn if_match(headers: &HeaderMap) -> Option<IfMatch> {
         generations.extend(tags.filter_map(quoted));
     }
     present.then_some(IfMatch::OneOf(generations))
+}
+
+/// `limit` of the query, the only parameter there is: 1 or more.
+pub fn limit(query: Option<&str>) -> Result<usize, Problem> {
+    let mut limit = usize::MAX;
+    for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        limit = match (name, value.parse::<usize>()) {
+            ("limit", Ok(limit)) if limit > 0 => limit,
+            _ => {
+                let detail = format!("query: {pair:?} is not understood; there is limit=N, 1 or more");
+                return Err(Problem::new(400, "invalid-query", detail).field(format!("query:{name}")));
+            }
+        };
+    }
+    Ok(limit)
 }
 
 /// `dry_run` of the query, the only parameter there is.

@@ -148,6 +148,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         sticky: keys,
         timeout,
         close_moved_within,
+        preview,
     } = config;
     let variants = variants.iter().map(|one| (one.name.clone(), json!(pools[one.pool].name)));
     json!({
@@ -159,6 +160,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "live": {"generation": view.live.generation, "weights": weights(config, &view.live.weights)},
         "sticky": keys.as_ref().map(sticky),
         "timeout": shown_duration(*timeout),
+        "preview": preview.as_ref().map(|when| condition(when, provenance)),
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
     })
@@ -258,8 +260,9 @@ fn shown_path(path: &Path) -> String {
 mod tests {
     use super::*;
     use crate::config::load;
+    use crate::control::fixtures::cause;
     use crate::control::ground::Addresses;
-    use std::collections::HashMap;
+    use crate::control::ground::Past;
 
     /// Something of every table.
     const FILE: &str = r#"
@@ -298,7 +301,7 @@ variants = { only = "v1" }
         std::fs::write(&path, text).unwrap();
         let loaded = load(&path, &|_| None);
         let config = loaded.config.unwrap_or_else(|| panic!("{}\n{text}", loaded.report.render(false)));
-        Ground::start(config, &HashMap::new(), Addresses::new(), 1).0
+        Ground::start(config, Past::default(), Addresses::new(), 1, &cause()).0
     }
 
     /// Inline TOML; what is null is left out, as in a file.

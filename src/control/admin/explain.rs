@@ -7,10 +7,10 @@ mod body;
 
 use super::Api;
 use super::body::read_json;
-use super::documents::percent;
 use super::handlers::{document, no_route};
 use super::problem::Problem;
 use crate::boundary::table::Published;
+use crate::control::history::percent;
 use crate::routing::explain::{Asked, Considered, Trace, explain};
 use crate::routing::request::{Unfit, forwarded_for, to_origin_form};
 use crate::routing::split::Weight;
