@@ -1,9 +1,11 @@
 //! The configuration as the rest of Weir takes it: valid by construction, names resolved, defaults filled in.
 
 use crate::limits::Limits;
+use crate::routing::filters::Filters;
 use crate::routing::{matcher::RequestMatch, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -107,11 +109,12 @@ pub struct RouteConfig {
     pub rules: Vec<Rule>,
     pub sticky: Option<Sticky>,
     pub timeout: Duration,
+    pub filters: Option<Arc<Filters>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VariantConfig {
     pub name: String,
-    /// Index into [`Config::pools`].
-    pub pool: usize,
+    /// Index into [`Config::pools`]; None where the route answers by itself.
+    pub pool: Option<usize>,
 }

@@ -4,6 +4,8 @@
 //! its feature, everything else is reported as unknown. Hand-written instead of derived, since derived readers stop
 //! at the first error and lose the places of what they flatten.
 
+pub mod filters;
+
 use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
 use super::source::{At, Place};
 use super::units::shown_duration;
@@ -123,6 +125,7 @@ pub struct Route {
     pub sticky: Option<Sticky>,
     pub timeout: Option<At<Duration>>,
     pub rules: Vec<Rule>,
+    pub filters: filters::Filters,
 }
 
 #[derive(Debug)]
@@ -375,7 +378,9 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     if let Some(name) = &name {
         table.path = format!("route.{}", name.value);
     }
-    table.require(cx, "variants", "{ stable = \"POOL\" }");
+    if !table.has("redirect") && !table.has("respond") {
+        table.require(cx, "variants", "{ stable = \"POOL\" }");
+    }
     let place = table.place;
     let matches = match table.table(cx, "match") {
         Some(matches) => route_match(cx, matches),
@@ -385,8 +390,9 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     let weights = table.table(cx, "weights").map(|weights| shares(cx, weights));
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
-    let later = ["retry", "rescue", "on_empty", "request_headers", "response_headers", "rollout", "preview"];
+    let later = ["retry", "rescue", "on_empty", "rollout", "preview"];
     table.not_built(cx, &later);
+    let filters = filters::filters(cx, &mut table);
     let route = Route {
         place,
         name,
@@ -399,6 +405,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         sticky,
         timeout: table.duration(cx, "timeout", POSITIVE),
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
+        filters,
     };
     table.finish(cx);
     route

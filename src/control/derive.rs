@@ -20,6 +20,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         rules: route.rules.clone(),
         sticky: route.sticky.clone(),
         timeout: route.timeout,
+        filters: route.filters.clone(),
     });
     Published {
         serial,

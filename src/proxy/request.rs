@@ -1,16 +1,18 @@
 //! The spine: what happens to a request, from its head to its answer's head, in one place.
 
-use super::body::{RequestBody, ResponseBody, Upload};
+use super::body::{self, RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::filter::{self, Filtered};
 use super::{forward, headers, respond};
-use crate::routing::table::{Decision, RequestView};
+use crate::routing::table::{Decision, RequestView, RoutingTable};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -29,14 +31,28 @@ pub(super) async fn serve(
         client.rejected();
         return Ok(respond::refuse(&client, refusal, has_body));
     }
-    let Some(decision) = decide(&client, &local.published.routing, &parts) else {
+    let Some((decision, client_ip)) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
     };
     let place = (decision.route, decision.variant, decision.forced);
-    let exchange = Exchange::begin(Rc::clone(&client), local, place, started);
+    let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
 
     let id = headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
+    if let Some(filters) = exchange.local.filters.of(exchange.route) {
+        exchange.filtered = Some(Box::new(Filtered::new(filters, client_ip, &id)));
+        match filter::apply(&exchange, &mut parts) {
+            Ok(None) => {}
+            Ok(Some(answer)) => {
+                let keep = body::discard(&client, incoming, waits_for_continue(&parts));
+                return Ok(respond::by_route(exchange, answer, keep));
+            }
+            Err(failure) => {
+                client.unread_body.set(has_body);
+                return Ok(respond::failed(exchange, failure, &id, &decision));
+            }
+        }
+    }
     let (body, upload) = match upload(&client, &mut parts, incoming) {
         Ok(body) => body,
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
@@ -50,7 +66,8 @@ pub(super) async fn serve(
     })
 }
 
-fn decide(client: &Client, table: &crate::routing::table::RoutingTable, parts: &request::Parts) -> Option<Decision> {
+/// The decision, and whose request it is.
+fn decide(client: &Client, table: &RoutingTable, parts: &request::Parts) -> Option<(Decision, IpAddr)> {
     let view = RequestView {
         host: parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
         path: parts.uri.path(),
@@ -59,7 +76,8 @@ fn decide(client: &Client, table: &crate::routing::table::RoutingTable, parts: &
         headers: &parts.headers,
         client_ip: client.ip_of(&parts.headers),
     };
-    table.route(&view, &mut *client.worker.rng.borrow_mut())
+    let decision = table.route(&view, &mut *client.worker.rng.borrow_mut())?;
+    Some((decision, view.client_ip))
 }
 
 /// The request as it goes to an origin: a path, and one `Host` that says for whom (RFC 9112 §3.2, §3.2.2).
@@ -105,8 +123,7 @@ fn upload(
         return Ok((RequestBody::Empty, None));
     }
     let max = client.worker.limits().max_body;
-    let held = parts.headers.get(header::EXPECT).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let upload = Upload::new(client, held, max);
+    let upload = Upload::new(client, waits_for_continue(parts), max);
     if max.is_some_and(|max| incoming.size_hint().lower() > max) {
         return Err(Failure::BodyTooLarge);
     }
@@ -115,4 +132,8 @@ fn upload(
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     Ok((RequestBody::Client { incoming, upload: Rc::clone(&upload) }, Some(upload)))
+}
+
+fn waits_for_continue(parts: &request::Parts) -> bool {
+    parts.headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }

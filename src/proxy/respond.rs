@@ -45,6 +45,7 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
     let close = upload.is_some() && headers::says_close(&parts.headers);
     headers::for_client(&mut parts.headers);
     parts.version = Version::HTTP_11;
+    exchange.edit_answer(&mut parts.headers);
     give_cookie(&mut parts.headers, &exchange, decision);
     exchange.answered(parts.status);
     exchange.client.finish_head(&mut parts.headers, close);
@@ -61,10 +62,19 @@ pub(super) fn failed(
     exchange.failed(failure.reason());
     exchange.answered(failure.status());
     let mut response = problem(failure.status(), failure.detail(), Some(request_id));
+    exchange.edit_answer(response.headers_mut());
     give_cookie(response.headers_mut(), &exchange, decision);
-    let close = matches!(failure, Failure::BodyTooLarge | Failure::BodyTimeout | Failure::BadBody);
+    let close = failure.leaves_body_unread();
     exchange.client.finish_head(response.headers_mut(), close);
     response.map(|text| ResponseBody::own(text, Some(exchange)))
+}
+
+/// The answer of a route that has no targets. `keep`: the connection can be used again.
+pub(super) fn by_route(mut exchange: Exchange, mut response: Response<Bytes>, keep: bool) -> Response<ResponseBody> {
+    exchange.answered(response.status());
+    exchange.edit_answer(response.headers_mut());
+    exchange.client.finish_head(response.headers_mut(), !keep);
+    response.map(|content| ResponseBody::own(content, Some(exchange)))
 }
 
 /// Weir's answer to a request that belongs to no route. A body is not read, and nothing after it.
