@@ -118,3 +118,12 @@ pub struct VariantConfig {
     /// Index into [`Config::pools`]; None where the route answers by itself.
     pub pool: Option<usize>,
 }
+
+impl RouteConfig {
+    /// Why there are no shares to change, where the route has no targets.
+    pub fn answers_by_itself(&self) -> Option<String> {
+        let [VariantConfig { name, pool: None }] = self.variants.as_slice() else { return None };
+        let route = &self.name;
+        Some(format!("route {route:?} has `{name}` and answers by itself: there are no versions to shift between"))
+    }
+}

@@ -246,6 +246,9 @@ fn asked(route: &RouteConfig, live: &[Weight], edit: &Edit) -> Result<Vec<Weight
         Edit::Patch(named) => (named, false),
         Edit::Replace(named) => (named, true),
     };
+    if let Some(detail) = route.answers_by_itself() {
+        return Err(ChangeError::Weights { field: "weights".to_owned(), detail });
+    }
     let mut asked: Vec<Option<Weight>> = vec![None; route.variants.len()];
     for (name, weight) in named {
         let field = format!("weights.{name}");
@@ -389,6 +392,21 @@ mod tests {
         assert_eq!(field, "weights.b");
         let Err(ChangeError::Weights { field, .. }) = put(&[("a", 90.0), ("b", 1.0), ("c", 1.0)]) else { panic!() };
         assert_eq!(field, "weights");
+    }
+
+    #[test]
+    fn a_route_that_answers_by_itself_has_no_weights_to_change() {
+        for name in ["redirect", "respond"] {
+            let mut config = config(&[("r", &[(name, 100.0)])]);
+            config.routes[0].variants[0].pool = None;
+            let Err(ChangeError::Weights { field, detail }) =
+                ground(config).changed(&change(Edit::Patch(named(&[(name, 100.0)]))))
+            else {
+                panic!()
+            };
+            assert_eq!(field, "weights");
+            assert!(detail.starts_with(&format!("route \"r\" has `{name}`")), "{detail}");
+        }
     }
 
     #[test]

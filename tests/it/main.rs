@@ -13,6 +13,7 @@ mod headers;
 mod limits;
 mod live;
 mod reload;
+mod rewrite;
 mod routing;
 mod state;
 mod streaming;

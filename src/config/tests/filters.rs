@@ -206,7 +206,7 @@ const ANSWERS: &[Wrong] = &[
     ),
     (
         "redirect = { host = \"b\", path = \"/a\", prefix = \"/b\" }",
-        "bad-rewrite 3:39 \"/b\"",
+        "bad-rewrite 3:48 \"/b\"",
         "`route.r.redirect` has `path` and `prefix`: a path is changed in one way",
         "",
     ),
