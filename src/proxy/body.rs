@@ -182,6 +182,15 @@ impl ResponseBody {
         ResponseBody { source: Source::Own(Some(text).filter(|text| !text.is_empty())), exchange }
     }
 
+    /// Leaves out what the answer to a HEAD does not send; gives its length where there is any.
+    pub(super) fn leave_out(&mut self) -> Option<usize> {
+        match &mut self.source {
+            Source::Own(text) => text.take().map(|text| text.len()),
+            // Answers to HEAD are read without a body.
+            Source::Target { .. } => None,
+        }
+    }
+
     fn finish(&mut self) {
         if let Source::Target { lease, upload, .. } = &mut self.source {
             match (lease.take(), upload.take().filter(|upload| !upload.is_done())) {

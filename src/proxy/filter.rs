@@ -11,7 +11,7 @@ use crate::routing::redirect::{Asked, RedirectError, Scheme};
 use crate::routing::table::Route;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Response, request};
+use http::{Response, request};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -113,14 +113,7 @@ fn own_answer(answer: &OwnAnswer, exchange: &Exchange, parts: &request::Parts) -
             for (name, value) in fields {
                 response.headers_mut().extend(value.clone().map(|value| (name, value)));
             }
-            if parts.method == Method::HEAD {
-                // The length that a GET would get. 304 has none to say.
-                if !fixed.body.is_empty() {
-                    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(fixed.body.len()));
-                }
-            } else {
-                *response.body_mut() = fixed.body.clone();
-            }
+            *response.body_mut() = fixed.body.clone();
         }
     }
     Ok(response)

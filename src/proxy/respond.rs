@@ -91,6 +91,14 @@ pub(super) fn refuse(client: &Client, refusal: Refusal, has_body: bool) -> Respo
     response.map(|text| ResponseBody::own(text, None))
 }
 
+/// Weir's own answer to a HEAD has the length of its body and no body. hyper does so for HTTP/1.1, not for HTTP/2.
+pub(super) fn to_head(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if let Some(length) = response.body_mut().leave_out() {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+    }
+    response
+}
+
 fn problem(status: StatusCode, detail: &str, request_id: Option<&HeaderValue>) -> Response<Bytes> {
     let title = status.canonical_reason().unwrap_or("Error");
     let code = status.as_u16();
