@@ -57,7 +57,7 @@ pub(super) struct Filtered {
 }
 
 impl Filtered {
-    pub(super) fn new(filters: &Rc<Filters>, client_ip: IpAddr, request_id: &HeaderValue) -> Filtered {
+    fn new(filters: &Rc<Filters>, client_ip: IpAddr, request_id: &HeaderValue) -> Filtered {
         let client_ip = if filters.name_client_ip() {
             HeaderValue::try_from(client_ip.to_string()).expect("an address is a valid header value")
         } else {
@@ -72,8 +72,15 @@ impl Filtered {
 }
 
 /// Makes the request what the target is to get, or gives the route's own answer to it. Weir's own headers stand there
-/// already.
-pub(super) fn apply(exchange: &Exchange, parts: &mut request::Parts) -> Result<Option<Response<Bytes>>, Failure> {
+/// already. Out of line: most routes have no filters.
+#[inline(never)]
+pub(super) fn apply(
+    exchange: &mut Exchange,
+    (client_ip, request_id): (IpAddr, &HeaderValue),
+    parts: &mut request::Parts,
+) -> Result<Option<Response<Bytes>>, Failure> {
+    let Some(filters) = exchange.local.filters.of(exchange.route) else { return Ok(None) };
+    exchange.filtered = Some(Box::new(Filtered::new(filters, client_ip, request_id)));
     let Some(Filtered { filters, facts }) = exchange.filtered.as_deref() else { return Ok(None) };
     if let Some(answer) = &filters.answer {
         return own_answer(answer, exchange, parts).map(Some);

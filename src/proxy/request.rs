@@ -4,8 +4,7 @@ use super::body::{self, RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
-use super::filter::{self, Filtered};
-use super::{forward, headers, respond};
+use super::{filter, forward, headers, respond};
 use crate::routing::table::{Decision, RequestView, RoutingTable};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri, Version, request};
@@ -39,16 +38,17 @@ pub(super) async fn serve(
     let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
 
     let id = headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
-    if let Some(filters) = exchange.local.filters.of(exchange.route) {
-        exchange.filtered = Some(Box::new(Filtered::new(filters, client_ip, &id)));
-        match filter::apply(&exchange, &mut parts) {
+    if exchange.local.filters.of(exchange.route).is_some() {
+        match filter::apply(&mut exchange, (client_ip, &id), &mut parts) {
             Ok(None) => {}
             Ok(Some(answer)) => {
                 let keep = body::discard(&client, incoming, waits_for_continue(&parts));
                 return Ok(respond::by_route(exchange, answer, keep));
             }
             Err(failure) => {
-                client.unread_body.set(has_body);
+                if has_body {
+                    client.unread_body.set(true);
+                }
                 return Ok(respond::failed(exchange, failure, &id, &decision));
             }
         }

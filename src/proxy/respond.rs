@@ -126,3 +126,19 @@ fn give_cookie(headers: &mut HeaderMap, exchange: &Exchange, decision: &Decision
         headers.append(header::SET_COOKIE, cookie);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Body;
+
+    #[test]
+    fn an_answer_to_head_has_a_length_and_no_body() {
+        let own = |text: &'static str| Response::new(ResponseBody::own(Bytes::from_static(text.as_bytes()), None));
+        let answer = to_head(own("hello"));
+        assert_eq!(answer.headers()[header::CONTENT_LENGTH], "5");
+        assert!(answer.body().is_end_stream());
+        let empty = to_head(own(""));
+        assert!(!empty.headers().contains_key(header::CONTENT_LENGTH) && empty.body().is_end_stream());
+    }
+}
