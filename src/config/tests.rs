@@ -664,7 +664,8 @@ fn survives(text: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-const EXAMPLES: [&str; 4] = [
+const EXAMPLES: [&str; 5] = [
+    include_str!("../../config/rewrite.toml"),
     include_str!("../../config/rules.toml"),
     include_str!("../../config/sticky.toml"),
     include_str!("../../config/canary.toml"),
