@@ -96,12 +96,13 @@ fn route(host: &str, path: &str) -> Route {
             host: HostMatch::parse(host).expect("the host is a name"),
             path: PathMatch::prefix(path).expect("the path starts with a slash"),
         },
-        variants: ["stable", "canary"].map(|name| Variant { name: name.to_owned(), pool: 0 }).into(),
+        variants: ["stable", "canary"].map(|name| Variant { name: name.to_owned(), pool: Some(0) }).into(),
         assignment: Assignment::starting(&weights).expect("the weights sum to 100"),
         rules: Vec::new(),
         sticky: Some(Sticky { keys, fallback: Fallback::Random }),
         timeout: Duration::from_secs(15),
         close_moved_within: None,
+        filters: None,
     }
 }
 

@@ -6,6 +6,13 @@ use std::time::Duration;
 pub const BUCKETS: u32 = 100_000;
 /// Variants a route may have; the table keeps a variant as one byte.
 pub const VARIANTS_PER_ROUTE: usize = 64;
+/// Fields that a route's `request_headers` or `response_headers` may change, and the longest value there, in bytes.
+pub const HEADER_EDITS: usize = 100;
+pub const HEADER_VALUE_BYTES: usize = 8 * 1024;
+/// The longest file that a route answers with, in bytes; each worker has a copy.
+pub const RESPOND_FILE_BYTES: u64 = 1024 * 1024;
+/// The longest request body that is read and dropped where a route answers by itself, in bytes.
+pub const DROPPED_BODY_BYTES: u64 = 64 * 1024;
 /// The longest sticky key that is hashed, in bytes; a longer value counts as absent.
 pub const STICKY_KEY_BYTES: usize = 4096;
 /// The longest admin request body, in bytes.

@@ -9,6 +9,7 @@ mod clock;
 mod connection;
 mod exchange;
 mod failure;
+mod filter;
 mod forward;
 mod guard;
 pub mod headers;

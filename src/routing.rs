@@ -1,9 +1,13 @@
 //! Which variant answers a request. Pure: no I/O, no clock, no global randomness.
 
+pub mod edits;
 pub mod explain;
+pub mod filters;
 mod index;
 pub mod matcher;
+pub mod redirect;
 pub mod request;
+pub mod rewrite;
 pub mod rule;
 pub mod split;
 pub mod sticky;

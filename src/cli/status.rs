@@ -64,7 +64,7 @@ fn table(routes: &[Value], stats: &Value) -> String {
                 percent(&variant["weight"]),
                 percent(&variant["configured_weight"]),
                 served.get(nth).cloned().unwrap_or_else(|| "-".to_owned()),
-                format!("{}/{}", variant["healthy_targets"], variant["targets"]),
+                targets(variant),
             ]);
         }
     }
@@ -117,6 +117,14 @@ pub fn text(value: &Value) -> String {
     }
 }
 
+/// How many of them are healthy; a variant without a pool has none.
+fn targets(variant: &Value) -> String {
+    match variant["pool"] {
+        Value::Null => "-".to_owned(),
+        _ => format!("{}/{}", variant["healthy_targets"], variant["targets"]),
+    }
+}
+
 pub fn percent(value: &Value) -> String {
     format!("{} %", text(value))
 }
@@ -136,14 +144,17 @@ mod tests {
             json!({"name": "shop", "generation": 12, "variants": [
                 variant("stable", "shop-v1", 99.875, 100), variant("canary", "shop-v2", 0.125, 0)]}),
             json!({"name": "api", "generation": 1, "variants": [variant("blue", "api-blue", 100.0, 100)]}),
+            json!({"name": "old", "generation": 1, "variants": [{"name": "redirect", "pool": null, "version": null,
+                "weight": 100, "configured_weight": 100, "targets": 0, "healthy_targets": 0}]}),
         ];
         let stats = json!({"routes": [{"name": "shop", "variants": [
             {"unforced": {"2xx": 700, "5xx": 50}, "forced": {"2xx": 9}}, {"unforced": {"2xx": 250}}]}]});
         let expected = "\
-ROUTE  GENERATION  VARIANT  POOL      VERSION    WEIGHT   FILE   SERVED  TARGETS
-shop           12  stable   shop-v1   -        99.875 %  100 %  75.00 %      1/2
-                   canary   shop-v2   1.42.0    0.125 %    0 %  25.00 %      1/2
-api             1  blue     api-blue  -           100 %  100 %        -      1/2
+ROUTE  GENERATION  VARIANT   POOL      VERSION    WEIGHT   FILE   SERVED  TARGETS
+shop           12  stable    shop-v1   -        99.875 %  100 %  75.00 %      1/2
+                   canary    shop-v2   1.42.0    0.125 %    0 %  25.00 %      1/2
+api             1  blue      api-blue  -           100 %  100 %        -      1/2
+old             1  redirect  -         -           100 %  100 %        -        -
 ";
         assert_eq!(table(&routes, &stats), expected);
     }

@@ -1,7 +1,9 @@
 //! From what is written to what is meant: checks every value against its neighbours, resolves names, fills in
 //! defaults. Goes on after an error, so that one check shows them all.
 
+mod filters;
 mod listen;
+mod loops;
 mod pools;
 mod preview;
 mod routes;
@@ -38,6 +40,9 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
     check.ports(&file.listeners, file.admin.as_ref());
     let pools = check.pools(&file.pools);
     let routes = check.routes(&file.routes, &file.pools);
+    if let (Some(routes), Some(listeners)) = (&routes, &listeners) {
+        check.redirect_loops(&file.routes, routes, listeners);
+    }
     if file.listeners.is_empty() {
         let help = "[[listener]] with name = \"http\" and bind = \"127.0.0.1:8080\"";
         check.findings.error("no-listener", TOP, "there is no listener, so nothing can be served").help(help);

@@ -1,6 +1,8 @@
 //! Takes typed values out of a TOML table by key. What has another type is reported where it stands; so is, when
 //! the cursor is finished, every key that nobody took.
 
+pub mod templates;
+
 use super::findings::Findings;
 use super::interpolate::interpolate;
 use super::provenance::{FILLED_BYTES, Filled};

@@ -2,6 +2,7 @@
 
 use super::provenance::Provenance;
 use crate::limits::Limits;
+use crate::routing::filters::Filters;
 use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -118,11 +119,21 @@ pub struct RouteConfig {
     pub timeout: Duration,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
+    pub filters: Option<Arc<Filters>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VariantConfig {
     pub name: String,
-    /// Index into [`Config::pools`].
-    pub pool: usize,
+    /// Index into [`Config::pools`]; None where the route answers by itself.
+    pub pool: Option<usize>,
+}
+
+impl RouteConfig {
+    /// Why there are no shares to change, where the route has no targets.
+    pub fn answers_by_itself(&self) -> Option<String> {
+        let [VariantConfig { name, pool: None }] = self.variants.as_slice() else { return None };
+        let route = &self.name;
+        Some(format!("route {route:?} has `{name}` and answers by itself: there are no versions to shift between"))
+    }
 }

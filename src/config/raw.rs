@@ -4,6 +4,8 @@
 //! its feature, everything else is reported as unknown. Hand-written instead of derived, since derived readers stop
 //! at the first error and lose the places of what they flatten.
 
+pub mod filters;
+
 use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
 use super::source::{At, Place};
 use super::units::shown_duration;
@@ -127,6 +129,7 @@ pub struct Route {
     pub on_move: Option<OnMove>,
     pub rules: Vec<Rule>,
     pub preview: Option<When>,
+    pub filters: filters::Filters,
 }
 
 /// What becomes of open tunnels whose clients have moved to another variant.
@@ -386,7 +389,9 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     if let Some(name) = &name {
         table.path = format!("route.{}", name.written());
     }
-    table.require(cx, "variants", "{ stable = \"POOL\" }");
+    if !table.has("redirect") && !table.has("respond") {
+        table.require(cx, "variants", "{ stable = \"POOL\" }");
+    }
     let place = table.place;
     let matches = match table.table(cx, "match") {
         Some(matches) => route_match(cx, matches),
@@ -397,8 +402,9 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
     let preview = table.table(cx, "preview").map(|table| when(cx, table));
-    let later = ["retry", "rescue", "on_empty", "request_headers", "response_headers", "rollout"];
+    let later = ["retry", "rescue", "on_empty", "rollout"];
     table.not_built(cx, &later);
+    let filters = filters::filters(cx, &mut table);
     let route = Route {
         place,
         name,
@@ -414,6 +420,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         on_move: table.table(cx, "on_move").map(|table| on_move(cx, table)),
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
         preview,
+        filters,
     };
     table.finish(cx);
     route

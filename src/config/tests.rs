@@ -1,5 +1,6 @@
 //! Whole files: what is found in bad ones, what good ones become, and that nothing crashes the check.
 
+mod filters;
 mod preview;
 mod secrets;
 
@@ -492,8 +493,6 @@ fn the_contract_is_known_whole() {
         (90, "not built yet: route.shop.retry"),
         (91, "not built yet: route.shop.rescue"),
         (93, "not built yet: route.shop.on_empty"),
-        (94, "not built yet: route.shop.request_headers"),
-        (95, "not built yet: route.shop.response_headers"),
         (115, "not built yet: route.shop.rule \"whitelist\".when.in_file"),
         (118, "not built yet: route.shop.rollout"),
         (160, "not built yet: route.api.rollout"),
@@ -517,7 +516,7 @@ fn every_example_loads() {
         let warnings = short(&loaded.report);
         assert!(warnings.iter().all(|warning| warning.starts_with("no-state-dir")), "{warnings:?}");
     }
-    for name in ["minimal", "canary", "blue-green", "three-versions", "sticky", "rules"] {
+    for name in ["minimal", "canary", "blue-green", "three-versions", "sticky", "rules", "rewrite", "maintenance"] {
         assert!(names.iter().any(|found| found == name), "{name}");
     }
 }
@@ -548,7 +547,7 @@ fn a_good_file_becomes_what_it_says() {
     assert_eq!(route.matches.path, PathMatch::Exact("/x/".to_owned()));
     // The file's order of variants, not the alphabet's nor that of the weights.
     let variants: Vec<_> = route.variants.iter().map(|one| (one.name.as_str(), one.pool)).collect();
-    assert_eq!(variants, [("stable", 0), ("canary", 1)]);
+    assert_eq!(variants, [("stable", Some(0)), ("canary", Some(1))]);
     assert_eq!(route.weights.iter().map(|one| one.thousandths()).collect::<Vec<_>>(), [99_999, 1]);
     assert_eq!(route.timeout, Duration::from_secs(90));
     let sticky = route.sticky.as_ref().unwrap();
@@ -666,7 +665,8 @@ fn survives(text: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-const EXAMPLES: [&str; 4] = [
+const EXAMPLES: [&str; 5] = [
+    include_str!("../../config/rewrite.toml"),
     include_str!("../../config/rules.toml"),
     include_str!("../../config/sticky.toml"),
     include_str!("../../config/canary.toml"),

@@ -22,6 +22,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         sticky: route.sticky.clone(),
         timeout: route.timeout,
         close_moved_within: route.close_moved_within,
+        filters: route.filters.clone(),
     });
     Published {
         serial,

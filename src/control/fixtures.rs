@@ -32,13 +32,14 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             host: HostMatch::Exact(format!("{name}.localhost")),
             path: PathMatch::Prefix(String::new()),
         },
-        variants: variants.iter().map(|(name, _)| VariantConfig { name: (*name).to_owned(), pool: 0 }).collect(),
+        variants: variants.iter().map(|(name, _)| VariantConfig { name: (*name).to_owned(), pool: Some(0) }).collect(),
         weights: weights(&variants.iter().map(|(_, percent)| *percent).collect::<Vec<_>>()),
         rules: Vec::new(),
         preview: None,
         sticky: None,
         timeout: Duration::from_secs(15),
         close_moved_within: None,
+        filters: None,
     };
     Config {
         path: "/nowhere/weir.toml".into(),

@@ -451,6 +451,21 @@ pub mod tests {
     }
 
     #[test]
+    fn a_route_that_answers_by_itself_has_no_weights_to_change() {
+        for name in ["redirect", "respond"] {
+            let mut config = config(&[("r", &[(name, 100.0)])]);
+            config.routes[0].variants[0].pool = None;
+            let Err(ChangeError::Weights { field, detail }) =
+                ground(config).changed(&change(Edit::Patch(named(&[(name, 100.0)]))), cause().now)
+            else {
+                panic!()
+            };
+            assert_eq!(field, "weights");
+            assert!(detail.starts_with(&format!("route \"r\" has `{name}`")), "{detail}");
+        }
+    }
+
+    #[test]
     fn the_same_weights_change_nothing_and_an_old_generation_is_refused() {
         let mut ground = ground(three());
         let same = ground.changed(&change(Edit::Patch(named(&[("b", 20.0)]))), cause().now).unwrap();

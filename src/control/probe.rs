@@ -27,7 +27,7 @@ pub async fn before(ground: &Ground, change: &mut WeightChange) -> Result<(), Ch
     if view.live.assignment.runs().iter().all(|run| usize::from(run.variant) == place) {
         return Ok(());
     }
-    let pool = Arc::clone(&view.pools[route.variants[place].pool]);
+    let Some(pool) = route.variants[place].pool.map(|pool| Arc::clone(&view.pools[pool])) else { return Ok(()) };
     let targets = bad_targets(&pool).await;
     if !targets.is_empty() && !switch.force {
         return Err(ChangeError::Unhealthy { variant: switch.to.clone(), targets });

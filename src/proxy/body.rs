@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::io::Driving;
 use super::upstream::{Lease, quiet};
 use crate::boundary::outcomes::Reason;
+use crate::limits::DROPPED_BODY_BYTES;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -69,6 +70,12 @@ impl Upload {
     /// The client's part in a failed request, if it had one.
     pub(super) fn failure(&self) -> Option<Failure> {
         self.failure.get()
+    }
+    /// Ready when nothing has moved for too long.
+    fn poll_stall(&self, watch: &Watch, cx: &mut Context<'_>) -> Poll<()> {
+        let client = &self.client;
+        watch.due_at(client.pulse.moved().after(client.worker.limits().body_idle_timeout));
+        watch.poll(cx)
     }
     fn finish(&self) {
         if !self.done.replace(true) {
@@ -172,7 +179,16 @@ impl ResponseBody {
 
     /// Without an exchange: the request matched no route.
     pub(super) fn own(text: Bytes, exchange: Option<Exchange>) -> ResponseBody {
-        ResponseBody { source: Source::Own(Some(text)), exchange }
+        ResponseBody { source: Source::Own(Some(text).filter(|text| !text.is_empty())), exchange }
+    }
+
+    /// Leaves out what the answer to a HEAD does not send; gives its length where there is any.
+    pub(super) fn leave_out(&mut self) -> Option<usize> {
+        match &mut self.source {
+            Source::Own(text) => text.take().map(|text| text.len()),
+            // Answers to HEAD are read without a body.
+            Source::Target { .. } => None,
+        }
     }
 
     fn finish(&mut self) {
@@ -240,19 +256,46 @@ impl Body for ResponseBody {
 /// The answer is through before the request's body: that goes on to the target, so that both connections stay in step
 /// and can be used again. Given up when nothing moves.
 async fn finish_upload(mut lease: Lease, upload: Rc<Upload>) {
-    let client = Rc::clone(&upload.client);
-    let stalled = Watch::new(&client.worker.clock);
+    let stalled = Watch::new(&upload.client.worker.clock);
     std::future::poll_fn(|cx| {
         upload.sent_by(cx);
         lease.drive(cx);
         if upload.is_done() || lease.is_over() {
             return Poll::Ready(());
         }
-        let due = client.pulse.moved().after(client.worker.limits().body_idle_timeout);
-        stalled.due_at(due);
-        stalled.poll(cx)
+        upload.poll_stall(&stalled, cx)
     })
     .await;
+}
+
+/// Sees to the body of a request that Weir answers at once; true when the connection can be used again. A small one is
+/// read and dropped behind the answer. A larger one, or one of unknown length, is not read, nor asked for: a client
+/// that waits for 100 (Continue) has its answer already.
+pub(super) fn discard(client: &Rc<Client>, incoming: Incoming, waits: bool) -> bool {
+    if incoming.is_end_stream() {
+        return true;
+    }
+    if waits || incoming.size_hint().exact().is_none_or(|length| length > DROPPED_BODY_BYTES) {
+        client.unread_body.set(true);
+        return false;
+    }
+    let upload = Upload::new(client, false, None);
+    let mut body = RequestBody::Client { incoming, upload: Rc::clone(&upload) };
+    tokio::task::spawn_local(async move {
+        let stalled = Watch::new(&upload.client.worker.clock);
+        std::future::poll_fn(|cx| {
+            upload.sent_by(cx);
+            loop {
+                match Pin::new(&mut body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                    Poll::Pending => return upload.poll_stall(&stalled, cx),
+                }
+            }
+        })
+        .await;
+    });
+    true
 }
 
 /// The next piece of the answer; drives the target's connection when there is none yet.

@@ -38,7 +38,9 @@ pub(super) async fn send(
 ) -> Result<Answer, Failure> {
     let local = Rc::clone(&exchange.local);
     let route = &local.published.routing.routes()[exchange.route];
-    let pool = &local.pools[route.variants[exchange.variant].pool];
+    let Some(pool) = route.variants[exchange.variant].pool.map(|pool| &local.pools[pool]) else {
+        return Err(Failure::NoTarget);
+    };
     if let Some(upload) = &upload {
         std::future::poll_fn(|cx| {
             upload.sent_by(cx);

@@ -53,6 +53,7 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
     let close = upload.is_some() && headers::says_close(&parts.headers);
     headers::for_client(&mut parts.headers);
     parts.version = Version::HTTP_11;
+    exchange.edit_answer(&mut parts.headers);
     give_cookie(&mut parts.headers, &exchange, decision);
     exchange.answered(parts.status);
     exchange.client.finish_head(&mut parts.headers, close);
@@ -69,6 +70,7 @@ pub(super) fn switched(
 ) -> Response<ResponseBody> {
     let (mut parts, _) = answer.into_parts();
     headers::for_client(&mut parts.headers);
+    exchange.edit_answer(&mut parts.headers);
     if exchange.client.is_http2() {
         parts.status = StatusCode::OK;
         parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
@@ -94,10 +96,19 @@ pub(super) fn failed(
     exchange.failed(failure.reason());
     exchange.answered(failure.status());
     let mut response = problem(failure.status(), failure.detail(), Some(request_id));
+    exchange.edit_answer(response.headers_mut());
     give_cookie(response.headers_mut(), &exchange, decision);
-    let close = matches!(failure, Failure::BodyTooLarge | Failure::BodyTimeout | Failure::BadBody);
+    let close = failure.leaves_body_unread();
     exchange.client.finish_head(response.headers_mut(), close);
     response.map(|text| ResponseBody::own(text, Some(exchange)))
+}
+
+/// The answer of a route that has no targets. `keep`: the connection can be used again.
+pub(super) fn by_route(mut exchange: Exchange, mut response: Response<Bytes>, keep: bool) -> Response<ResponseBody> {
+    exchange.answered(response.status());
+    exchange.edit_answer(response.headers_mut());
+    exchange.client.finish_head(response.headers_mut(), !keep);
+    response.map(|content| ResponseBody::own(content, Some(exchange)))
 }
 
 /// Weir's answer to a request that belongs to no route. A body is not read, and nothing after it.
@@ -112,6 +123,14 @@ pub(super) fn refuse(client: &Client, refusal: Refusal, has_body: bool) -> Respo
     client.finish_head(response.headers_mut(), refusal.close || has_body);
     client.request_ended();
     response.map(|text| ResponseBody::own(text, None))
+}
+
+/// Weir's own answer to a HEAD has the length of its body and no body. hyper does so for HTTP/1.1, not for HTTP/2.
+pub(super) fn to_head(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if let Some(length) = response.body_mut().leave_out() {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+    }
+    response
 }
 
 fn problem(status: StatusCode, detail: &str, request_id: Option<&HeaderValue>) -> Response<Bytes> {
@@ -139,5 +158,21 @@ fn give_cookie(headers: &mut HeaderMap, exchange: &Exchange, decision: &Decision
     let cookie = format!("{name}={id}; Max-Age={}; Path=/; HttpOnly; SameSite=Lax{secure}", ttl.as_secs());
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         headers.append(header::SET_COOKIE, cookie);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Body;
+
+    #[test]
+    fn an_answer_to_head_has_a_length_and_no_body() {
+        let own = |text: &'static str| Response::new(ResponseBody::own(Bytes::from_static(text.as_bytes()), None));
+        let answer = to_head(own("hello"));
+        assert_eq!(answer.headers()[header::CONTENT_LENGTH], "5");
+        assert!(answer.body().is_end_stream());
+        let empty = to_head(own(""));
+        assert!(!empty.headers().contains_key(header::CONTENT_LENGTH) && empty.body().is_end_stream());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::clock::{Clock, Tick};
 use super::connection;
+use super::filter::LocalFilters;
 use super::listener;
 use super::upstream::pool::LocalPool;
 use crate::boundary::drain::{DrainWatch, Phase};
@@ -106,6 +107,7 @@ pub(super) struct Worker {
 pub(super) struct Local {
     pub(super) published: Arc<Published>,
     pub(super) pools: Vec<Rc<LocalPool>>,
+    pub(super) filters: LocalFilters,
     pub(super) http1: http1::Builder,
 }
 
@@ -237,6 +239,7 @@ impl Local {
             })
             .collect();
         let http1 = connection::http1_builder(&published.settings.limits);
-        Local { published, pools, http1 }
+        let filters = LocalFilters::new(published.routing.routes(), before.map(|local| &local.filters));
+        Local { published, pools, filters, http1 }
     }
 }

@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn route(name: &str, host: &str, path: &str, canary: f64) -> Route {
-        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool };
+        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool: Some(pool) };
         Route {
             name: name.to_owned(),
             matches: RequestMatch { host: HostMatch::parse(host).unwrap(), path: PathMatch::prefix(path).unwrap() },
@@ -186,6 +186,7 @@ mod tests {
             rules: Vec::new(),
             sticky: None,
             timeout: Duration::from_secs(15),
+            filters: None,
             close_moved_within: None,
         }
     }

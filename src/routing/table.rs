@@ -1,5 +1,6 @@
 //! The routing table: everything that a request needs to be routed, immutable, swapped whole.
 
+use super::filters::Filters;
 use super::index::Index;
 use super::matcher::RequestMatch;
 use super::rule::{Outcome, Rule};
@@ -7,6 +8,7 @@ use super::split::{Assignment, Bucket};
 use super::sticky::{KeyFound, Place, Sticky};
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One route as the table's builder takes it; variants are in the file's order, the baseline first.
@@ -22,13 +24,15 @@ pub struct Route {
     pub timeout: Duration,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
+    /// What only some routes do to a request and its answer.
+    pub filters: Option<Arc<Filters>>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Variant {
     pub name: String,
-    /// Index into the table's pools.
-    pub pool: usize,
+    /// Index into the table's pools; None where the route answers by itself.
+    pub pool: Option<usize>,
 }
 
 /// The routes in the file's order, and the index that finds one.
@@ -153,7 +157,7 @@ mod tests {
     }
 
     fn route(name: &str, host: &str, weights: &[f64]) -> Route {
-        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool };
+        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool: Some(pool) };
         let names = ["stable", "canary", "third"];
         Route {
             name: name.to_owned(),
@@ -164,6 +168,7 @@ mod tests {
             sticky: None,
             timeout: Duration::from_secs(15),
             close_moved_within: None,
+            filters: None,
         }
     }
 

@@ -17,6 +17,7 @@ mod http2;
 mod limits;
 mod live;
 mod reload;
+mod rewrite;
 mod routing;
 mod save;
 mod state;

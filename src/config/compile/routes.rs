@@ -1,12 +1,14 @@
 //! Routes: what they match, their variants and weights, how clients are known again.
 
 use super::Checker;
+use super::filters::only_variant;
 use crate::config::cursor::{Named, word};
 use crate::config::model::{RouteConfig, VariantConfig};
 use crate::config::raw;
 use crate::config::source::{At, Place, listed};
 use crate::limits::{BUCKETS, VARIANTS_PER_ROUTE};
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+use crate::routing::rule::{Condition, Rule};
 use crate::routing::split::Weight;
 use crate::routing::sticky::{Fallback, KeySource, Sticky};
 use std::collections::{HashMap, HashSet};
@@ -27,6 +29,9 @@ impl Names<'_> {
         self.variants.iter().position(|variant| *variant == name)
     }
 }
+
+/// A route's variants, their weights, the rules between them, and the condition of its preview.
+type Versions = (Vec<VariantConfig>, Vec<Weight>, Vec<Rule>, Option<Condition>);
 
 impl Checker<'_> {
     pub fn routes(&mut self, raw: &[raw::Route], pools: &[raw::Pool]) -> Option<Vec<RouteConfig>> {
@@ -53,6 +58,33 @@ impl Checker<'_> {
             Some(sticky) => self.sticky(sticky, raw.name.as_ref()).map(Some),
             None => Some(None),
         };
+        let only = only_variant(raw);
+        let versions = match &only {
+            Some(only) => Some((vec![only.clone()], vec![Weight::FULL], Vec::new(), None)),
+            None => self.versions(raw, by_name, pools),
+        };
+        let names = match (&only, &raw.variants) {
+            (Some(only), _) => vec![only.name.as_str()],
+            (None, variants) => variants.iter().flatten().map(|(name, _)| name.value.as_str()).collect(),
+        };
+        let filters = self.filters(raw, matches.as_ref(), &names);
+        let (variants, weights, rules, preview) = versions?;
+        Some(RouteConfig {
+            name: raw.name.as_ref()?.value.clone(),
+            matches: matches?,
+            variants,
+            weights,
+            rules,
+            preview,
+            sticky: sticky?,
+            timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value),
+            close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),
+            filters: filters?,
+        })
+    }
+
+    /// The variants, their weights and the rules between them.
+    fn versions(&mut self, raw: &raw::Route, by_name: &HashMap<&str, usize>, pools: &[raw::Pool]) -> Option<Versions> {
         // Without variants there is nothing to hold weights and rules against.
         let variants = raw.variants.as_ref()?;
         let names =
@@ -61,17 +93,7 @@ impl Checker<'_> {
         let weights = self.starting_weights(raw, &names);
         let rules = self.rules(&raw.rules, &names);
         let preview = self.preview(raw, &names);
-        Some(RouteConfig {
-            name: raw.name.as_ref()?.value.clone(),
-            matches: matches?,
-            variants: resolved?,
-            weights: weights?,
-            rules: rules?,
-            preview: preview?,
-            sticky: sticky?,
-            timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value),
-            close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),
-        })
+        Some((resolved?, weights?, rules?, preview?))
     }
 
     fn request_match(&mut self, raw: &raw::Match) -> Option<RequestMatch> {
@@ -118,7 +140,7 @@ impl Checker<'_> {
             self.name("variant", name);
             let Some(pool) = pool else { continue };
             match by_name.get(pool.value.as_str()) {
-                Some(index) => resolved.push(VariantConfig { name: name.value.clone(), pool: *index }),
+                Some(index) => resolved.push(VariantConfig { name: name.value.clone(), pool: Some(*index) }),
                 None => {
                     let known: Vec<&str> = pools.iter().map(|pool| pool.name.value.as_str()).collect();
                     self.unknown("unknown-pool", "pool", pool, &known);
@@ -297,7 +319,7 @@ impl Checker<'_> {
     }
 
     fn unused(&mut self, pools: &[raw::Pool], routes: &[RouteConfig]) {
-        let used: HashSet<usize> = routes.iter().flat_map(|route| &route.variants).map(|one| one.pool).collect();
+        let used: HashSet<usize> = routes.iter().flat_map(|route| &route.variants).filter_map(|one| one.pool).collect();
         for (index, pool) in pools.iter().enumerate() {
             if !used.contains(&index) {
                 let message = format!("no route uses pool.{}", pool.name.value);

@@ -27,7 +27,8 @@ pub struct RouteDocument {
 #[derive(Debug, Serialize)]
 struct VariantDocument {
     name: String,
-    pool: String,
+    /// None: the route answers by itself.
+    pool: Option<String>,
     version: Option<String>,
     weight: Value,
     configured_weight: Value,
@@ -39,16 +40,17 @@ struct VariantDocument {
 pub fn route(view: &RouteView) -> RouteDocument {
     let config = &view.config.routes[view.index];
     let variants = config.variants.iter().enumerate().map(|(place, variant)| {
-        let pool = &view.pools[variant.pool];
+        let pool = variant.pool.map(|pool| &view.pools[pool]);
+        let targets = pool.map_or(&[][..], |pool| &pool.targets);
         VariantDocument {
             name: variant.name.clone(),
-            pool: pool.name.clone(),
-            version: view.config.pools[variant.pool].version.clone(),
+            pool: pool.map(|pool| pool.name.clone()),
+            version: variant.pool.and_then(|pool| view.config.pools[pool].version.clone()),
             weight: percent(view.live.weights[place]),
             configured_weight: percent(config.weights[place]),
             effective_weight: percent(view.live.weights[place]),
-            targets: pool.targets.len(),
-            healthy_targets: pool.targets.iter().filter(|target| is_healthy(target)).count(),
+            targets: targets.len(),
+            healthy_targets: targets.iter().filter(|target| is_healthy(target)).count(),
         }
     });
     RouteDocument {

@@ -13,6 +13,7 @@ use crate::config::{
 use crate::control::command::RouteView;
 use crate::control::ground::Ground;
 use crate::limits::Limits;
+use crate::routing::filters::Filters;
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use crate::routing::sticky::{Fallback, KeySource, Sticky};
@@ -149,8 +150,9 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         timeout,
         close_moved_within,
         preview,
+        filters,
     } = config;
-    let variants = variants.iter().map(|one| (one.name.clone(), json!(pools[one.pool].name)));
+    let variants = variants.iter().map(|one| (one.name.clone(), json!(one.pool.map(|pool| &pools[pool].name))));
     json!({
         "name": name,
         "file": place(view),
@@ -160,10 +162,23 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "live": {"generation": view.live.generation, "weights": weights(config, &view.live.weights)},
         "sticky": keys.as_ref().map(sticky),
         "timeout": shown_duration(*timeout),
+        "filters": filters.as_ref().map(|filters| filter_keys(filters)),
         "preview": preview.as_ref().map(|when| condition(when, provenance)),
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
     })
+}
+
+/// Which of the keys that change a message stand in the route; their values may be secret.
+fn filter_keys(filters: &Filters) -> Vec<&'static str> {
+    let Filters { rewrite, request, response, answer } = filters;
+    let keys = [
+        rewrite.as_ref().map(|_| "rewrite"),
+        (!request.is_empty()).then_some("request_headers"),
+        (!response.is_empty()).then_some("response_headers"),
+        answer.as_ref().map(|answer| answer.name()),
+    ];
+    keys.into_iter().flatten().collect()
 }
 
 /// Where a route's weights, or the route without any, are written.

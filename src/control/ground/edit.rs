@@ -18,6 +18,9 @@ pub struct Asked {
 
 pub fn asked(view: &RouteView, edit: &Edit) -> Result<Asked, ChangeError> {
     let route = &view.config.routes[view.index];
+    if let Some(detail) = route.answers_by_itself() {
+        return Err(ChangeError::Weights { field: "weights".to_owned(), detail });
+    }
     let moved = |weights: &[Weight], action, overrode| {
         let assignment = view.live.assignment.moved_to(weights).map_err(|error| weights_error("weights", &error))?;
         Ok(Asked { assignment, action, to: None, overrode })
@@ -59,9 +62,10 @@ fn everything_to(place: usize, route: &RouteConfig) -> Vec<Weight> {
 /// A reload or a name that resolved anew may have come between the look at the targets and the switch.
 fn still_probed(view: &RouteView, switch: &Switch) -> Result<(), ChangeError> {
     let route = &view.config.routes[view.index];
-    let pool = &view.pools[route.variants[place_of(route, &switch.to)?].pool];
-    match &switch.probed {
-        Some(probed) if Arc::ptr_eq(probed, pool) => Ok(()),
+    let pool = route.variants[place_of(route, &switch.to)?].pool.map(|pool| &view.pools[pool]);
+    match (&switch.probed, pool) {
+        (_, None) => Ok(()),
+        (Some(probed), Some(pool)) if Arc::ptr_eq(probed, pool) => Ok(()),
         _ => Err(ChangeError::Unprobed(switch.to.clone())),
     }
 }
