@@ -8,6 +8,8 @@ pub const BUCKETS: u32 = 100_000;
 pub const VARIANTS_PER_ROUTE: usize = 64;
 /// The longest sticky key that is hashed, in bytes; a longer value counts as absent.
 pub const STICKY_KEY_BYTES: usize = 4096;
+/// The largest compiled regular expression, in bytes.
+pub const REGEX_BYTES: usize = 10 * 1024 * 1024;
 /// The longest admin request body, in bytes.
 pub const ADMIN_BODY_BYTES: usize = 1024 * 1024;
 /// Admin connections served at once, a listening address.

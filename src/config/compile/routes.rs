@@ -1,4 +1,4 @@
-//! Routes: what they match, their variants and weights, how clients are known again.
+//! Routes: their variants and weights, how clients are known again.
 
 use super::Checker;
 use crate::config::cursor::{Named, word};
@@ -6,7 +6,6 @@ use crate::config::model::{RouteConfig, VariantConfig};
 use crate::config::raw;
 use crate::config::source::{At, Place, listed, shown};
 use crate::limits::{BUCKETS, VARIANTS_PER_ROUTE};
-use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::split::Weight;
 use crate::routing::sticky::{Fallback, KeySource, Sticky};
 use std::collections::{HashMap, HashSet};
@@ -38,7 +37,7 @@ impl Checker<'_> {
         let routes: Vec<_> = raw.iter().map(|route| self.route(route, &by_name, pools)).collect();
         let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
         if !self.findings.has_errors() {
-            self.shadowed(raw, &routes);
+            self.unreachable(raw, &routes);
             self.unused(pools, &routes);
         }
         Some(routes)
@@ -69,28 +68,6 @@ impl Checker<'_> {
             sticky: sticky?,
             timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value),
         })
-    }
-
-    fn request_match(&mut self, raw: &raw::Match) -> Option<RequestMatch> {
-        let host = match &raw.host {
-            None => Some(HostMatch::Any),
-            Some(host) => self.matched(host.place, HostMatch::parse(&host.value)),
-        };
-        let path = match (&raw.path, &raw.path_exact) {
-            (Some(prefix), Some(exact)) => {
-                let message = "a route matches by `path` or by `path_exact`, not by both";
-                self.findings.error("bad-match", exact.place, message).other(prefix.place);
-                None
-            }
-            (None, None) => PathMatch::prefix("/").ok(),
-            (Some(path), None) => self.matched(path.place, PathMatch::prefix(&path.value)),
-            (None, Some(path)) => self.matched(path.place, PathMatch::exact(&path.value)),
-        };
-        Some(RequestMatch { host: host?, path: path? })
-    }
-
-    fn matched<M, E: std::error::Error>(&mut self, place: Place, parsed: Result<M, E>) -> Option<M> {
-        parsed.map_err(|error| self.findings.error("bad-match", place, error.to_string())).ok()
     }
 
     fn variants(
@@ -268,22 +245,6 @@ impl Checker<'_> {
                 let help = "write \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
                 self.findings.error("bad-sticky", written.place, message).help(help);
                 None
-            }
-        }
-    }
-
-    fn shadowed(&mut self, raw: &[raw::Route], routes: &[RouteConfig]) {
-        let mut first: HashMap<&RequestMatch, usize> = HashMap::new();
-        for (index, route) in routes.iter().enumerate() {
-            if let Some(earlier) = first.get(&route.matches) {
-                let message = format!(
-                    "{} never gets a request: {} matches the same and comes first",
-                    raw[index].path, raw[*earlier].path
-                );
-                let finding = self.findings.warning("shadowed-route", raw[index].matches.place, message);
-                finding.other(raw[*earlier].matches.place);
-            } else {
-                first.insert(&route.matches, index);
             }
         }
     }
