@@ -373,8 +373,8 @@ mod tests {
 
         #[test]
         fn unreachable_routes_get_no_request(
-            matches in prop::collection::vec(samples::matches(), 0..30),
-            requests in prop::collection::vec(samples::requests(), 1..60),
+            matches in samples::tables(20),
+            requests in prop::collection::vec(samples::requests(), 40),
         ) {
             let found = unreachable(&matches.iter().collect::<Vec<_>>());
             let index = Index::new(matches.iter());

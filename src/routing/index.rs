@@ -306,7 +306,7 @@ mod tests {
 
         #[test]
         fn index_agrees_with_asking_every_route(
-            matches in prop::collection::vec(samples::matches(), 0..40),
+            matches in samples::tables(40),
             requests in prop::collection::vec(samples::requests(), 1..30),
         ) {
             let index = Index::new(matches.iter());
@@ -318,7 +318,7 @@ mod tests {
 
         #[test]
         fn order_of_the_file_decides_only_between_equals(
-            (matches, shuffled) in prop::collection::vec(samples::matches(), 0..40).prop_flat_map(|mut matches| {
+            (matches, shuffled) in samples::tables(40).prop_flat_map(|mut matches| {
                 let mut seen = Vec::new();
                 matches.retain(|route| {
                     let new = !seen.contains(&route.precedence());

@@ -59,8 +59,27 @@ pub fn requests() -> impl Strategy<Value = Request> {
     })
 }
 
+/// The matches of up to `most` routes; many have a host, a path or a condition from one before.
+pub fn tables(most: usize) -> impl Strategy<Value = Vec<RequestMatch>> {
+    let like = (any::<prop::sample::Index>(), any::<[bool; 4]>());
+    prop::collection::vec((matches(), like), 0..most).prop_map(|drawn| {
+        let mut matches: Vec<RequestMatch> = Vec::new();
+        for (mut one, (like, [host, path, methods, conditions])) in drawn {
+            if !matches.is_empty() {
+                let like = like.get(&matches).clone();
+                one.host = if host { like.host } else { one.host };
+                one.path = if path { like.path } else { one.path };
+                one.methods = if methods { like.methods } else { one.methods };
+                one.conditions = if conditions { like.conditions } else { one.conditions };
+            }
+            matches.push(one);
+        }
+        matches
+    })
+}
+
 /// Of every kind of host and path, with and without conditions.
-pub fn matches() -> impl Strategy<Value = RequestMatch> {
+fn matches() -> impl Strategy<Value = RequestMatch> {
     let methods = prop_oneof![2 => Just(Vec::new()), 1 => subsequence(METHODS.to_vec(), 1..=3)];
     let conditions = prop_oneof![1 => Just(Vec::new()), 1 => prop::collection::vec(conditions(), 1..4)];
     (hosts(), path_matches(), methods, conditions)
