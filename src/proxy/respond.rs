@@ -23,8 +23,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) const NO_ROUTE: Refusal =
-        Refusal::new(StatusCode::NOT_FOUND, "no route matches this host and path", false);
+    pub(super) const NO_ROUTE: Refusal = Refusal::new(StatusCode::NOT_FOUND, "no route matches this request", false);
     pub(super) const CONNECT: Refusal =
         Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is for forward proxies", true);
     pub(super) const BAD_TARGET: Refusal =

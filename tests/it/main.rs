@@ -12,6 +12,7 @@ mod failures;
 mod headers;
 mod limits;
 mod live;
+mod matching;
 mod reload;
 mod routing;
 mod state;

@@ -43,9 +43,6 @@ enum Written {
 
 fn conditions(cx: &mut Context<'_>, table: &mut Cursor<'_>, kind: Kind) -> Written {
     let key = kind.key();
-    if !table.has(key) {
-        return Written::Whole(Vec::new());
-    }
     if table.is_list(key) {
         let items = table.tables(cx, key).map(|items| items.value).unwrap_or_default();
         if table.is_empty_list(key) {
@@ -57,7 +54,7 @@ fn conditions(cx: &mut Context<'_>, table: &mut Cursor<'_>, kind: Kind) -> Writt
         let when = When { place: table.place, path: table.path.clone(), ..When::default() };
         return match table.string(cx, key) {
             Some(name) => Written::Name(kind.of(name, when)),
-            // Of a wrong type, reported already.
+            // Absent, or of a wrong type and reported already.
             None => Written::Whole(Vec::new()),
         };
     }
@@ -67,6 +64,11 @@ fn conditions(cx: &mut Context<'_>, table: &mut Cursor<'_>, kind: Kind) -> Writt
     }
     if inner.is_empty() {
         kind.empty(cx, table);
+    }
+    if matches!(kind, Kind::Header) && inner.is_string("name") {
+        let message = format!("{} looks at the header called `name`", table.path);
+        let help = "for another header say what it is to be: { name = \"x-canary\", present = true }";
+        cx.findings.warning("odd-match", inner.place, message).help(help);
     }
     Written::Whole(by_name(cx, inner, kind))
 }
@@ -117,7 +119,7 @@ fn with_tests_beside(cx: &mut Context<'_>, beside: When, written: [Written; 2]) 
                 "give each its own: header = { x-canary = \"true\" }, query = { beta = { present = true } }",
             ),
         };
-        cx.findings.error("bad-match", beside.place, message).help(help);
+        cx.findings.error("bad-condition", beside.place, message).help(help);
     }
     let mut conditions = Vec::new();
     for written in written {
@@ -159,6 +161,6 @@ impl Kind {
     fn empty(self, cx: &mut Context<'_>, table: &Cursor<'_>) {
         let Some(place) = table.key_place(cx, self.key()) else { return };
         let message = format!("`{}` names nothing to look at", table.path_of(self.key()));
-        cx.findings.error("bad-match", place, message);
+        cx.findings.error("bad-condition", place, message);
     }
 }
