@@ -8,8 +8,11 @@
 //! a regular expression for the path, those of one host and path that differ by method, headers or query, and
 //! those with a regular expression for the host whose path fits.
 
+mod asked;
+
 use super::matcher::{HostMatch, HostScratch, PathMatch, RequestMatch, host_name};
 use super::table::RequestView;
+use asked::Asked;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -30,121 +33,167 @@ impl Index {
     /// Of two routes with the same match the first stays.
     pub fn new<'m>(matches: impl Iterator<Item = &'m RequestMatch>) -> Index {
         let mut index = Index::default();
-        let mut matches: Vec<_> = matches.enumerate().collect();
-        matches.sort_by_key(|(_, matches)| Reverse(matches.precedence()));
-        for (route, matches) in matches {
-            let paths = match &matches.host {
-                HostMatch::Any => &mut index.any,
-                HostMatch::Regex(_) => &mut index.regexes,
-                HostMatch::Exact(name) => index.exact.entry(name.as_bytes().into()).or_default(),
-                HostMatch::Wildcard(suffix) => {
-                    index.wildcard_lengths.insert(suffix.len());
-                    index.wildcards.entry(suffix.as_bytes().into()).or_default()
-                }
-            };
-            paths.insert(matches, route);
+        let matches: Vec<&RequestMatch> = matches.collect();
+        let mut order: Vec<usize> = (0..matches.len()).collect();
+        order.sort_by_cached_key(|&route| Reverse(matches[route].precedence()));
+        for route in order {
+            index.paths_of(&matches[route].host).insert(matches[route], route);
+        }
+        let hosts = index.exact.values_mut().chain(index.wildcards.values_mut());
+        for leaf in hosts.chain([&mut index.regexes, &mut index.any]).flat_map(Paths::leaves) {
+            if let Leaf::Asked(asked) = leaf {
+                asked.hash_values(|route| matches[route]);
+            }
         }
         index
     }
 
+    fn paths_of(&mut self, host: &HostMatch) -> &mut Paths {
+        match host {
+            HostMatch::Any => &mut self.any,
+            HostMatch::Regex(_) => &mut self.regexes,
+            HostMatch::Exact(name) => self.exact.entry(name.as_bytes().into()).or_default(),
+            HostMatch::Wildcard(suffix) => {
+                self.wildcard_lengths.insert(suffix.len());
+                self.wildcards.entry(suffix.as_bytes().into()).or_default()
+            }
+        }
+    }
+
     /// `match_of` gives the match of a route that the index was made of.
     pub fn find<'m>(&self, request: &RequestView<'_>, match_of: impl Fn(usize) -> &'m RequestMatch) -> Option<usize> {
-        let path = request.path.as_bytes();
         let mut scratch = HostScratch::default();
         let name = request.host.and_then(|host| host_name(host, &mut scratch));
         let takes = |route| match_of(route).misses_named(name, request).is_none();
-        name.and_then(|name| self.find_named(name, path, &takes)).or_else(|| self.any.find(path, &takes))
+        let exact = name.and_then(|name| self.exact.get(name)?.find(request, &takes));
+        exact.or_else(|| self.find_beyond_exact(name, request, &takes))
     }
 
-    fn find_named(&self, name: &[u8], path: &[u8], takes: &impl Fn(usize) -> bool) -> Option<usize> {
-        let exact = self.exact.get(name).and_then(|paths| paths.find(path, takes));
-        if exact.is_some() || self.wildcards.is_empty() {
-            return exact.or_else(|| self.regexes.find(path, takes));
-        }
-        let labels = name.iter().enumerate().filter(|&(_, &byte)| byte == b'.').map(|(dot, _)| &name[dot + 1..]);
-        labels
-            .filter(|suffix| self.wildcard_lengths.contains(suffix.len()))
-            .find_map(|suffix| self.wildcards.get(suffix)?.find(path, takes))
-            .or_else(|| self.regexes.find(path, takes))
+    #[inline(never)]
+    fn find_beyond_exact(
+        &self,
+        name: Option<&[u8]>,
+        request: &RequestView<'_>,
+        takes: &impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let wildcard = name.filter(|_| !self.wildcards.is_empty()).and_then(|name| {
+            let dots = name.iter().enumerate().filter(|&(_, &byte)| byte == b'.');
+            let labels = dots.map(|(dot, _)| &name[dot + 1..]);
+            let known = labels.filter(|suffix| self.wildcard_lengths.contains(suffix.len()));
+            known.filter_map(|suffix| self.wildcards.get(suffix)).find_map(|paths| paths.find(request, takes))
+        });
+        let regex = || self.regexes.find(request, takes);
+        wildcard.or_else(|| name.and_then(|_| regex())).or_else(|| self.any.find(request, takes))
     }
 }
 
-/// The routes of one host. They are inserted in the order of precedence.
+/// The routes of one host, inserted in the order of precedence. Small, so that many hosts fit into a cache.
 #[derive(Debug, Default)]
 struct Paths {
+    /// Those of some paths only; most hosts have none.
+    some: Option<Box<SomePaths>>,
+    /// Those of the prefix `""`, which nearly every host has.
+    all: Leaf,
+}
+
+#[derive(Debug, Default)]
+struct SomePaths {
     exact: Map<Leaf>,
-    regexes: Vec<usize>,
+    /// Of all regular expressions.
+    regexes: Leaf,
     prefixes: Map<Leaf>,
     prefix_lengths: Lengths,
-    /// The prefix `""`, which nearly every host has: without a look-up.
-    all: Leaf,
 }
 
 impl Paths {
     fn insert(&mut self, matches: &RequestMatch, route: usize) {
         let leaf = match &matches.path {
-            PathMatch::Regex(_) => return self.regexes.push(route),
-            PathMatch::Exact(path) => self.exact.entry(path.as_bytes().into()).or_default(),
             PathMatch::Prefix(prefix) if prefix.is_empty() => &mut self.all,
+            path => self.some.get_or_insert_default().leaf(path),
+        };
+        let by_key = !matches!((&matches.host, &matches.path), (HostMatch::Regex(_), _) | (_, PathMatch::Regex(_)));
+        leaf.insert(route, by_key && matches.methods.is_empty() && matches.conditions.is_empty());
+    }
+
+    fn leaves(&mut self) -> impl Iterator<Item = &mut Leaf> {
+        let some = self
+            .some
+            .iter_mut()
+            .flat_map(|some| some.exact.values_mut().chain(some.prefixes.values_mut()).chain([&mut some.regexes]));
+        some.chain([&mut self.all])
+    }
+
+    #[inline(always)]
+    fn find(&self, request: &RequestView<'_>, takes: &impl Fn(usize) -> bool) -> Option<usize> {
+        let some = self.some.as_ref().and_then(|some| some.find(request, takes));
+        some.or_else(|| self.all.find(request, takes))
+    }
+}
+
+impl SomePaths {
+    fn leaf(&mut self, path: &PathMatch) -> &mut Leaf {
+        match path {
+            PathMatch::Regex(_) => &mut self.regexes,
+            PathMatch::Exact(path) => self.exact.entry(path.as_bytes().into()).or_default(),
             PathMatch::Prefix(prefix) => {
                 self.prefix_lengths.insert(prefix.len());
                 self.prefixes.entry(prefix.as_bytes().into()).or_default()
             }
-        };
-        let found_is_taken =
-            !matches!(matches.host, HostMatch::Regex(_)) && matches.methods.is_empty() && matches.conditions.is_empty();
-        leaf.insert(route, found_is_taken);
+        }
     }
 
-    fn find(&self, path: &[u8], takes: &impl Fn(usize) -> bool) -> Option<usize> {
+    #[inline(always)]
+    fn find(&self, request: &RequestView<'_>, takes: &impl Fn(usize) -> bool) -> Option<usize> {
+        let path = request.path.as_bytes();
         if !self.exact.is_empty()
-            && let Some(route) = self.exact.get(path).and_then(|leaf| leaf.find(takes))
+            && let Some(route) = self.exact.get(path).and_then(|leaf| leaf.find(request, takes))
         {
             return Some(route);
         }
-        if !self.regexes.is_empty()
-            && let Some(&route) = self.regexes.iter().find(|&&route| takes(route))
-        {
+        if let Some(route) = self.regexes.find(request, takes) {
             return Some(route);
         }
         let longest = self.prefix_lengths.longest.min(path.len());
         let border = |&end: &usize| end == path.len() || path[end] == b'/';
-        let borders = (1..=longest).rev().filter(border).filter(|&end| self.prefix_lengths.contains(end));
-        let prefixes = borders.map(|end| &path[..end]);
-        let longest = prefixes.filter_map(|prefix| self.prefixes.get(prefix)).find_map(|leaf| leaf.find(takes));
-        longest.or_else(|| self.all.find(takes))
+        for end in (1..longest + 1).rev().filter(border) {
+            if self.prefix_lengths.contains(end)
+                && let Some(route) = self.prefixes.get(&path[..end]).and_then(|leaf| leaf.find(request, takes))
+            {
+                return Some(route);
+            }
+        }
+        None
     }
 }
 
-/// The routes of one host and one path, in the order of precedence.
-#[derive(Debug)]
+/// The routes that one look-up leads to.
+#[derive(Debug, Default)]
 enum Leaf {
+    #[default]
+    Empty,
     /// Takes whatever comes here.
     Taken(usize),
-    /// Each must be asked.
-    Asked(Vec<usize>),
-}
-
-impl Default for Leaf {
-    fn default() -> Leaf {
-        Leaf::Asked(Vec::new())
-    }
+    Asked(Box<Asked>),
 }
 
 impl Leaf {
-    fn insert(&mut self, route: usize, found_is_taken: bool) {
+    /// `takes_all`: the look-up has compared everything that the route's match says.
+    fn insert(&mut self, route: usize, takes_all: bool) {
         match self {
+            Leaf::Empty if takes_all => *self = Leaf::Taken(route),
+            Leaf::Empty => *self = Leaf::Asked(Box::new(Asked::new(route))),
             // Nothing gets past it.
             Leaf::Taken(_) => {}
-            Leaf::Asked(routes) if found_is_taken && routes.is_empty() => *self = Leaf::Taken(route),
-            Leaf::Asked(routes) => routes.push(route),
+            Leaf::Asked(asked) => asked.push(route),
         }
     }
 
-    fn find(&self, takes: &impl Fn(usize) -> bool) -> Option<usize> {
+    #[inline(always)]
+    fn find(&self, request: &RequestView<'_>, takes: &impl Fn(usize) -> bool) -> Option<usize> {
         match self {
+            Leaf::Empty => None,
             Leaf::Taken(route) => Some(*route),
-            Leaf::Asked(routes) => routes.iter().copied().find(|&route| takes(route)),
+            Leaf::Asked(asked) => asked.find(request, takes),
         }
     }
 }

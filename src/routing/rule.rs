@@ -73,7 +73,8 @@ impl Subject {
         }
     }
 
-    fn any(&self, request: &RequestView<'_>, test: impl Fn(&[u8]) -> bool) -> bool {
+    /// Whether the test is true of any value that the request has there.
+    pub fn any(&self, request: &RequestView<'_>, mut test: impl FnMut(&[u8]) -> bool) -> bool {
         match self {
             Subject::Header(name) => request.headers.get_all(name).iter().any(|value| test(value.as_bytes())),
             Subject::Cookie(name) => cookie_value(request.headers, name).is_some_and(test),

@@ -79,7 +79,7 @@ pub fn tables(most: usize) -> impl Strategy<Value = Vec<RequestMatch>> {
 }
 
 /// Of every kind of host and path, with and without conditions.
-fn matches() -> impl Strategy<Value = RequestMatch> {
+pub fn matches() -> impl Strategy<Value = RequestMatch> {
     let methods = prop_oneof![2 => Just(Vec::new()), 1 => subsequence(METHODS.to_vec(), 1..=3)];
     let conditions = prop_oneof![1 => Just(Vec::new()), 1 => prop::collection::vec(conditions(), 1..4)];
     (hosts(), path_matches(), methods, conditions)
