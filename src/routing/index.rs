@@ -42,7 +42,7 @@ impl Index {
         let hosts = index.exact.values_mut().chain(index.wildcards.values_mut());
         for leaf in hosts.chain([&mut index.regexes, &mut index.any]).flat_map(Paths::leaves) {
             if let Leaf::Asked(asked) = leaf {
-                asked.hash_values(|route| matches[route]);
+                asked.hash(|route| matches[route]);
             }
         }
         index

@@ -10,12 +10,17 @@ use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, ClassBytesRange, ClassUnicodeRange, Dot, Hir, HirKind, Look};
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
-/// Equal when written the same.
+/// Equal when written the same. A clone shares the compiled expression, and what the engine remembers of it.
 #[derive(Clone, Debug)]
-pub struct Pattern {
+pub struct Pattern(Arc<Compiled>);
+
+#[derive(Debug)]
+struct Compiled {
     regex: Regex,
     caseless: bool,
+    head: String,
 }
 
 /// Why a text is no regular expression, as a fragment of a sentence.
@@ -35,22 +40,29 @@ impl Pattern {
 
     fn build(text: &str, caseless: bool) -> Result<Pattern, PatternError> {
         let built = RegexBuilder::new(text).case_insensitive(caseless).size_limit(REGEX_BYTES).build();
-        built.map(|regex| Pattern { regex, caseless }).map_err(|error| PatternError(reason(&error)))
+        let regex = built.map_err(|error| PatternError(reason(&error)))?;
+        let head = if text.starts_with('^') { head(text, caseless) } else { String::new() };
+        Ok(Pattern(Arc::new(Compiled { regex, caseless, head })))
     }
 
     pub fn is_match(&self, value: &[u8]) -> bool {
-        self.regex.is_match(value)
+        self.0.regex.is_match(value)
     }
 
     /// As it was written.
     pub fn as_str(&self) -> &str {
-        self.regex.as_str()
+        self.0.regex.as_str()
+    }
+
+    /// What every text that it takes certainly begins with: `/users/` for `^/users/[0-9]+$`.
+    pub fn head(&self) -> &str {
+        &self.0.head
     }
 
     /// A pattern that takes the same texts, and with each also every text that goes on after it: `^/v1` for
     /// `^/v1.*$`, none for `^/v1$`. Texts are UTF-8 without line breaks.
     pub fn open_ended(&self) -> Option<Pattern> {
-        let mut parts = self.parts()?;
+        let mut parts = parts(self.as_str(), self.0.caseless)?;
         if let [.., rest, end] = parts.as_slice()
             && is_end(end)
             && let Some(least) = least_of_anything(rest)
@@ -66,19 +78,31 @@ impl Pattern {
 
     /// What every text that it takes certainly ends in, in lower case; texts are ASCII in lower case.
     pub fn tail(&self) -> String {
-        let Some(parts) = self.parts().filter(|parts| parts.last().is_some_and(is_end)) else { return String::new() };
+        let parts = parts(self.as_str(), self.0.caseless).unwrap_or_default();
+        if !parts.last().is_some_and(is_end) {
+            return String::new();
+        }
         let Tail { text, .. } = tail_of_all(&parts);
         String::from_utf8(text).unwrap_or_default()
     }
+}
 
-    /// The expression's tree, taken apart where one thing follows another.
-    fn parts(&self) -> Option<Vec<Hir>> {
-        let mut parser = ParserBuilder::new().utf8(false).case_insensitive(self.caseless).build();
-        let tree = parser.parse(self.as_str()).ok()?;
-        Some(match tree.kind() {
-            HirKind::Concat(parts) => parts.clone(),
-            _ => vec![tree],
-        })
+/// The expression's tree, taken apart where one thing follows another.
+fn parts(text: &str, caseless: bool) -> Option<Vec<Hir>> {
+    let tree = ParserBuilder::new().utf8(false).case_insensitive(caseless).build().parse(text).ok()?;
+    Some(match tree.kind() {
+        HirKind::Concat(parts) => parts.clone(),
+        _ => vec![tree],
+    })
+}
+
+fn head(text: &str, caseless: bool) -> String {
+    match parts(text, caseless).unwrap_or_default().as_slice() {
+        [start, next, ..] if *start.kind() == HirKind::Look(Look::Start) => match next.kind() {
+            HirKind::Literal(literal) => String::from_utf8(literal.0.to_vec()).unwrap_or_default(),
+            _ => String::new(),
+        },
+        _ => String::new(),
     }
 }
 
@@ -187,7 +211,7 @@ fn reason(error: &regex::Error) -> String {
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Pattern) -> bool {
-        (self.as_str(), self.caseless) == (other.as_str(), other.caseless)
+        (self.as_str(), self.0.caseless) == (other.as_str(), other.0.caseless)
     }
 }
 
@@ -196,7 +220,7 @@ impl Eq for Pattern {}
 impl Hash for Pattern {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.as_str().hash(state);
-        self.caseless.hash(state);
+        self.0.caseless.hash(state);
     }
 }
 
@@ -258,6 +282,25 @@ mod tests {
     }
 
     #[test]
+    fn heads_are_what_every_path_begins_with() {
+        for (text, head) in [
+            ("^/users/[0-9]+$", "/users/"),
+            (r"^/a\.b/", "/a.b/"),
+            ("^/users/?$", "/users"),
+            ("^/(a|b)/", "/"),
+            ("^/a|/b", ""),
+            ("^(?i)/a/", "/"),
+            ("(?i)^/a/", ""),
+            ("/users/", ""),
+            ("^/a*", "/"),
+            ("^", ""),
+        ] {
+            assert_eq!(Pattern::new(text).unwrap().head(), head, "{text}");
+        }
+        assert_eq!(Pattern::caseless("^/users/").unwrap().head(), "/");
+    }
+
+    #[test]
     fn equal_is_written_the_same() {
         let of = |text| Pattern::new(text).unwrap();
         assert!(of("a") == of("a") && of("a") != of("b") && of("a") != Pattern::caseless("a").unwrap());
@@ -300,6 +343,7 @@ mod tests {
             for text in &texts {
                 if pattern.is_match(text.as_bytes()) {
                     prop_assert!(text.ends_with(&tail), "{text:?} does not end in {tail:?}");
+                    prop_assert!(text.starts_with(pattern.head()), "{text:?} does not begin with {}", pattern.head());
                 }
                 let Some(open) = &open else { continue };
                 prop_assert_eq!(open.is_match(text.as_bytes()), pattern.is_match(text.as_bytes()));

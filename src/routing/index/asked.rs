@@ -1,11 +1,11 @@
 //! Routes of which only the request's method, headers, query or a regular expression tell who takes it: they are
 //! asked one by one, in the order of precedence.
 //!
-//! Many routes on one path often differ by one value, a tenant's name in a header. Those are found by a hash of
-//! the value, and only the ones that want this value are asked.
+//! Two kinds can be many, and of them only those are asked that a hash finds: routes that want different values in
+//! one place, as of a header with a tenant's name, and regular expressions whose paths begin differently.
 
-use super::Map;
-use crate::routing::matcher::RequestMatch;
+use super::{Lengths, Map};
+use crate::routing::matcher::{PathMatch, RequestMatch};
 use crate::routing::rule::{Subject, Test};
 use crate::routing::table::RequestView;
 use std::collections::HashMap;
@@ -20,6 +20,7 @@ pub struct Asked {
     /// Ranks of those that are asked whatever the values are, ascending.
     always: Vec<usize>,
     by_value: Option<Box<ByValue>>,
+    by_head: Option<Box<ByHead>>,
 }
 
 #[derive(Debug)]
@@ -29,9 +30,17 @@ struct ByValue {
     ranks: Map<Vec<usize>>,
 }
 
+/// Regular expressions for the path.
+#[derive(Debug, Default)]
+struct ByHead {
+    /// Ranks by what the path begins with, up to and with a slash; ascending.
+    ranks: Map<Vec<usize>>,
+    lengths: Lengths,
+}
+
 impl Asked {
     pub fn new(first: usize) -> Asked {
-        Asked { routes: vec![first], always: vec![0], by_value: None }
+        Asked { routes: vec![first], always: vec![0], by_value: None, by_head: None }
     }
 
     /// The next route in the order of precedence.
@@ -41,7 +50,12 @@ impl Asked {
     }
 
     /// To be called when all routes are there.
-    pub fn hash_values<'m>(&mut self, match_of: impl Fn(usize) -> &'m RequestMatch) {
+    pub fn hash<'m>(&mut self, match_of: impl Fn(usize) -> &'m RequestMatch) {
+        self.hash_values(&match_of);
+        self.hash_heads(&match_of);
+    }
+
+    fn hash_values<'m>(&mut self, match_of: &impl Fn(usize) -> &'m RequestMatch) {
         let mut counts: HashMap<&Subject, usize> = HashMap::new();
         for &route in &self.routes {
             for (subject, test) in &match_of(route).conditions {
@@ -66,6 +80,18 @@ impl Asked {
         self.by_value = Some(Box::new(ByValue { subject: subject.clone(), ranks }));
     }
 
+    fn hash_heads<'m>(&mut self, match_of: &impl Fn(usize) -> &'m RequestMatch) {
+        let mut by_head = ByHead::default();
+        self.always.retain(|&rank| {
+            let PathMatch::Regex(pattern) = &match_of(self.routes[rank]).path else { return true };
+            let Some(slash) = pattern.head().rfind('/') else { return true };
+            by_head.lengths.insert(slash + 1);
+            by_head.ranks.entry(pattern.head()[..=slash].as_bytes().into()).or_default().push(rank);
+            false
+        });
+        self.by_head = Some(by_head).filter(|by_head| !by_head.ranks.is_empty()).map(Box::new);
+    }
+
     /// The first route that takes the request. Apart from the look-ups, since most requests do without.
     #[inline(never)]
     pub fn find(&self, request: &RequestView<'_>, takes: &impl Fn(usize) -> bool) -> Option<usize> {
@@ -80,6 +106,13 @@ impl Asked {
                 false
             });
         }
+        if let Some(ByHead { ranks, lengths }) = self.by_head.as_deref() {
+            let path = request.path.as_bytes();
+            let slashes = (1..lengths.longest.min(path.len()) + 1).filter(|&end| path[end - 1] == b'/');
+            for end in slashes.filter(|&end| lengths.contains(end)) {
+                best = ranks.get(&path[..end]).map_or(best, |ranks| better(ranks, best));
+            }
+        }
         best = better(&self.always, best);
         self.routes.get(best).copied()
     }
@@ -88,6 +121,7 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::pattern::Pattern;
     use crate::routing::samples::{self, Request, header, query};
     use proptest::prelude::*;
     use std::cell::Cell;
@@ -99,7 +133,7 @@ mod tests {
     fn asked(matches: &[RequestMatch]) -> Asked {
         let mut asked = Asked::new(0);
         (1..matches.len()).for_each(|route| asked.push(route));
-        asked.hash_values(|route| &matches[route]);
+        asked.hash(|route| &matches[route]);
         asked
     }
 
@@ -129,6 +163,25 @@ mod tests {
         assert_eq!(find(&request), (Some(7), 1));
         request.headers.remove("x-tenant");
         assert_eq!(find(&request), (Some(700), 1));
+    }
+
+    #[test]
+    fn only_patterns_whose_paths_begin_so_are_asked() {
+        let path = |text: &str| PathMatch::Regex(Pattern::new(text).unwrap());
+        let texts = (0..100).map(|n| format!("^/s{n}/[0-9]+$")).chain(["^/s7/a/[a-z]+$".to_owned(), "x$".to_owned()]);
+        let matches: Vec<RequestMatch> =
+            texts.map(|text| RequestMatch { path: path(&text), ..RequestMatch::default() }).collect();
+        let asked = asked(&matches);
+        for (path, found) in
+            [("/s7/1", (Some(7), 1)), ("/s7/a/b", (Some(100), 2)), ("/s7/x", (Some(101), 2)), ("/s1", (None, 1))]
+        {
+            let (request, count) = (Request::get(None, path), Cell::new(0));
+            let takes = |route: usize| {
+                count.set(count.get() + 1);
+                matches[route].takes(&request.view())
+            };
+            assert_eq!((asked.find(&request.view(), &takes), count.get()), found, "{path}");
+        }
     }
 
     proptest! {
