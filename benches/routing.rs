@@ -95,6 +95,7 @@ fn route(host: &str, path: &str) -> Route {
         matches: RequestMatch {
             host: HostMatch::parse(host).expect("the host is a name"),
             path: PathMatch::prefix(path).expect("the path starts with a slash"),
+            ..RequestMatch::default()
         },
         variants: ["stable", "canary"].map(|name| Variant { name: name.to_owned(), pool: Some(0) }).into(),
         assignment: Assignment::starting(&weights).expect("the weights sum to 100"),

@@ -15,6 +15,8 @@ pub const RESPOND_FILE_BYTES: u64 = 1024 * 1024;
 pub const DROPPED_BODY_BYTES: u64 = 64 * 1024;
 /// The longest sticky key that is hashed, in bytes; a longer value counts as absent.
 pub const STICKY_KEY_BYTES: usize = 4096;
+/// The largest compiled regular expression, in bytes.
+pub const REGEX_BYTES: usize = 10 * 1024 * 1024;
 /// The longest admin request body, in bytes.
 pub const ADMIN_BODY_BYTES: usize = 1024 * 1024;
 /// Admin connections served at once, a listening address.

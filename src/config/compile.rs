@@ -4,6 +4,7 @@
 mod filters;
 mod listen;
 mod loops;
+mod matches;
 mod pools;
 mod preview;
 mod routes;

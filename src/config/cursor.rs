@@ -119,6 +119,14 @@ impl<'t> Cursor<'t> {
         Some(At::new(strings, cx.place(value.span())))
     }
 
+    /// A string, or a list of strings.
+    pub fn one_or_more(&mut self, cx: &mut Context<'_>, key: &'static str) -> Option<At<Vec<At<String>>>> {
+        if self.is_list(key) {
+            return self.strings(cx, key);
+        }
+        self.string(cx, key).map(|one| At::new(vec![one.clone()], one.place))
+    }
+
     pub fn boolean(&mut self, cx: &mut Context<'_>, key: &'static str) -> Option<At<bool>> {
         let value = self.take(key)?;
         let place = cx.place(value.span());
@@ -252,6 +260,18 @@ impl<'t> Cursor<'t> {
         self.entries.get(key).is_some_and(|value| value.get_ref().is_array())
     }
 
+    pub fn is_table(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|value| value.get_ref().is_table())
+    }
+
+    pub fn is_string(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|value| value.get_ref().is_str())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub fn is_empty_list(&self, key: &str) -> bool {
         let list = self.entries.get(key).and_then(|value| value.get_ref().as_array());
         list.is_some_and(|items| items.is_empty())
@@ -283,6 +303,20 @@ impl<'t> Cursor<'t> {
         for (name, value) in self.in_order(cx) {
             let path = self.path_of(&name.value);
             entries.extend(sub_table(cx, value, path).map(|cursor| (name, cursor)));
+        }
+        entries
+    }
+
+    /// Every entry as (name, string or table), in the file's order.
+    pub fn into_entries(self, cx: &mut Context<'_>) -> Vec<(At<String>, Entry<'t>)> {
+        let mut entries = Vec::new();
+        for (name, value) in self.in_order(cx) {
+            let path = self.path_of(&name.value);
+            let entry = match value.get_ref() {
+                DeValue::Table(table) => Some(Entry::Table(Cursor::new(table, cx.place(value.span()), path))),
+                _ => text(cx, value, &path, "a string or a table").map(Entry::String),
+            };
+            entries.extend(entry.map(|entry| (name, entry)));
         }
         entries
     }
@@ -319,6 +353,11 @@ impl<'t> Cursor<'t> {
             cx.findings.error("unknown-key", key.place, message).help(help);
         }
     }
+}
+
+pub enum Entry<'t> {
+    String(At<String>),
+    Table(Cursor<'t>),
 }
 
 pub enum StringOrTable {

@@ -5,9 +5,10 @@
 //! at the first error and lose the places of what they flatten.
 
 pub mod filters;
+mod matches;
 
 use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
-use super::source::{At, Place};
+use super::source::{At, Place, listed};
 use super::units::shown_duration;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -138,12 +139,17 @@ pub struct OnMove {
     pub close_within: Option<At<Duration>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Match {
     pub place: Place,
     pub host: Option<At<String>>,
+    pub host_regex: Option<At<String>>,
     pub path: Option<At<String>>,
     pub path_exact: Option<At<String>>,
+    pub path_regex: Option<At<String>>,
+    pub methods: Option<At<Vec<At<String>>>>,
+    /// On headers and query parameters, each with one subject.
+    pub conditions: Vec<When>,
 }
 
 #[derive(Debug)]
@@ -175,7 +181,7 @@ pub struct Rule {
 }
 
 /// A condition with all its keys; which of them may stand together is checked later.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct When {
     pub place: Place,
     pub path: String,
@@ -394,8 +400,8 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     }
     let place = table.place;
     let matches = match table.table(cx, "match") {
-        Some(matches) => route_match(cx, matches),
-        None => Match { place, host: None, path: None, path_exact: None },
+        Some(matches) => matches::route_match(cx, matches),
+        None => Match { place, ..Match::default() },
     };
     let variants = table.table(cx, "variants").map(|variants| variants.into_strings(cx));
     let weights = table.table(cx, "weights").map(|weights| shares(cx, weights));
@@ -431,18 +437,6 @@ fn on_move(cx: &mut Context<'_>, mut table: Cursor<'_>) -> OnMove {
     let on_move = OnMove { close_within: table.duration(cx, "close_within", FROM_ZERO) };
     table.finish(cx);
     on_move
-}
-
-fn route_match(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Match {
-    let matches = Match {
-        place: table.place,
-        host: table.string(cx, "host"),
-        path: table.string(cx, "path"),
-        path_exact: table.string(cx, "path_exact"),
-    };
-    table.not_built(cx, &["path_regex", "method", "header", "query"]);
-    table.finish(cx);
-    matches
 }
 
 fn shares(cx: &mut Context<'_>, table: Cursor<'_>) -> Weights {
@@ -484,13 +478,8 @@ fn rule(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Rule {
 fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
     let here = |keys: &[&'static str]| keys.iter().copied().filter(|key| table.has(key)).collect();
     let subjects = here(&["header", "cookie", "query", "method", "ip", "all", "any", "not"]);
-    let tests = here(&["equals", "in", "prefix", "suffix", "regex", "present", "in_file"]);
+    let tests = tests(cx, &mut table, &["equals", "in", "prefix", "suffix", "regex", "present", "in_file"]);
     table.not_built(cx, &["in_file", "ip"]);
-    let methods = if table.is_list("method") {
-        table.strings(cx, "method")
-    } else {
-        table.string(cx, "method").map(|method| At::new(vec![method.clone()], method.place))
-    };
     let mut nested = |table: &mut Cursor<'_>, key| {
         let tables = table.tables(cx, key)?;
         let conditions = tables.value.into_iter().map(|table| when(cx, table)).collect();
@@ -503,21 +492,29 @@ fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
         header: table.string(cx, "header"),
         cookie: table.string(cx, "cookie"),
         query: table.string(cx, "query"),
-        methods,
+        methods: table.one_or_more(cx, "method"),
+        all,
+        any,
+        not: table.table(cx, "not").map(|table| Box::new(when(cx, table))),
+        subjects,
+        ..tests
+    };
+    table.finish(cx);
+    when
+}
+
+/// The tests in a table, and which of the `known` ones stand there; nothing else of a condition.
+fn tests(cx: &mut Context<'_>, table: &mut Cursor<'_>, known: &[&'static str]) -> When {
+    When {
+        tests: known.iter().copied().filter(|key| table.has(key)).collect(),
         equals: table.string(cx, "equals"),
         is_in: table.strings(cx, "in"),
         prefix: table.string(cx, "prefix"),
         suffix: table.string(cx, "suffix"),
         regex: table.string(cx, "regex"),
         present: table.boolean(cx, "present"),
-        all,
-        any,
-        not: table.table(cx, "not").map(|table| Box::new(when(cx, table))),
-        subjects,
-        tests,
-    };
-    table.finish(cx);
-    when
+        ..When::default()
+    }
 }
 
 /// A key of which one value is built and `later` ones are not.

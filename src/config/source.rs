@@ -20,7 +20,7 @@ const KEY_PARTS: usize = 16;
 const SYNTAX_ERRORS: usize = 100;
 
 /// A range of bytes in one of the [`Sources`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub file: usize,
     pub start: usize,

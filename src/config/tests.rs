@@ -1,6 +1,7 @@
 //! Whole files: what is found in bad ones, what good ones become, and that nothing crashes the check.
 
 mod filters;
+mod matches;
 mod preview;
 mod secrets;
 
@@ -388,11 +389,6 @@ const WRONG_TABLES: &[(&str, &str, &str)] = &[
     ("[[route]]\nname = \"r\"\nvariants = { x = \"a\" }", "duplicate-name 5:8 \"r\"", "there is another route \"r\""),
     ("[[route]]\nname = \"q\"\nvariants = { x = \"aa\" }", "unknown-pool 3:18 \"aa\"", "there is no pool \"aa\""),
     ("[[route]]\nname = \"q\"\nvariants = {}", "bad-variants 1:1 [[route]]", "route.q has 0 variants"),
-    (
-        "[[route]]\nname = \"q\"\nvariants = { x = \"a\" }\nmatch = { method = \"GET\" }",
-        "not-built 4:11 method",
-        "not built yet: route.q.match.method",
-    ),
     ("[pool.a]\nversion = \"2\"", "duplicate-key 1:7 a", "`a` is defined twice"),
     ("[pool.c]\ntargets = [\"${HOST}:1\"]", "interpolation 2:13 ${HOST}", "the environment variable HOST is not set"),
 ];
@@ -516,7 +512,9 @@ fn every_example_loads() {
         let warnings = short(&loaded.report);
         assert!(warnings.iter().all(|warning| warning.starts_with("no-state-dir")), "{warnings:?}");
     }
-    for name in ["minimal", "canary", "blue-green", "three-versions", "sticky", "rules", "rewrite", "maintenance"] {
+    for name in
+        ["minimal", "canary", "blue-green", "three-versions", "sticky", "rules", "rewrite", "maintenance", "matches"]
+    {
         assert!(names.iter().any(|found| found == name), "{name}");
     }
 }
@@ -665,8 +663,9 @@ fn survives(text: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-const EXAMPLES: [&str; 5] = [
+const EXAMPLES: [&str; 6] = [
     include_str!("../../config/rewrite.toml"),
+    include_str!("../../config/matches.toml"),
     include_str!("../../config/rules.toml"),
     include_str!("../../config/sticky.toml"),
     include_str!("../../config/canary.toml"),

@@ -9,7 +9,7 @@ use crate::boundary::drain::Drain;
 use crate::boundary::table::Publisher;
 use crate::config::{Admin, AdminAddr, Config, Log, PoolConfig, RouteConfig, Server, TargetAddr, Token, VariantConfig};
 use crate::limits::Limits;
-use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+use crate::routing::matcher::{HostMatch, RequestMatch};
 use crate::routing::split::Weight;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -28,10 +28,7 @@ pub fn weights(percents: &[f64]) -> Vec<Weight> {
 pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
     let route = |(name, variants): &(&str, &[(&str, f64)])| RouteConfig {
         name: (*name).to_owned(),
-        matches: RequestMatch {
-            host: HostMatch::Exact(format!("{name}.localhost")),
-            path: PathMatch::Prefix(String::new()),
-        },
+        matches: RequestMatch { host: HostMatch::Exact(format!("{name}.localhost")), ..RequestMatch::default() },
         variants: variants.iter().map(|(name, _)| VariantConfig { name: (*name).to_owned(), pool: Some(0) }).collect(),
         weights: weights(&variants.iter().map(|(_, percent)| *percent).collect::<Vec<_>>()),
         rules: Vec::new(),

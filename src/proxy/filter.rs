@@ -136,14 +136,14 @@ fn scheme(exchange: &Exchange, headers: &HeaderMap) -> Scheme {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+    use crate::routing::matcher::RequestMatch;
     use crate::routing::rewrite::{PathChange, Rewrite};
     use crate::routing::split::{Assignment, Weight};
 
     fn route(filters: Option<&Arc<Filters>>) -> Route {
         Route {
             name: "r".to_owned(),
-            matches: RequestMatch { host: HostMatch::Any, path: PathMatch::Prefix(String::new()) },
+            matches: RequestMatch::default(),
             variants: Vec::new(),
             assignment: Assignment::starting(&[Weight::FULL]).unwrap(),
             rules: Vec::new(),

@@ -24,8 +24,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) const NO_ROUTE: Refusal =
-        Refusal::new(StatusCode::NOT_FOUND, "no route matches this host and path", false);
+    pub(super) const NO_ROUTE: Refusal = Refusal::new(StatusCode::NOT_FOUND, "no route matches this request", false);
     const CONNECT: Refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is for forward proxies", true);
     const BAD_TARGET: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the request's target is not valid", true);
     const BAD_HOST: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "a request must have exactly one valid Host", true);

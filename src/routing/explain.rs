@@ -180,7 +180,11 @@ mod tests {
         let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool: Some(pool) };
         Route {
             name: name.to_owned(),
-            matches: RequestMatch { host: HostMatch::parse(host).unwrap(), path: PathMatch::prefix(path).unwrap() },
+            matches: RequestMatch {
+                host: HostMatch::parse(host).unwrap(),
+                path: PathMatch::prefix(path).unwrap(),
+                ..RequestMatch::default()
+            },
             variants: ["stable", "canary"].into_iter().enumerate().map(variant).collect(),
             assignment: assignment(&[100.0 - canary, canary]),
             rules: Vec::new(),
@@ -376,7 +380,7 @@ mod tests {
                 let is_chosen = decided.as_ref().is_some_and(|decision| decision.route == told.route);
                 prop_assert_eq!(told.taken, is_chosen);
                 let says_it_takes = told.taken || told.why.starts_with("takes it");
-                prop_assert_eq!(says_it_takes, table.routes()[told.route].matches.takes(Some(host), path));
+                prop_assert_eq!(says_it_takes, table.routes()[told.route].matches.takes(&request));
             }
             let Some(decision) = decided else { return Ok(()) };
             let route = &table.routes()[decision.route];

@@ -3,13 +3,15 @@
 //! Values are compared as bytes, as they were sent: nothing is decoded and case counts. So a rule means the
 //! same for a value that is not UTF-8, and a test costs no allocation.
 
+use super::pattern::Pattern;
 use super::split::Assignment;
 use super::sticky::{cookie_value, query_value};
 use super::table::RequestView;
+use std::fmt;
 
 /// Where a condition looks. A header that was sent several times has several values, and a test is true if
 /// any of them passes; of cookies and query parameters of one name only the first counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
     Header(http::HeaderName),
     Cookie(String),
@@ -17,7 +19,7 @@ pub enum Subject {
     Method,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Test {
     /// Present(false): absent. An empty value is present.
     Present(bool),
@@ -25,8 +27,7 @@ pub enum Test {
     In(Vec<String>),
     Prefix(String),
     Suffix(String),
-    /// Linear-time engine, unanchored, compiled once; matched on bytes.
-    Regex(regex::bytes::Regex),
+    Regex(Pattern),
 }
 
 #[derive(Clone, Debug)]
@@ -55,8 +56,7 @@ impl Condition {
     /// All of nothing is true, any of nothing is false.
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
         match self {
-            Condition::Is(subject, Test::Present(present)) => subject.any(request, |_| true) == *present,
-            Condition::Is(subject, test) => subject.any(request, |value| test.passes(value)),
+            Condition::Is(subject, test) => subject.passes(request, test),
             Condition::Not(condition) => !condition.matches(request),
             Condition::All(conditions) => conditions.iter().all(|condition| condition.matches(request)),
             Condition::Any(conditions) => conditions.iter().any(|condition| condition.matches(request)),
@@ -65,7 +65,16 @@ impl Condition {
 }
 
 impl Subject {
-    fn any(&self, request: &RequestView<'_>, test: impl Fn(&[u8]) -> bool) -> bool {
+    /// Whether the test is true of what the request has there.
+    pub fn passes(&self, request: &RequestView<'_>, test: &Test) -> bool {
+        match test {
+            Test::Present(present) => self.any(request, |_| true) == *present,
+            test => self.any(request, |value| test.passes(value)),
+        }
+    }
+
+    /// Whether the test is true of any value that the request has there.
+    pub fn any(&self, request: &RequestView<'_>, mut test: impl FnMut(&[u8]) -> bool) -> bool {
         match self {
             Subject::Header(name) => request.headers.get_all(name).iter().any(|value| test(value.as_bytes())),
             Subject::Cookie(name) => cookie_value(request.headers, name).is_some_and(test),
@@ -77,7 +86,7 @@ impl Subject {
 
 impl Test {
     /// Whether a value that was sent passes.
-    pub(super) fn passes(&self, value: &[u8]) -> bool {
+    pub fn passes(&self, value: &[u8]) -> bool {
         match self {
             Test::Present(present) => *present,
             Test::Equals(text) => value == text.as_bytes(),
@@ -85,6 +94,31 @@ impl Test {
             Test::Prefix(text) => value.starts_with(text.as_bytes()),
             Test::Suffix(text) => value.ends_with(text.as_bytes()),
             Test::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Header(name) => write!(f, "header {name}"),
+            Subject::Cookie(name) => write!(f, "cookie {name}"),
+            Subject::Query(name) => write!(f, "query parameter {name}"),
+            Subject::Method => f.write_str("method"),
+        }
+    }
+}
+
+impl fmt::Display for Test {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Test::Present(present) => write!(f, "present = {present}"),
+            Test::Equals(text) => write!(f, "equals = {text:?}"),
+            Test::In(texts) => write!(f, "in = {texts:?}"),
+            Test::Prefix(text) => write!(f, "prefix = {text:?}"),
+            Test::Suffix(text) => write!(f, "suffix = {text:?}"),
+            Test::Regex(pattern) => write!(f, "regex = {:?}", pattern.as_str()),
         }
     }
 }
@@ -125,7 +159,7 @@ mod tests {
     }
 
     fn regex(pattern: &str) -> Test {
-        Test::Regex(regex::bytes::Regex::new(pattern).unwrap())
+        Test::Regex(Pattern::new(pattern).unwrap())
     }
 
     #[test]

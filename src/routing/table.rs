@@ -6,7 +6,6 @@ use super::matcher::RequestMatch;
 use super::rule::{Outcome, Rule};
 use super::split::{Assignment, Bucket};
 use super::sticky::{KeyFound, Place, Sticky};
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,18 +105,8 @@ impl RoutingTable {
 
     /// The most specific route, its first matching rule or its weights; None when no route matches.
     pub fn route(&self, request: &RequestView<'_>, rng: &mut (impl rand::Rng + ?Sized)) -> Option<Decision> {
-        let route = self.index.find(request.host, request.path)?;
+        let route = self.index.find(request, |route| &self.routes[route].matches)?;
         Some(self.routes[route].decide(route, request, rng))
-    }
-
-    /// Pairs of routes with the same match, as indices in the file's order: the second gets no request.
-    pub fn conflicts(&self) -> Vec<(usize, usize)> {
-        let mut first = HashMap::new();
-        let pairs = self.routes.iter().enumerate().filter_map(|(later, route)| {
-            let earlier = *first.entry(&route.matches).or_insert(later);
-            (earlier != later).then_some((earlier, later))
-        });
-        pairs.collect()
     }
 }
 
@@ -144,7 +133,7 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::matcher::{HostMatch, PathMatch};
+    use crate::routing::matcher::HostMatch;
     use crate::routing::rule::{Condition, Subject, Test};
     use crate::routing::split::Weight;
     use crate::routing::sticky::{Fallback, KeySource};
@@ -161,7 +150,7 @@ mod tests {
         let names = ["stable", "canary", "third"];
         Route {
             name: name.to_owned(),
-            matches: RequestMatch { host: HostMatch::parse(host).unwrap(), path: PathMatch::prefix("/").unwrap() },
+            matches: RequestMatch { host: HostMatch::parse(host).unwrap(), ..RequestMatch::default() },
             variants: names.into_iter().take(weights.len()).enumerate().map(variant).collect(),
             assignment: Assignment::starting(&percents(weights)).unwrap(),
             rules: Vec::new(),
@@ -243,12 +232,6 @@ mod tests {
 
         let unmatched = table.route(&request("h", &HeaderMap::new()), rng).unwrap();
         assert_eq!((unmatched.variant, unmatched.rule, unmatched.key), (0, None, Some(KeyFound::ClientId)));
-    }
-
-    #[test]
-    fn routes_with_one_match_are_conflicts() {
-        let routes = ["a.test", "b.test", "A.test.", "*.test", "a.test"].map(|host| route("r", host, &[100.0]));
-        assert_eq!(RoutingTable::new(routes.into()).conflicts(), [(0, 2), (0, 4)]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod history;
 mod http2;
 mod limits;
 mod live;
+mod matching;
 mod reload;
 mod rewrite;
 mod routing;

@@ -9,6 +9,7 @@ use crate::config::raw;
 use crate::routing::filters::OwnAnswer;
 use crate::routing::matcher::{HostMatch, PathMatch};
 use crate::routing::redirect::{Redirect, Scheme};
+use crate::routing::table::RequestView;
 use std::cmp::Reverse;
 
 /// A label and a segment that no route is likely to name.
@@ -56,7 +57,11 @@ impl Checker<'_> {
 
 /// Host and path that a request of the route is led to; None when no example is known.
 fn followed(route: &RouteConfig, redirect: &Redirect) -> Option<(Option<String>, String)> {
+    if !route.matches.methods.is_empty() || !route.matches.conditions.is_empty() {
+        return None;
+    }
     let host = match &route.matches.host {
+        HostMatch::Regex(_) => return None,
         HostMatch::Any => None,
         HostMatch::Exact(name) => Some(name.clone()),
         HostMatch::Wildcard(suffix) => Some(format!("{SAMPLE}.{suffix}")),
@@ -64,6 +69,7 @@ fn followed(route: &RouteConfig, redirect: &Redirect) -> Option<(Option<String>,
     let path = match &route.matches.path {
         PathMatch::Prefix(prefix) => format!("{prefix}/{SAMPLE}"),
         PathMatch::Exact(path) => path.clone(),
+        PathMatch::Regex(_) => return None,
     };
     let path = redirect.path.as_ref().map_or(path.clone(), |change| change.apply(&path).into_owned());
     Some((redirect.host.clone().or(host), path))
@@ -71,7 +77,9 @@ fn followed(route: &RouteConfig, redirect: &Redirect) -> Option<(Option<String>,
 
 /// The route that a request gets.
 fn taken_by(routes: &[RouteConfig], host: Option<&str>, path: &str) -> Option<usize> {
-    let taking = routes.iter().enumerate().filter(|(_, route)| route.matches.takes(host, path));
+    let (method, headers, client_ip) = (http::Method::GET, http::HeaderMap::new(), [127, 0, 0, 1].into());
+    let request = RequestView { host, path, query: None, method: &method, headers: &headers, client_ip };
+    let taking = routes.iter().enumerate().filter(|(_, route)| route.matches.takes(&request));
     taking.min_by_key(|(index, route)| (Reverse(route.matches.precedence()), *index)).map(|(index, _)| index)
 }
 

@@ -1,4 +1,4 @@
-//! Routes: what they match, their variants and weights, how clients are known again.
+//! Routes: their variants and weights, how clients are known again.
 
 use super::Checker;
 use super::filters::only_variant;
@@ -7,7 +7,6 @@ use crate::config::model::{RouteConfig, VariantConfig};
 use crate::config::raw;
 use crate::config::source::{At, Place, listed};
 use crate::limits::{BUCKETS, VARIANTS_PER_ROUTE};
-use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::rule::{Condition, Rule};
 use crate::routing::split::Weight;
 use crate::routing::sticky::{Fallback, KeySource, Sticky};
@@ -43,7 +42,7 @@ impl Checker<'_> {
         let routes: Vec<_> = raw.iter().map(|route| self.route(route, &by_name, pools)).collect();
         let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
         if !self.findings.has_errors() {
-            self.shadowed(raw, &routes);
+            self.unreachable(raw, &routes);
             self.unused(pools, &routes);
         }
         Some(routes)
@@ -94,33 +93,6 @@ impl Checker<'_> {
         let rules = self.rules(&raw.rules, &names);
         let preview = self.preview(raw, &names);
         Some((resolved?, weights?, rules?, preview?))
-    }
-
-    fn request_match(&mut self, raw: &raw::Match) -> Option<RequestMatch> {
-        let host = match &raw.host {
-            None => Some(HostMatch::Any),
-            Some(host) => self.matched("host", host, HostMatch::parse(&host.value)),
-        };
-        let path = match (&raw.path, &raw.path_exact) {
-            (Some(prefix), Some(exact)) => {
-                let message = "a route matches by `path` or by `path_exact`, not by both";
-                self.findings.error("bad-match", exact.place, message).other(prefix.place);
-                None
-            }
-            (None, None) => PathMatch::prefix("/").ok(),
-            (Some(path), None) => self.matched("path", path, PathMatch::prefix(&path.value)),
-            (None, Some(path)) => self.matched("path_exact", path, PathMatch::exact(&path.value)),
-        };
-        Some(RequestMatch { host: host?, path: path? })
-    }
-
-    fn matched<M, E: std::error::Error>(&mut self, key: &str, at: &At<String>, parsed: Result<M, E>) -> Option<M> {
-        let failed = |error: E| {
-            // The error names what it is about.
-            let filled = || format!("{} cannot be the `{key}` of a route", at.shown());
-            self.findings.error("bad-match", at.place, if at.is_filled() { filled() } else { error.to_string() });
-        };
-        parsed.map_err(failed).ok()
     }
 
     fn variants(
@@ -298,22 +270,6 @@ impl Checker<'_> {
                 let help = "write \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
                 self.findings.error("bad-sticky", written.place, message).help(help);
                 None
-            }
-        }
-    }
-
-    fn shadowed(&mut self, raw: &[raw::Route], routes: &[RouteConfig]) {
-        let mut first: HashMap<&RequestMatch, usize> = HashMap::new();
-        for (index, route) in routes.iter().enumerate() {
-            if let Some(earlier) = first.get(&route.matches) {
-                let message = format!(
-                    "{} never gets a request: {} matches the same and comes first",
-                    raw[index].path, raw[*earlier].path
-                );
-                let finding = self.findings.warning("shadowed-route", raw[index].matches.place, message);
-                finding.other(raw[*earlier].matches.place);
-            } else {
-                first.insert(&route.matches, index);
             }
         }
     }

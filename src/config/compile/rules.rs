@@ -4,6 +4,7 @@ use super::Checker;
 use super::routes::Names;
 use crate::config::raw;
 use crate::config::source::{At, listed};
+use crate::routing::pattern::{Pattern, PatternError};
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use crate::routing::split::Assignment;
 
@@ -120,25 +121,31 @@ impl Checker<'_> {
     }
 
     fn methods(&mut self, raw: &At<Vec<At<String>>>) -> Option<Condition> {
+        let mut names: Vec<String> = self.method_list(raw)?.iter().map(|method| method.as_str().to_owned()).collect();
+        let test = if names.len() == 1 { Test::Equals(names.swap_remove(0)) } else { Test::In(names) };
+        Some(Condition::Is(Subject::Method, test))
+    }
+
+    pub fn method_list(&mut self, raw: &At<Vec<At<String>>>) -> Option<Vec<http::Method>> {
         if raw.value.is_empty() {
             self.findings.error("bad-condition", raw.place, "`method` lists no method");
             return None;
         }
-        for method in &raw.value {
-            let name = &method.value;
-            let valid = http::Method::from_bytes(name.as_bytes()).is_ok();
-            if !valid || name.bytes().any(|b| b.is_ascii_lowercase()) {
-                let message = format!("{} is not an HTTP method", method.shown());
-                let finding = self.findings.error("bad-condition", method.place, message);
-                if valid && !method.is_filled() {
-                    finding.help(format!("methods are in upper case: \"{}\"", name.to_ascii_uppercase()));
-                }
-                return None;
-            }
+        raw.value.iter().map(|method| self.method(method)).collect()
+    }
+
+    fn method(&mut self, written: &At<String>) -> Option<http::Method> {
+        let name = &written.value;
+        let method = http::Method::from_bytes(name.as_bytes()).ok();
+        if method.is_some() && !name.bytes().any(|b| b.is_ascii_lowercase()) {
+            return method;
         }
-        let mut names: Vec<String> = raw.value.iter().map(|method| method.value.clone()).collect();
-        let test = if names.len() == 1 { Test::Equals(names.swap_remove(0)) } else { Test::In(names) };
-        Some(Condition::Is(Subject::Method, test))
+        let message = format!("{} is not an HTTP method", written.shown());
+        let finding = self.findings.error("bad-condition", written.place, message);
+        if method.is_some() && !written.is_filled() {
+            finding.help(format!("methods are in upper case: \"{}\"", name.to_ascii_uppercase()));
+        }
+        None
     }
 
     fn test(&mut self, raw: &raw::When, subject: &str) -> Option<Test> {
@@ -175,21 +182,20 @@ impl Checker<'_> {
         }
     }
 
-    fn regex(&mut self, written: &At<String>) -> Option<regex::bytes::Regex> {
-        match regex::bytes::Regex::new(&written.value) {
-            Ok(regex) => Some(regex),
-            Err(error) => {
-                let reason = error.to_string();
-                let reason = reason.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
-                let mut message = format!("{} is not a regular expression", written.shown());
-                // The reason may quote the pattern.
-                if !written.is_filled() {
-                    message.push_str(&format!(": {reason}"));
-                }
-                self.findings.error("bad-regex", written.place, message);
-                None
+    fn regex(&mut self, written: &At<String>) -> Option<Pattern> {
+        self.pattern(written, Pattern::new(&written.value))
+    }
+
+    pub fn pattern(&mut self, written: &At<String>, compiled: Result<Pattern, PatternError>) -> Option<Pattern> {
+        if let Err(reason) = &compiled {
+            let mut message = format!("{} is not a regular expression", written.shown());
+            // The reason may quote the pattern.
+            if !written.is_filled() {
+                message.push_str(&format!(": {reason}"));
             }
+            self.findings.error("bad-regex", written.place, message);
         }
+        compiled.ok()
     }
 
     pub fn header_name(&mut self, name: &At<String>) -> Option<http::HeaderName> {

@@ -156,7 +156,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
     json!({
         "name": name,
         "file": place(view),
-        "match": request_match(matches),
+        "match": request_match(matches, provenance),
         "variants": variants.collect::<Map<_, _>>(),
         "weights": weights(config, file_weights),
         "live": {"generation": view.live.generation, "weights": weights(config, &view.live.weights)},
@@ -187,19 +187,39 @@ pub fn place(view: &RouteView) -> Value {
     json!(place.map(|(path, line)| json!({"path": shown_path(path), "line": line})))
 }
 
-fn request_match(matches: &RequestMatch) -> Value {
-    let RequestMatch { host, path } = matches;
-    let host = match host {
-        HostMatch::Any => "*".to_owned(),
-        HostMatch::Exact(name) => name.clone(),
-        HostMatch::Wildcard(suffix) => format!("*.{suffix}"),
+fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
+    let RequestMatch { host, path, methods, conditions } = matches;
+    let (host_key, host) = match host {
+        HostMatch::Regex(pattern) => ("host_regex", json!(provenance.shown(pattern.as_str()))),
+        host => ("host", json!(host.to_string())),
     };
     let (key, path) = match path {
         PathMatch::Prefix(prefix) if prefix.is_empty() => ("path", "/"),
         PathMatch::Prefix(prefix) => ("path", prefix.as_str()),
         PathMatch::Exact(path) => ("path_exact", path.as_str()),
+        PathMatch::Regex(pattern) => ("path_regex", provenance.shown(pattern.as_str())),
     };
-    json!({"host": host, key: path})
+    let of = |wanted: fn(&Subject) -> Option<&str>| -> Vec<Value> {
+        let named = conditions.iter().filter_map(|(subject, test)| Some((wanted(subject)?, test)));
+        named
+            .map(|(name, test)| {
+                let (test, value) = self::test(test, provenance);
+                json!({"name": name, test: value})
+            })
+            .collect()
+    };
+    let header = of(|subject| if let Subject::Header(name) = subject { Some(name.as_str()) } else { None });
+    let query = of(|subject| if let Subject::Query(name) = subject { Some(name.as_str()) } else { None });
+    let mut document = json!({host_key: host, key: path});
+    if !methods.is_empty() {
+        document["method"] = json!(methods.iter().map(|method| method.as_str()).collect::<Vec<_>>());
+    }
+    for (key, conditions) in [("header", header), ("query", query)] {
+        if !conditions.is_empty() {
+            document[key] = json!(conditions);
+        }
+    }
+    document
 }
 
 fn sticky(sticky: &Sticky) -> Value {
