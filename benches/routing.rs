@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use weir::limits::BUCKETS;
 use weir::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+use weir::routing::pattern::Pattern;
 use weir::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use weir::routing::split::{Assignment, Bucket, Run, Weight};
 use weir::routing::sticky::{Fallback, KeySource, Sticky, bucket_of};
@@ -16,7 +17,7 @@ use weir::routing::table::{RequestView, Route, RoutingTable, Variant};
 
 const USER_ID: &str = "550e8400-e29b-41d4-a716-446655440000";
 
-criterion_group!(benches, look_up, look_up_of_all, pick, sticky_hash, rules);
+criterion_group!(benches, look_up, look_up_of_all, conditions, pick, sticky_hash, rules);
 criterion_main!(benches);
 
 /// A whole decision, sticky by a header, among routes that differ by host or by path.
@@ -53,6 +54,30 @@ fn look_up_of_all(c: &mut Criterion) {
         c.bench_function(&format!("route by hosts, each in turn/{count}"), |b| {
             b.iter(|| hosts.next().and_then(|host| table.route(&view(host, "/", &headers), &mut rng)))
         });
+    }
+}
+
+/// Routes of one host that differ by a header's value or by a regular expression for the path.
+fn conditions(c: &mut Criterion) {
+    let mut rng = StdRng::seed_from_u64(1);
+    for count in [1, 100, 10_000] {
+        let last = count - 1;
+        let tenant = |n: usize| (Subject::Header(HeaderName::from_static("x-tenant")), Test::Equals(n.to_string()));
+        let by_header = (0..count).map(|n| RequestMatch { conditions: vec![tenant(n)], ..RequestMatch::default() });
+        let pattern = |n: usize| Pattern::new(&format!("^/service{n}/users/[0-9]+$")).expect("it is an expression");
+        let by_path =
+            (0..count).map(|n| RequestMatch { path: PathMatch::Regex(pattern(n)), ..RequestMatch::default() });
+        let headers = HeaderMap::from_iter([(HeaderName::from_static("x-tenant"), HeaderValue::from(last))]);
+        let path = format!("/service{last}/users/42");
+        for (by, matches) in [("header", by_header.collect::<Vec<_>>()), ("path_regex", by_path.collect())] {
+            let routes = matches.into_iter().map(|matches| Route { matches, ..route("shop.example.com", "/") });
+            let table = RoutingTable::new(routes.collect());
+            let request = view("shop.example.com", &path, &headers);
+            assert_eq!(table.route(&request, &mut rng).map(|decision| decision.route), Some(last));
+            c.bench_function(&format!("route by {by}/{count}"), |b| {
+                b.iter(|| table.route(black_box(&request), &mut rng))
+            });
+        }
     }
 }
 

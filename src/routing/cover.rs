@@ -302,28 +302,28 @@ mod tests {
         let with = |methods: &[Method], conditions: &[(_, Test)]| {
             RequestMatch { methods: methods.into(), conditions: conditions.into(), ..on("*", "/") }.normalised()
         };
-        let (get, put) = (Method::GET, Method::PUT);
+        let (none, get, both) = (&[][..], &[Method::GET][..], &[Method::GET, Method::PUT][..]);
         let x = |test| header("x", test);
         let one_of = |values: &[&str]| Test::In(values.iter().map(|&value| value.to_owned()).collect());
         for (one, other, found) in [
-            (with(&[get.clone()], &[]), with(&[get.clone()], &[]), Some(Why::Same)),
-            (with(&[get.clone(), put.clone()], &[]), with(&[get.clone()], &[]), Some(Why::First)),
-            (with(&[get.clone()], &[]), with(&[get.clone(), put.clone()], &[]), None),
-            (with(&[get.clone()], &[]), with(&[], &[]), None),
+            (with(get, &[]), with(get, &[]), Some(Why::Same)),
+            (with(both, &[]), with(get, &[]), Some(Why::First)),
+            (with(get, &[]), with(both, &[]), None),
+            (with(get, &[]), with(none, &[]), None),
             (
-                with(&[], &[x(is("1")), query("q", is("1"))]),
-                with(&[], &[query("q", is("1")), x(is("1"))]),
+                with(none, &[x(is("1")), query("q", is("1"))]),
+                with(none, &[query("q", is("1")), x(is("1"))]),
                 Some(Why::Same),
             ),
-            (with(&[], &[x(Test::Present(true))]), with(&[], &[x(is("1"))]), Some(Why::First)),
-            (with(&[], &[x(Test::Present(false))]), with(&[], &[x(is("1"))]), None),
-            (with(&[], &[x(one_of(&["1", "2"]))]), with(&[], &[x(is("1"))]), Some(Why::First)),
-            (with(&[], &[x(Test::Prefix("a".to_owned()))]), with(&[], &[x(one_of(&["ab", "a"]))]), Some(Why::First)),
-            (with(&[], &[x(Test::Prefix("a".to_owned()))]), with(&[], &[x(one_of(&["ab", "b"]))]), None),
-            (with(&[], &[x(Test::Present(true))]), with(&[], &[header("y", is("1"))]), None),
+            (with(none, &[x(Test::Present(true))]), with(none, &[x(is("1"))]), Some(Why::First)),
+            (with(none, &[x(Test::Present(false))]), with(none, &[x(is("1"))]), None),
+            (with(none, &[x(one_of(&["1", "2"]))]), with(none, &[x(is("1"))]), Some(Why::First)),
+            (with(none, &[x(Test::Prefix("a".to_owned()))]), with(none, &[x(one_of(&["ab", "a"]))]), Some(Why::First)),
+            (with(none, &[x(Test::Prefix("a".to_owned()))]), with(none, &[x(one_of(&["ab", "b"]))]), None),
+            (with(none, &[x(Test::Present(true))]), with(none, &[header("y", is("1"))]), None),
             (
-                with(&[], &[x(Test::Present(true)), x(Test::Prefix("a".to_owned()))]),
-                with(&[], &[x(is("ab"))]),
+                with(none, &[x(Test::Present(true)), x(Test::Prefix("a".to_owned()))]),
+                with(none, &[x(is("ab"))]),
                 Some(Why::Precedence),
             ),
         ] {

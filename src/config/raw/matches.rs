@@ -36,7 +36,7 @@ pub fn route_match(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Match {
 /// What stands for headers or query parameters.
 enum Written {
     /// A name alone; its test may stand beside it in the `match`.
-    Name(When),
+    Name(At<String>, Kind),
     /// With their tests.
     Whole(Vec<When>),
 }
@@ -51,9 +51,8 @@ fn conditions(cx: &mut Context<'_>, table: &mut Cursor<'_>, kind: Kind) -> Writt
         return Written::Whole(items.into_iter().filter_map(|item| named(cx, item, kind)).collect());
     }
     if !table.is_table(key) {
-        let when = When { place: table.place, path: table.path.clone(), ..When::default() };
         return match table.string(cx, key) {
-            Some(name) => Written::Name(kind.of(name, when)),
+            Some(name) => Written::Name(name, kind),
             // Absent, or of a wrong type and reported already.
             None => Written::Whole(Vec::new()),
         };
@@ -105,7 +104,7 @@ fn by_name(cx: &mut Context<'_>, table: Cursor<'_>, kind: Kind) -> Vec<When> {
 
 /// Gives the tests of the `match` to the one name that stands beside them. A name alone is to be present.
 fn with_tests_beside(cx: &mut Context<'_>, beside: When, written: [Written; 2]) -> Vec<When> {
-    let names = written.iter().filter(|written| matches!(written, Written::Name(_))).count();
+    let names = written.iter().filter(|written| matches!(written, Written::Name(..))).count();
     let belongs = names == 1 && !beside.tests.is_empty();
     if !beside.tests.is_empty() && !belongs {
         let tests = super::listed(&beside.tests);
@@ -125,17 +124,11 @@ fn with_tests_beside(cx: &mut Context<'_>, beside: When, written: [Written; 2]) 
     for written in written {
         match written {
             Written::Whole(whole) => conditions.extend(whole),
-            Written::Name(name) if belongs => {
-                conditions.push(When {
-                    header: name.header,
-                    query: name.query,
-                    subjects: name.subjects,
-                    ..beside.clone()
-                });
-            }
-            Written::Name(name) => {
-                let present = Some(At::new(true, name.place));
-                conditions.push(When { present, tests: vec!["present"], ..name });
+            Written::Name(name, kind) if belongs => conditions.push(kind.of(name, beside.clone())),
+            Written::Name(name, kind) => {
+                let (place, path, present) = (name.place, beside.path.clone(), Some(At::new(true, name.place)));
+                let present = When { place, path, present, tests: vec!["present"], ..When::default() };
+                conditions.push(kind.of(name, present));
             }
         }
     }

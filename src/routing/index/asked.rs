@@ -86,7 +86,7 @@ impl Asked {
             let PathMatch::Regex(pattern) = &match_of(self.routes[rank]).path else { return true };
             let Some(slash) = pattern.head().rfind('/') else { return true };
             by_head.lengths.insert(slash + 1);
-            by_head.ranks.entry(pattern.head()[..=slash].as_bytes().into()).or_default().push(rank);
+            by_head.ranks.entry(pattern.head().as_bytes()[..=slash].into()).or_default().push(rank);
             false
         });
         self.by_head = Some(by_head).filter(|by_head| !by_head.ranks.is_empty()).map(Box::new);
