@@ -33,13 +33,14 @@ impl Pattern {
         Pattern::build(text, false)
     }
 
-    /// Minds no case, by Unicode's simple folding.
+    /// Minds no case and knows only ASCII, as host names do.
     pub fn caseless(text: &str) -> Result<Pattern, PatternError> {
         Pattern::build(text, true)
     }
 
     fn build(text: &str, caseless: bool) -> Result<Pattern, PatternError> {
-        let built = RegexBuilder::new(text).case_insensitive(caseless).size_limit(REGEX_BYTES).build();
+        let built =
+            RegexBuilder::new(text).case_insensitive(caseless).unicode(!caseless).size_limit(REGEX_BYTES).build();
         let regex = built.map_err(|error| PatternError(reason(&error)))?;
         let head = if text.starts_with('^') { head(text, caseless) } else { String::new() };
         Ok(Pattern(Arc::new(Compiled { regex, caseless, head })))
@@ -89,7 +90,8 @@ impl Pattern {
 
 /// The expression's tree, taken apart where one thing follows another.
 fn parts(text: &str, caseless: bool) -> Option<Vec<Hir>> {
-    let tree = ParserBuilder::new().utf8(false).case_insensitive(caseless).build().parse(text).ok()?;
+    let tree =
+        ParserBuilder::new().utf8(false).unicode(!caseless).case_insensitive(caseless).build().parse(text).ok()?;
     Some(match tree.kind() {
         HirKind::Concat(parts) => parts.clone(),
         _ => vec![tree],
