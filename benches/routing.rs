@@ -100,6 +100,7 @@ fn route(host: &str, path: &str) -> Route {
         assignment: Assignment::starting(&weights).expect("the weights sum to 100"),
         rules: Vec::new(),
         sticky: Some(Sticky { keys, fallback: Fallback::Random }),
+        salt: "shop".to_owned(),
         timeout: Duration::from_secs(15),
     }
 }

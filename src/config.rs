@@ -9,6 +9,7 @@ pub mod error;
 mod findings;
 mod include;
 mod interpolate;
+pub mod list;
 pub mod model;
 mod raw;
 mod source;

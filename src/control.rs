@@ -11,6 +11,7 @@ mod derive;
 #[cfg(test)]
 mod fixtures;
 mod ground;
+mod lists;
 mod metrics;
 mod outcomes;
 mod persist;
@@ -102,6 +103,7 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
     let snapshot = Arc::new(ArcSwap::from_pointee(ground.clone()));
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
+    tokio::spawn(lists::keep_reading(Arc::clone(&snapshot), commands.downgrade()));
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
         commands,

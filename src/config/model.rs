@@ -1,5 +1,6 @@
 //! The configuration as the rest of Weir takes it: valid by construction, names resolved, defaults filled in.
 
+use super::list::ListFile;
 use crate::limits::Limits;
 use crate::routing::{matcher::RequestMatch, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
@@ -17,6 +18,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub pools: Vec<PoolConfig>,
     pub routes: Vec<RouteConfig>,
+    /// The files of `in_file`, each once. Rules have their content.
+    pub lists: Vec<ListFile>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +109,8 @@ pub struct RouteConfig {
     pub weights: Vec<Weight>,
     pub rules: Vec<Rule>,
     pub sticky: Option<Sticky>,
+    /// What is hashed with a client's key: the sticky group's name, otherwise the route's.
+    pub salt: String,
     pub timeout: Duration,
 }
 

@@ -145,6 +145,7 @@ pub struct Sticky {
     pub place: Place,
     pub keys: Option<At<Vec<At<String>>>>,
     pub fallback: Option<At<String>>,
+    pub group: Option<At<String>>,
     pub cookie: Option<At<String>>,
     pub ttl: Option<At<Duration>>,
 }
@@ -170,8 +171,10 @@ pub struct When {
     pub cookie: Option<At<String>>,
     pub query: Option<At<String>>,
     pub methods: Option<At<Vec<At<String>>>>,
+    pub networks: Option<At<Vec<At<String>>>>,
     pub equals: Option<At<String>>,
     pub is_in: Option<At<Vec<At<String>>>>,
+    pub in_file: Option<At<String>>,
     pub prefix: Option<At<String>>,
     pub suffix: Option<At<String>>,
     pub regex: Option<At<String>>,
@@ -179,7 +182,7 @@ pub struct When {
     pub all: Option<At<Vec<When>>>,
     pub any: Option<At<Vec<When>>>,
     pub not: Option<Box<When>>,
-    /// The keys that stand here and say where to look, those not built among them.
+    /// The keys that stand here and say where to look.
     pub subjects: Vec<&'static str>,
     /// The keys that stand here and say what to find there.
     pub tests: Vec<&'static str>,
@@ -425,6 +428,7 @@ fn sticky(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Sticky {
         place: table.place,
         keys: table.strings(cx, "key"),
         fallback: table.string(cx, "fallback"),
+        group: table.string(cx, "group"),
         cookie: table.string(cx, "cookie"),
         ttl: table.duration(cx, "ttl", COOKIE_LIFE),
     };
@@ -456,12 +460,6 @@ fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
     let here = |keys: &[&'static str]| keys.iter().copied().filter(|key| table.has(key)).collect();
     let subjects = here(&["header", "cookie", "query", "method", "ip", "all", "any", "not"]);
     let tests = here(&["equals", "in", "prefix", "suffix", "regex", "present", "in_file"]);
-    table.not_built(cx, &["in_file", "ip"]);
-    let methods = if table.is_list("method") {
-        table.strings(cx, "method")
-    } else {
-        table.string(cx, "method").map(|method| At::new(vec![method.clone()], method.place))
-    };
     let mut nested = |table: &mut Cursor<'_>, key| {
         let tables = table.tables(cx, key)?;
         let conditions = tables.value.into_iter().map(|table| when(cx, table)).collect();
@@ -474,9 +472,11 @@ fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
         header: table.string(cx, "header"),
         cookie: table.string(cx, "cookie"),
         query: table.string(cx, "query"),
-        methods,
+        methods: one_or_more(cx, &mut table, "method"),
+        networks: one_or_more(cx, &mut table, "ip"),
         equals: table.string(cx, "equals"),
         is_in: table.strings(cx, "in"),
+        in_file: table.string(cx, "in_file"),
         prefix: table.string(cx, "prefix"),
         suffix: table.string(cx, "suffix"),
         regex: table.string(cx, "regex"),
@@ -489,6 +489,14 @@ fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
     };
     table.finish(cx);
     when
+}
+
+/// A string, or a list of them.
+fn one_or_more(cx: &mut Context<'_>, table: &mut Cursor<'_>, key: &'static str) -> Option<At<Vec<At<String>>>> {
+    if table.is_list(key) {
+        return table.strings(cx, key);
+    }
+    table.string(cx, key).map(|one| At::new(vec![one.clone()], one.place))
 }
 
 /// A key of which one value is built and `later` ones are not.

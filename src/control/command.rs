@@ -3,6 +3,7 @@
 use super::ground::{Addresses, LiveRoute};
 use super::persist::StateError;
 use crate::boundary::table::Pool;
+use crate::config::list::ListFile;
 use crate::config::{Config, Report};
 use crate::routing::split::Weight;
 use std::sync::Arc;
@@ -23,6 +24,16 @@ pub enum Command {
     },
     /// Names resolved again. Not part of what is saved.
     Resolved(Addresses),
+    /// Files of `in_file` read again. Not part of what is saved.
+    Relisted(Relisted),
+}
+
+/// The new content of lists, by their index in the configuration that was in force when they were read. With another
+/// one in force they are void: its own lists were read later.
+#[derive(Clone, Debug)]
+pub struct Relisted {
+    pub config: Arc<Config>,
+    pub lists: Vec<(usize, ListFile)>,
 }
 
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 //! meanwhile is taken as one batch: saved once, published once, then answered. A batch that can't be saved changes
 //! nothing. Readers look at the last published snapshot and never wait for this task.
 
-use super::command::{ChangeError, Changed, Command, Installed, WeightChange};
+use super::command::{ChangeError, Changed, Command, Installed, Relisted, WeightChange};
 use super::derive;
 use super::ground::{Addresses, Ground, listed};
 use super::persist::{StateDir, StateError};
@@ -47,6 +47,13 @@ impl Controller {
                         self.publish(ground);
                     }
                     draft.resolve(addresses);
+                }
+                Command::Relisted(relisted) => {
+                    // As with addresses.
+                    if let Some(ground) = self.ground.relisted(&relisted) {
+                        draft.relist(&relisted, &ground);
+                        self.publish(ground);
+                    }
                 }
             }
         }
@@ -114,6 +121,13 @@ impl Draft {
         self.save = true;
         self.publish = true;
         self.replies.push(Reply::Install { installed, to });
+    }
+
+    /// `relisted` is of the state before this batch; a configuration that came with the batch has newer lists.
+    fn relist(&mut self, relisted: &Relisted, ground: &Ground) {
+        if Arc::ptr_eq(&self.ground.config, &relisted.config) {
+            self.ground.config = Arc::clone(&ground.config);
+        }
     }
 
     fn resolve(&mut self, addresses: Addresses) {

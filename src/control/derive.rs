@@ -19,6 +19,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         assignment: live.assignment.clone(),
         rules: route.rules.clone(),
         sticky: route.sticky.clone(),
+        salt: route.salt.clone(),
         timeout: route.timeout,
     });
     Published {

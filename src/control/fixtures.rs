@@ -33,6 +33,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         weights: weights(&variants.iter().map(|(_, percent)| *percent).collect::<Vec<_>>()),
         rules: Vec::new(),
         sticky: None,
+        salt: (*name).to_owned(),
         timeout: Duration::from_secs(15),
     };
     Config {
@@ -60,6 +61,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             queue_timeout: Duration::from_secs(1),
         }],
         routes: routes.iter().map(route).collect(),
+        lists: Vec::new(),
     }
 }
 

@@ -5,7 +5,7 @@
 //! saved) and at reload (against what is live): the file's weights are *starting* weights, and the live ones go on for
 //! as long as the file says what it said when they were set. A file that says something new wins.
 
-use super::command::{ChangeError, Edit, Installed, RouteView, WeightChange};
+use super::command::{ChangeError, Edit, Installed, Relisted, RouteView, WeightChange};
 use super::derive;
 use super::outcomes::Registry;
 use super::persist::{self, Saved};
@@ -77,6 +77,20 @@ impl Ground {
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
         let pools = derive::pools(&self.config, &addresses, &self.outcomes, &previous);
         Some(Ground { addresses: Arc::new(addresses), pools, ..self.clone() })
+    }
+
+    /// The ground state with other lists in its rules; None when they belong to another configuration.
+    pub fn relisted(&self, relisted: &Relisted) -> Option<Ground> {
+        if !Arc::ptr_eq(&self.config, &relisted.config) {
+            return None;
+        }
+        let mut config = Config::clone(&self.config);
+        for (list, file) in &relisted.lists {
+            let rules = config.routes.iter_mut().flat_map(|route| &mut route.rules);
+            rules.for_each(|rule| rule.when.relist(*list, &file.values));
+            config.lists[*list] = file.clone();
+        }
+        Some(Ground { config: Arc::new(config), ..self.clone() })
     }
 
     /// One route by name.

@@ -1,15 +1,21 @@
 //! What a client is known by, and the bucket it falls into.
 //!
+//! A key tells clients apart and proves nothing: whoever sends one chooses it, a token's claim as much as a cookie.
+//!
 //! The hash is part of what users rely on: other proxies of a fleet, services behind the proxy and analysts
 //! compute the same bucket. `docs/sticky.md` has the algorithm and the vectors that the tests here read.
+
+mod jwt;
 
 use super::split::Bucket;
 use super::table::{ClientId, RequestView};
 use crate::limits::STICKY_KEY_BYTES;
 use http::HeaderMap;
 use http::header::COOKIE;
+use std::borrow::Cow;
 use std::io::Write;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::time::Duration;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
@@ -18,6 +24,10 @@ pub enum KeySource {
     Header(http::HeaderName),
     Cookie(String),
     Query(String),
+    /// The client's IP address; every request has one.
+    Ip,
+    /// A claim of the bearer token's payload, by its name. The signature is not looked at.
+    Jwt(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +79,10 @@ impl Place {
 }
 
 impl Sticky {
-    /// The bucket of a request's key, or of what the fallback gives it; `salt` is the route's name.
+    /// The bucket of a request's key, or of what the fallback gives it; `salt` is the route's.
     pub fn place(&self, salt: &str, request: &RequestView<'_>, rng: &mut (impl rand::Rng + ?Sized)) -> Place {
         if let Some((index, key)) = self.listed_key(request) {
-            return Place { bucket: bucket_of(salt, key), key: KeyFound::Listed(index), new_client_id: None };
+            return Place { bucket: bucket_of(salt, &key), key: KeyFound::Listed(index), new_client_id: None };
         }
         match &self.fallback {
             Fallback::Cookie { name, .. } => {
@@ -84,7 +94,8 @@ impl Sticky {
                 Place { bucket: bucket_of(salt, &id.to_hex()), key, new_client_id: Some(id) }
             }
             Fallback::Ip => {
-                Place { bucket: ip_bucket(salt, request.client_ip), key: KeyFound::Ip, new_client_id: None }
+                let bucket = bucket_of(salt, &IpText::of(request.client_ip));
+                Place { bucket, key: KeyFound::Ip, new_client_id: None }
             }
             Fallback::Random => Place::random(rng),
         }
@@ -97,20 +108,74 @@ impl Sticky {
         (!known).then(|| ClientId::new(rng))
     }
 
-    fn listed_key<'r>(&self, request: &RequestView<'r>) -> Option<(usize, &'r [u8])> {
+    fn listed_key<'r>(&self, request: &RequestView<'r>) -> Option<(usize, Key<'r>)> {
         self.keys.iter().enumerate().find_map(|(index, source)| Some((index, source.key(request)?)))
     }
 }
 
 impl KeySource {
-    /// The value as sent, not decoded; one that is empty or longer than [`STICKY_KEY_BYTES`] counts as absent.
-    fn key<'r>(&self, request: &RequestView<'r>) -> Option<&'r [u8]> {
+    /// What a request has as this key. A header's, cookie's or parameter's value is as sent, not decoded; an address
+    /// is the text of [`IpAddr::to_canonical`]: one of IPv4 that came in over IPv6 is the same client. A value that
+    /// is empty or longer than [`STICKY_KEY_BYTES`] counts as absent.
+    pub fn key<'r>(&self, request: &RequestView<'r>) -> Option<Key<'r>> {
         let usable = |value: &&[u8]| !value.is_empty() && value.len() <= STICKY_KEY_BYTES;
-        match self {
+        let sent = match self {
             KeySource::Header(name) => request.headers.get_all(name).iter().map(|value| value.as_bytes()).find(usable),
             KeySource::Cookie(name) => cookie_value(request.headers, name).filter(usable),
             KeySource::Query(name) => query_value(request.query, name).filter(usable),
+            KeySource::Ip => return Some(Key::Ip(IpText::of(request.client_ip))),
+            KeySource::Jwt(claim) => {
+                let value = jwt::claim(request.headers, claim)?;
+                return usable(&value.as_slice()).then(|| Key::Value(value.into()));
+            }
+        };
+        sent.map(|value| Key::Value(value.into()))
+    }
+}
+
+/// What a client is known by, as bytes.
+#[derive(Clone, Debug)]
+pub enum Key<'r> {
+    Value(Cow<'r, [u8]>),
+    Ip(IpText),
+}
+
+impl Deref for Key<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Key::Value(value) => value,
+            Key::Ip(text) => text,
         }
+    }
+}
+
+/// An address in its shortest text form, on the stack.
+#[derive(Clone, Copy, Debug)]
+pub struct IpText {
+    text: [u8; IP_BYTES],
+    length: usize,
+}
+
+/// The longest text of an address.
+const IP_BYTES: usize = 45;
+
+impl IpText {
+    pub fn of(ip: IpAddr) -> IpText {
+        let mut text = [0; IP_BYTES];
+        let mut rest = &mut text[..];
+        write!(rest, "{}", ip.to_canonical()).expect("an IP address has at most 45 characters");
+        let length = IP_BYTES - rest.len();
+        IpText { text, length }
+    }
+}
+
+impl Deref for IpText {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.text[..self.length]
     }
 }
 
@@ -122,16 +187,29 @@ pub fn bucket_of(salt: &str, key: &[u8]) -> Bucket {
 /// The value of the first cookie of exactly this name, over all `Cookie` fields, as sent, without the double
 /// quotes around it. Any byte may occur in it.
 pub fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
-    let mut pairs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
-    let value = pairs.find_map(|pair| value_of(pair.trim_ascii(), name))?.trim_ascii_start();
-    let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-    Some(unquoted.unwrap_or(value))
+    cookie_pairs(headers).find_map(|(cookie, value)| (cookie == name.as_bytes()).then_some(value))
+}
+
+/// All cookies by name, as [`cookie_value`] reads them; what has no `=` is none.
+pub fn cookie_pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
+    pairs.filter_map(|pair| {
+        let (name, value) = split_at_equals(pair.trim_ascii())?;
+        let value = value.trim_ascii_start();
+        let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+        Some((name, unquoted.unwrap_or(value)))
+    })
 }
 
 /// The value of the first parameter of exactly this name, as sent, not decoded; empty for a name without `=`.
 pub fn query_value<'r>(query: Option<&'r str>, name: &str) -> Option<&'r [u8]> {
-    let mut pairs = query?.as_bytes().split(|&byte| byte == b'&');
-    pairs.find_map(|pair| if pair == name.as_bytes() { Some(&b""[..]) } else { value_of(pair, name) })
+    query_pairs(query).find_map(|(parameter, value)| (parameter == name.as_bytes()).then_some(value))
+}
+
+/// All parameters by name, as [`query_value`] reads them.
+pub fn query_pairs(query: Option<&str>) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let pairs = query.into_iter().flat_map(|query| query.as_bytes().split(|&byte| byte == b'&'));
+    pairs.map(|pair| split_at_equals(pair).unwrap_or((pair, b"")))
 }
 
 /// The longest anonymous client id that is taken from a cookie, in bytes; Weir's own have 32.
@@ -140,15 +218,6 @@ const CLIENT_ID_BYTES: usize = 256;
 /// Whatever the cookie holds: an id that another system gave out serves as well as our own.
 fn client_id<'h>(headers: &'h HeaderMap, cookie: &str) -> Option<&'h [u8]> {
     cookie_value(headers, cookie).filter(|id| !id.is_empty() && id.len() <= CLIENT_ID_BYTES)
-}
-
-/// The text of [`IpAddr::to_canonical`]: an IPv4 address that came in over IPv6 is the same client.
-fn ip_bucket(salt: &str, ip: IpAddr) -> Bucket {
-    let mut text = [0; 45];
-    let mut rest = &mut text[..];
-    write!(rest, "{}", ip.to_canonical()).expect("an IP address has at most 45 characters");
-    let length = 45 - rest.len();
-    bucket_of(salt, &text[..length])
 }
 
 /// XXH3 is fastest on one slice, so short inputs are put together on the stack.
@@ -171,8 +240,9 @@ fn sticky_hash(salt: &str, key: &[u8]) -> u64 {
     }
 }
 
-fn value_of<'p>(pair: &'p [u8], name: &str) -> Option<&'p [u8]> {
-    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+fn split_at_equals(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = memchr::memchr(b'=', pair)?;
+    Some((&pair[..at], &pair[at + 1..]))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::index::Index;
 use super::matcher::RequestMatch;
+use super::rule::index::{INDEXED_FROM, RuleIndex};
 use super::rule::{Outcome, Rule};
 use super::split::{Assignment, Bucket};
 use super::sticky::{KeyFound, Place, Sticky};
@@ -18,6 +19,8 @@ pub struct Route {
     pub assignment: Assignment,
     pub rules: Vec<Rule>,
     pub sticky: Option<Sticky>,
+    /// Hashed with a client's key: routes of one salt agree on its bucket.
+    pub salt: String,
     /// To the response head.
     pub timeout: Duration,
 }
@@ -34,6 +37,8 @@ pub struct Variant {
 pub struct RoutingTable {
     routes: Vec<Route>,
     index: Index,
+    /// By route, for those with at least [`INDEXED_FROM`] rules.
+    rule_indices: HashMap<usize, RuleIndex>,
 }
 
 /// What the decision looks at. `path` is without the query.
@@ -91,7 +96,9 @@ const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 impl RoutingTable {
     pub fn new(routes: Vec<Route>) -> RoutingTable {
         let index = Index::new(routes.iter().map(|route| &route.matches));
-        RoutingTable { routes, index }
+        let many = routes.iter().enumerate().filter(|(_, route)| route.rules.len() >= INDEXED_FROM);
+        let rule_indices = many.map(|(route, Route { rules, .. })| (route, RuleIndex::new(rules))).collect();
+        RoutingTable { routes, index, rule_indices }
     }
 
     pub fn routes(&self) -> &[Route] {
@@ -101,7 +108,18 @@ impl RoutingTable {
     /// The most specific route, its first matching rule or its weights; None when no route matches.
     pub fn route(&self, request: &RequestView<'_>, rng: &mut (impl rand::Rng + ?Sized)) -> Option<Decision> {
         let route = self.index.find(request.host, request.path)?;
-        Some(self.routes[route].decide(route, request, rng))
+        let rule = self.first_matching_rule(route, request);
+        Some(self.routes[route].decide(route, rule, request, rng))
+    }
+
+    fn first_matching_rule(&self, route: usize, request: &RequestView<'_>) -> Option<usize> {
+        let rules = &self.routes[route].rules;
+        if rules.len() >= INDEXED_FROM
+            && let Some(index) = self.rule_indices.get(&route)
+        {
+            return index.first_match(rules, request);
+        }
+        rules.iter().position(|rule| rule.when.matches(request))
     }
 
     /// Pairs of routes with the same match, as indices in the file's order: the second gets no request.
@@ -116,8 +134,13 @@ impl RoutingTable {
 }
 
 impl Route {
-    fn decide(&self, route: usize, request: &RequestView<'_>, rng: &mut (impl rand::Rng + ?Sized)) -> Decision {
-        let rule = self.rules.iter().position(|rule| rule.when.matches(request));
+    fn decide(
+        &self,
+        route: usize,
+        rule: Option<usize>,
+        request: &RequestView<'_>,
+        rng: &mut (impl rand::Rng + ?Sized),
+    ) -> Decision {
         let split = match rule.map(|rule| &self.rules[rule].then) {
             Some(&Outcome::Variant(variant)) => {
                 let new_client_id = self.sticky.as_ref().and_then(|sticky| sticky.new_client_id(request, rng));
@@ -127,7 +150,7 @@ impl Route {
             None => &self.assignment,
         };
         let Place { bucket, key, new_client_id } = match &self.sticky {
-            Some(sticky) => sticky.place(&self.name, request, rng),
+            Some(sticky) => sticky.place(&self.salt, request, rng),
             None => Place::random(rng),
         };
         let variant = split.pick(bucket);
@@ -160,6 +183,7 @@ mod tests {
             assignment: Assignment::starting(&percents(weights)).unwrap(),
             rules: Vec::new(),
             sticky: None,
+            salt: name.to_owned(),
             timeout: Duration::from_secs(15),
         }
     }
