@@ -186,24 +186,38 @@ pub fn bucket_of(salt: &str, key: &[u8]) -> Bucket {
 
 /// The value of the first cookie of exactly this name, over all `Cookie` fields, as sent, without the double
 /// quotes around it. Any byte may occur in it.
+///
+/// Searched for, and not taken apart as [`cookie_pairs`] does: a browser's cookies are many and long.
 pub fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
-    cookie_pairs(headers).find_map(|(cookie, value)| (cookie == name.as_bytes()).then_some(value))
+    headers.get_all(COOKIE).iter().find_map(|field| {
+        let field = field.as_bytes();
+        first_in_parts(field, name.as_bytes(), b';').find_map(|at| {
+            let value = field[at + name.len()..].strip_prefix(b"=")?;
+            let before = field[..at].trim_ascii_end();
+            (before.is_empty() || before.ends_with(b";")).then(|| unquoted(part(value, b';')))
+        })
+    })
 }
 
 /// All cookies by name, as [`cookie_value`] reads them; what has no `=` is none.
 pub fn cookie_pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     let pairs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
-    pairs.filter_map(|pair| {
-        let (name, value) = split_at_equals(pair.trim_ascii())?;
-        let value = value.trim_ascii_start();
-        let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-        Some((name, unquoted.unwrap_or(value)))
-    })
+    pairs.filter_map(|pair| split_at_equals(pair.trim_ascii()).map(|(name, value)| (name, unquoted(value))))
 }
 
 /// The value of the first parameter of exactly this name, as sent, not decoded; empty for a name without `=`.
 pub fn query_value<'r>(query: Option<&'r str>, name: &str) -> Option<&'r [u8]> {
-    query_pairs(query).find_map(|(parameter, value)| (parameter == name.as_bytes()).then_some(value))
+    let query = query?.as_bytes();
+    first_in_parts(query, name.as_bytes(), b'&').find_map(|at| {
+        let begins = at == 0 || query[at - 1] == b'&';
+        let after = &query[at + name.len()..];
+        match after.split_first() {
+            _ if !begins => None,
+            None | Some((b'&', _)) => Some(&b""[..]),
+            Some((b'=', value)) => Some(part(value, b'&')),
+            Some(_) => None,
+        }
+    })
 }
 
 /// All parameters by name, as [`query_value`] reads them.
@@ -240,6 +254,26 @@ fn sticky_hash(salt: &str, key: &[u8]) -> u64 {
     }
 }
 
+/// Where `name` first stands in each of the parts that have it. What a part begins with is nowhere before in it.
+fn first_in_parts<'t>(text: &'t [u8], name: &'t [u8], separator: u8) -> impl Iterator<Item = usize> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let at = from + memchr::memmem::find(text.get(from..)?, name)?;
+        from = memchr::memchr(separator, &text[at..]).map_or(usize::MAX, |end| at + end + 1);
+        Some(at)
+    })
+}
+
+/// What comes before the separator.
+fn part(text: &[u8], separator: u8) -> &[u8] {
+    &text[..memchr::memchr(separator, text).unwrap_or(text.len())]
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    let value = value.trim_ascii();
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
+}
+
 fn split_at_equals(pair: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = memchr::memchr(b'=', pair)?;
     Some((&pair[..at], &pair[at + 1..]))
@@ -249,6 +283,8 @@ fn split_at_equals(pair: &[u8]) -> Option<(&[u8], &[u8])> {
 mod tests {
     use super::*;
     use http::{HeaderValue, Method};
+    use proptest::prelude::*;
+    use proptest::sample::select;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
@@ -340,6 +376,41 @@ mod tests {
         assert_eq!(query_value(query, "e"), Some(&b""[..]));
         assert_eq!(query_value(query, "id"), None);
         assert_eq!(query_value(None, "uid"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_search_finds_what_taking_apart_finds(
+            fields in prop::collection::vec(prop::collection::vec(select(b"ab=;& \"\t\xff".to_vec()), 0..24), 0..3),
+            name in select(vec!["a", "b", "ab", "aa", "aba"]),
+        ) {
+            let fields: Vec<(&'static str, &[u8])> = fields.iter().map(|field| ("cookie", field.trim_ascii())).collect();
+            let headers = headers(&fields);
+            let taken_apart = cookie_pairs(&headers).find(|(cookie, _)| *cookie == name.as_bytes());
+            prop_assert_eq!(cookie_value(&headers, name), taken_apart.map(|(_, value)| value));
+            let query = fields.first().map(|(_, field)| String::from_utf8_lossy(field).into_owned());
+            let taken_apart = query_pairs(query.as_deref()).find(|(parameter, _)| *parameter == name.as_bytes());
+            prop_assert_eq!(query_value(query.as_deref(), name), taken_apart.map(|(_, value)| value));
+        }
+    }
+
+    #[test]
+    fn keys_are_what_a_request_says() {
+        let token = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1MSJ9.x";
+        let empty = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIifQ.x";
+        let claim = |headers: &HeaderMap, name: &str| {
+            KeySource::Jwt(name.to_owned()).key(&request(headers, None)).map(|key| key.to_vec())
+        };
+        assert_eq!(claim(&headers(&[("authorization", token.as_bytes())]), "sub").as_deref(), Some(&b"u1"[..]));
+        assert_eq!(claim(&headers(&[("authorization", token.as_bytes())]), "iss"), None);
+        assert_eq!(claim(&headers(&[("authorization", empty.as_bytes())]), "sub"), None);
+        assert_eq!(claim(&HeaderMap::new(), "sub"), None);
+        let none = HeaderMap::new();
+        assert_eq!(&*KeySource::Ip.key(&request(&none, None)).unwrap(), b"192.0.2.7");
+        let keys = vec![KeySource::Jwt("sub".to_owned()), KeySource::Ip];
+        let sticky = Sticky { keys, fallback: Fallback::Random };
+        let place = sticky.place("shop", &request(&none, None), &mut StdRng::seed_from_u64(1));
+        assert_eq!((place.bucket, place.key), (bucket_of("shop", b"192.0.2.7"), KeyFound::Listed(1)));
     }
 
     #[test]
