@@ -318,6 +318,7 @@ mod tests {
     fn documented_vectors() -> Vec<(&'static str, &'static str, u64, u32)> {
         let document = include_str!("../../docs/sticky.md");
         let (_, section) = document.split_once("## Test vectors").expect("the document has test vectors");
+        let (section, _) = section.split_once("### Tokens").expect("tokens come after");
         let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
         let rows = cells.map(|line| {
             let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
@@ -335,6 +336,24 @@ mod tests {
             assert_eq!(sticky_hash(salt, key.as_bytes()), hash, "{salt} {key}");
             assert_eq!(bucket_of(salt, key.as_bytes()).index(), bucket, "{salt} {key}");
         }
+    }
+
+    #[test]
+    fn tokens_have_the_documented_keys() {
+        let document = include_str!("../../docs/sticky.md");
+        let (_, section) = document.split_once("### Tokens").expect("the document has tokens");
+        let mut seen = 0;
+        for line in section.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |")) {
+            let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+            let [token, claim, key, bucket] = cells[..] else { panic!("not a vector: {line}") };
+            let headers = headers(&[("authorization", format!("Bearer {token}").as_bytes())]);
+            let found = KeySource::Jwt(claim.to_owned()).key(&request(&headers, None));
+            let found = found.map(|key| (key.to_vec(), bucket_of("shop", &key).index().to_string()));
+            let expected = (key != "none").then(|| (key.as_bytes().to_vec(), bucket.to_owned()));
+            assert_eq!(found, expected, "{token}");
+            seen += 1;
+        }
+        assert!(seen >= 7, "{seen} tokens");
     }
 
     #[test]

@@ -242,6 +242,8 @@ mod tests {
             assert_eq!(sub_of(&deep), None);
             assert_eq!(sub_of(&format!("{{\"sub\":\"u1\",\"a\":{deep}")), None);
         }
+        let closed = format!("{{\"a\":{}{},\"sub\":\"u1\"}}", "[".repeat(2_500), "]".repeat(2_500));
+        assert_eq!(sub_of(&closed).as_deref(), Some("u1"), "what is passed over may be as deep as it likes");
         assert_eq!(sub_of("{\"sub\":\"\u{0}\u{7f}\"}"), None, "a control character must be escaped");
         let raw = [b"Bearer a.".to_vec(), encoded(b"{\"sub\":\"\xff\"}").into_bytes(), b".b".to_vec()].concat();
         assert_eq!(claim(&with(std::str::from_utf8(&raw).unwrap()), "sub"), None, "not UTF-8");
