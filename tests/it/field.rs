@@ -155,7 +155,7 @@ fn nginx_s_map_of_a_cookie() {
     let cases = [
         ("", "v1"),
         ("Cookie: version=v2\r\n", "v2"),
-        ("Cookie: version=V2\r\n", "v1"),
+        ("Cookie: version=V2\r\n", "v2"),
         ("Cookie: version=v22\r\n", "v1"),
         ("Cookie: version=the-Canary-1\r\n", "v2"),
         ("Cookie: xversion=v2\r\n", "v1"),
