@@ -37,8 +37,8 @@ pub struct Variant {
 pub struct RoutingTable {
     routes: Vec<Route>,
     index: Index,
-    /// By route, for those with at least [`INDEXED_FROM`] rules.
-    rule_indices: HashMap<usize, RuleIndex>,
+    /// By route; only those with at least [`INDEXED_FROM`] rules have one.
+    rule_indices: Vec<Option<Box<RuleIndex>>>,
 }
 
 /// What the decision looks at. `path` is without the query.
@@ -96,8 +96,8 @@ const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 impl RoutingTable {
     pub fn new(routes: Vec<Route>) -> RoutingTable {
         let index = Index::new(routes.iter().map(|route| &route.matches));
-        let many = routes.iter().enumerate().filter(|(_, route)| route.rules.len() >= INDEXED_FROM);
-        let rule_indices = many.map(|(route, Route { rules, .. })| (route, RuleIndex::new(rules))).collect();
+        let of_many = |rules: &Vec<Rule>| (rules.len() >= INDEXED_FROM).then(|| Box::new(RuleIndex::new(rules)));
+        let rule_indices = routes.iter().map(|route| of_many(&route.rules)).collect();
         RoutingTable { routes, index, rule_indices }
     }
 
@@ -115,7 +115,7 @@ impl RoutingTable {
     fn first_matching_rule(&self, route: usize, request: &RequestView<'_>) -> Option<usize> {
         let rules = &self.routes[route].rules;
         if rules.len() >= INDEXED_FROM
-            && let Some(index) = self.rule_indices.get(&route)
+            && let Some(index) = &self.rule_indices[route]
         {
             return index.first_match(rules, request);
         }

@@ -13,8 +13,8 @@ use crate::routing::index::Map;
 use crate::routing::sticky::{cookie_pairs, query_pairs};
 use crate::routing::table::RequestView;
 
-/// A route with this many rules has an index. Going over a browser's headers costs about what asking thirty does.
-pub const INDEXED_FROM: usize = 32;
+/// A route with this many rules has an index. Going over a browser's headers costs about what asking so many does.
+pub const INDEXED_FROM: usize = 16;
 
 #[derive(Debug)]
 pub struct RuleIndex {

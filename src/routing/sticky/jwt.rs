@@ -42,28 +42,34 @@ fn base64url(text: &[u8]) -> Option<Vec<u8>> {
     if text.len() % 4 == 1 {
         return None;
     }
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
-    for group in text.chunks(4) {
-        let mut bits = 0_u32;
+    let mut bytes = vec![0; text.len() * 3 / 4];
+    let mut invalid = 0;
+    for (group, bytes) in text.chunks(4).zip(bytes.chunks_mut(3)) {
+        let mut bits = 0;
         for character in group {
-            bits = bits << 6 | u32::from(sextet(*character)?);
+            let sextet = SEXTETS[usize::from(*character)];
+            invalid |= sextet;
+            bits = bits << 6 | u32::from(sextet);
         }
         bits <<= 6 * (4 - group.len());
-        bytes.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
+        bytes.copy_from_slice(&bits.to_be_bytes()[1..group.len()]);
     }
-    Some(bytes)
+    (invalid & NO_SEXTET == 0).then_some(bytes)
 }
 
-fn sextet(character: u8) -> Option<u8> {
-    match character {
-        b'A'..=b'Z' => Some(character - b'A'),
-        b'a'..=b'z' => Some(character - b'a' + 26),
-        b'0'..=b'9' => Some(character - b'0' + 52),
-        b'-' => Some(62),
-        b'_' => Some(63),
-        _ => None,
+/// What is no character of the alphabet.
+const NO_SEXTET: u8 = 0x80;
+
+const SEXTETS: [u8; 256] = {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut sextets = [NO_SEXTET; 256];
+    let mut sextet = 0;
+    while sextet < alphabet.len() {
+        sextets[alphabet[sextet] as usize] = sextet as u8;
+        sextet += 1;
     }
-}
+    sextets
+};
 
 /// Reads an object and keeps one member; of several of that name the last (RFC 7519 §4).
 struct Claims<'n> {
