@@ -209,6 +209,14 @@ mod tests {
         }
     }
 
+    /// Whatever their hashes are: a value is compared whole.
+    #[test]
+    fn the_beginning_of_a_value_is_not_the_value() {
+        let list = list("abc\nd\n");
+        assert!(list.is_at(b"abc", 0) && list.is_at(b"d", 4));
+        assert!(!list.is_at(b"ab", 0) && !list.is_at(b"", 0) && !list.is_at(b"dx", 4));
+    }
+
     #[test]
     fn too_many_lines_are_refused() {
         assert_eq!(compacted(b"a\n\n# c\nd".to_vec(), 3), Err(TooManyLines));
