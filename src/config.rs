@@ -10,6 +10,7 @@ pub mod error;
 mod findings;
 mod include;
 mod interpolate;
+pub mod list;
 pub mod model;
 pub mod provenance;
 mod raw;

@@ -13,6 +13,7 @@ mod derive;
 mod fixtures;
 mod ground;
 mod history;
+mod lists;
 mod metrics;
 mod outcomes;
 mod persist;
@@ -116,6 +117,7 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
     let snapshot = Arc::new(ArcSwap::from_pointee(ground.clone()));
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
+    tokio::spawn(lists::keep_reading(Arc::clone(&snapshot), commands.downgrade()));
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
         publisher: publisher.clone(),

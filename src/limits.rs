@@ -15,8 +15,20 @@ pub const RESPOND_FILE_BYTES: u64 = 1024 * 1024;
 pub const DROPPED_BODY_BYTES: u64 = 64 * 1024;
 /// The longest sticky key that is hashed, in bytes; a longer value counts as absent.
 pub const STICKY_KEY_BYTES: usize = 4096;
-/// The largest compiled regular expression, in bytes.
+/// The longest bearer token that a sticky key is looked for in, in bytes.
+pub const TOKEN_BYTES: usize = 8 * 1024;
+/// The largest file of a rule's `in_file`, in bytes, and the most lines that it may have.
+pub const LIST_BYTES: u64 = 256 * 1024 * 1024;
+pub const LIST_LINES: usize = 10_000_000;
+/// How often the files of `in_file` are looked at. A changed one is read when two looks in a row find the same, or
+/// after this many that found it changing.
+pub const LIST_INTERVAL: Duration = Duration::from_secs(1);
+pub const LIST_LOOKS: u32 = 10;
+/// The largest regular expression when compiled, in bytes, and all of a configuration together.
 pub const REGEX_BYTES: usize = 10 * 1024 * 1024;
+pub const ALL_REGEX_BYTES: usize = 256 * 1024 * 1024;
+/// The memory that a regular expression may take for its search, in bytes, a worker.
+pub const REGEX_SEARCH_BYTES: usize = 256 * 1024;
 /// The longest admin request body, in bytes.
 pub const ADMIN_BODY_BYTES: usize = 1024 * 1024;
 /// Admin connections served at once, a listening address.
@@ -72,6 +84,9 @@ const _: () = assert!(HISTORY_PER_ROUTE < HISTORY_REVISIONS);
 const _: () = assert!(HISTORY_PER_ROUTE * 6 * REASON_BYTES < HISTORY_BYTES && ADMIN_BODY_BYTES < AUDIT_BYTES as usize);
 const _: () = assert!(PROBE_TIMEOUT.as_millis() < ADMIN_CONNECTION_AGE.as_millis());
 const _: () = assert!(RESOLVE_TIMEOUT.as_millis() < RESOLVE_INTERVAL.as_millis());
+// A value's place in a list is 32 bits.
+const _: () = assert!(LIST_BYTES < u32::MAX as u64);
+const _: () = assert!(REGEX_BYTES <= ALL_REGEX_BYTES);
 const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
 
 /// The operator's `[limits]`, with its defaults.

@@ -3,12 +3,14 @@
 
 mod filters;
 mod listen;
+mod lists;
 mod loops;
 mod matches;
 mod pools;
 mod preview;
 mod routes;
 mod rules;
+mod sticky;
 
 use super::cursor::{Size, word};
 use super::findings::Findings;
@@ -16,6 +18,7 @@ use super::model::{Config, Log, Server};
 use super::raw;
 use super::source::{At, Place, Sources, listed};
 use crate::limits::Limits;
+use lists::Lists;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -28,11 +31,15 @@ const TOP: Place = Place { file: 0, start: 0, end: 0 };
 pub struct Checker<'a> {
     pub sources: &'a Sources,
     pub findings: &'a mut Findings,
+    /// The files of `in_file` that were read so far.
+    lists: Lists,
+    /// What regular expressions take so far, in bytes.
+    regex_bytes: usize,
 }
 
 /// The whole configuration; None when anything in `findings` is an error.
 pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> Option<Config> {
-    let mut check = Checker { sources, findings };
+    let mut check = Checker { sources, findings, lists: Lists::default(), regex_bytes: 0 };
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
@@ -52,6 +59,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
         let help = "[[route]] with name = \"site\" and variants = { stable = \"POOL\" }";
         check.findings.error("no-route", TOP, "there is no route, so nothing can be served").help(help);
     }
+    let lists = check.lists.into_files();
     if findings.has_errors() {
         return None;
     }
@@ -65,6 +73,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
         pools: pools?,
         routes: routes?,
         provenance: Default::default(),
+        lists,
     })
 }
 

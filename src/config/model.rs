@@ -1,5 +1,6 @@
 //! The configuration as the rest of Weir takes it: valid by construction, names resolved, defaults filled in.
 
+use super::list::ListFile;
 use super::provenance::Provenance;
 use crate::limits::Limits;
 use crate::routing::filters::Filters;
@@ -22,6 +23,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Where all this is written.
     pub provenance: Arc<Provenance>,
+    /// The files of `in_file`, each once. Rules have their content.
+    pub lists: Vec<ListFile>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +119,8 @@ pub struct RouteConfig {
     /// Which requests get the idle one of two variants, whatever the rules say.
     pub preview: Option<Condition>,
     pub sticky: Option<Sticky>,
+    /// What is hashed with a client's key: the sticky group's name, otherwise the route's.
+    pub salt: String,
     pub timeout: Duration,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,

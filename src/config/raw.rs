@@ -164,6 +164,7 @@ pub struct Sticky {
     pub place: Place,
     pub keys: Option<At<Vec<At<String>>>>,
     pub fallback: Option<At<String>>,
+    pub group: Option<At<String>>,
     pub cookie: Option<At<String>>,
     pub ttl: Option<At<Duration>>,
 }
@@ -189,8 +190,10 @@ pub struct When {
     pub cookie: Option<At<String>>,
     pub query: Option<At<String>>,
     pub methods: Option<At<Vec<At<String>>>>,
+    pub networks: Option<At<Vec<At<String>>>>,
     pub equals: Option<At<String>>,
     pub is_in: Option<At<Vec<At<String>>>>,
+    pub in_file: Option<At<String>>,
     pub prefix: Option<At<String>>,
     pub suffix: Option<At<String>>,
     pub regex: Option<At<String>>,
@@ -198,7 +201,7 @@ pub struct When {
     pub all: Option<At<Vec<When>>>,
     pub any: Option<At<Vec<When>>>,
     pub not: Option<Box<When>>,
-    /// The keys that stand here and say where to look, those not built among them.
+    /// The keys that stand here and say where to look.
     pub subjects: Vec<&'static str>,
     /// The keys that stand here and say what to find there.
     pub tests: Vec<&'static str>,
@@ -448,6 +451,7 @@ fn sticky(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Sticky {
         place: table.place,
         keys: table.strings(cx, "key"),
         fallback: table.string(cx, "fallback"),
+        group: table.string(cx, "group"),
         cookie: table.string(cx, "cookie"),
         ttl: table.duration(cx, "ttl", COOKIE_LIFE),
     };
@@ -479,7 +483,6 @@ fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
     let here = |keys: &[&'static str]| keys.iter().copied().filter(|key| table.has(key)).collect();
     let subjects = here(&["header", "cookie", "query", "method", "ip", "all", "any", "not"]);
     let tests = tests(cx, &mut table, &["equals", "in", "prefix", "suffix", "regex", "present", "in_file"]);
-    table.not_built(cx, &["in_file", "ip"]);
     let mut nested = |table: &mut Cursor<'_>, key| {
         let tables = table.tables(cx, key)?;
         let conditions = tables.value.into_iter().map(|table| when(cx, table)).collect();
@@ -493,6 +496,7 @@ fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
         cookie: table.string(cx, "cookie"),
         query: table.string(cx, "query"),
         methods: table.one_or_more(cx, "method"),
+        networks: table.one_or_more(cx, "ip"),
         all,
         any,
         not: table.table(cx, "not").map(|table| Box::new(when(cx, table))),
@@ -509,6 +513,7 @@ fn tests(cx: &mut Context<'_>, table: &mut Cursor<'_>, known: &[&'static str]) -
         tests: known.iter().copied().filter(|key| table.has(key)).collect(),
         equals: table.string(cx, "equals"),
         is_in: table.strings(cx, "in"),
+        in_file: table.string(cx, "in_file"),
         prefix: table.string(cx, "prefix"),
         suffix: table.string(cx, "suffix"),
         regex: table.string(cx, "regex"),

@@ -5,6 +5,7 @@ use super::history::Entry;
 use super::persist::StateError;
 use super::save::{Env, SaveError, SaveRequest, Saving};
 use crate::boundary::table::Pool;
+use crate::config::list::ListFile;
 use crate::config::{Config, Report};
 use crate::routing::split::Weight;
 use std::path::Path;
@@ -33,6 +34,16 @@ pub enum Command {
     },
     /// Names resolved again. Not part of what is saved.
     Resolved(Addresses),
+    /// Files of `in_file` read again. Not part of what is saved.
+    Relisted(Relisted),
+}
+
+/// The new content of lists, by their index in the configuration that was in force when they were read. With another
+/// one in force they are void: its own lists were read later.
+#[derive(Clone, Debug)]
+pub struct Relisted {
+    pub config: Arc<Config>,
+    pub lists: Vec<(usize, ListFile)>,
 }
 
 #[derive(Clone, Debug)]

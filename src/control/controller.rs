@@ -4,7 +4,7 @@
 //! meanwhile is taken as one batch: saved once, published once, then answered. A batch that can't be saved changes
 //! nothing. Readers look at the last published snapshot and never wait for this task.
 
-use super::command::{ChangeError, Changed, Command, Installed, Origin, WeightChange};
+use super::command::{ChangeError, Changed, Command, Installed, Origin, Relisted, WeightChange};
 use super::ground::{Addresses, Cause, Ground, listed};
 use super::history::{Entry, FILE, Trimming};
 use super::persist::{Commit, StateDir, StateError};
@@ -55,6 +55,13 @@ impl Controller {
                         self.publish(ground);
                     }
                     draft.resolve(addresses);
+                }
+                Command::Relisted(relisted) => {
+                    // As with addresses.
+                    if let Some(ground) = self.ground.relisted(&relisted) {
+                        draft.relist(&relisted, &ground);
+                        self.publish(ground);
+                    }
                 }
             }
         }
@@ -183,6 +190,13 @@ impl Draft {
         self.save = true;
         self.publish = true;
         self.replies.push(Reply::Install { installed, to });
+    }
+
+    /// `relisted` is of the state before this batch; a configuration that came with the batch has newer lists.
+    fn relist(&mut self, relisted: &Relisted, ground: &Ground) {
+        if Arc::ptr_eq(&self.ground.config, &relisted.config) {
+            self.ground.config = Arc::clone(&ground.config);
+        }
     }
 
     fn resolve(&mut self, addresses: Addresses) {

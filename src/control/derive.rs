@@ -20,6 +20,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         assignment: live.assignment.clone(),
         rules: preview(route, live).into_iter().chain(route.rules.iter().cloned()).collect(),
         sticky: route.sticky.clone(),
+        salt: route.salt.clone(),
         timeout: route.timeout,
         close_moved_within: route.close_moved_within,
         filters: route.filters.clone(),

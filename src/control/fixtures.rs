@@ -34,6 +34,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         rules: Vec::new(),
         preview: None,
         sticky: None,
+        salt: (*name).to_owned(),
         timeout: Duration::from_secs(15),
         close_moved_within: None,
         filters: None,
@@ -64,6 +65,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         }],
         routes: routes.iter().map(route).collect(),
         provenance: Arc::default(),
+        lists: Vec::new(),
     }
 }
 

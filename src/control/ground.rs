@@ -9,7 +9,7 @@ mod edit;
 
 pub use edit::place_of;
 
-use super::command::{ChangeError, Changed, Installed, Origin, RouteView, WeightChange};
+use super::command::{ChangeError, Changed, Installed, Origin, Relisted, RouteView, WeightChange};
 use super::derive;
 use super::history::{self, Entry, History, Revision, Totals};
 use super::outcomes::Registry;
@@ -146,6 +146,22 @@ impl Ground {
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
         let pools = derive::pools(&self.config, &addresses, &self.outcomes, &previous);
         Some(Ground { addresses: Arc::new(addresses), pools, ..self.clone() })
+    }
+
+    /// The ground state with other lists in its rules; None when they belong to another configuration.
+    pub fn relisted(&self, relisted: &Relisted) -> Option<Ground> {
+        if !Arc::ptr_eq(&self.config, &relisted.config) {
+            return None;
+        }
+        let mut config = Config::clone(&self.config);
+        for (list, file) in &relisted.lists {
+            let rules = config.routes.iter_mut().flat_map(|route| &mut route.rules);
+            rules.for_each(|rule| rule.when.relist(*list, &file.values));
+            let previews = config.routes.iter_mut().filter_map(|route| route.preview.as_mut());
+            previews.for_each(|preview| preview.relist(*list, &file.values));
+            config.lists[*list] = file.clone();
+        }
+        Some(Ground { config: Arc::new(config), ..self.clone() })
     }
 
     /// One route by name.

@@ -149,6 +149,7 @@ mod tests {
             rules: Vec::new(),
             sticky: None,
             timeout: std::time::Duration::from_secs(1),
+            salt: String::new(),
             close_moved_within: None,
             filters: filters.map(Arc::clone),
         }

@@ -8,10 +8,11 @@ use super::forward::Answer;
 use super::headers;
 use crate::routing::request::Unfit;
 use crate::routing::sticky::Fallback;
-use crate::routing::table::Decision;
+use crate::routing::table::{ClientId, Decision};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version};
+use std::time::Duration;
 
 const ALL_BUT_CONNECT: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
@@ -151,13 +152,16 @@ fn give_cookie(headers: &mut HeaderMap, exchange: &Exchange, decision: &Decision
     let Some(id) = decision.new_client_id else { return };
     let route = &exchange.local.published.routing.routes()[exchange.route];
     let Some(Fallback::Cookie { name, ttl }) = route.sticky.as_ref().map(|sticky| &sticky.fallback) else { return };
-    let id = id.to_hex();
-    let id = std::str::from_utf8(&id).expect("hexadecimal digits are text");
-    let secure = if exchange.client.tls { "; Secure" } else { "" };
-    let cookie = format!("{name}={id}; Max-Age={}; Path=/; HttpOnly; SameSite=Lax{secure}", ttl.as_secs());
-    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+    if let Ok(cookie) = HeaderValue::from_str(&id_cookie(name, id, *ttl, exchange.client.tls)) {
         headers.append(header::SET_COOKIE, cookie);
     }
+}
+
+fn id_cookie(name: &str, id: ClientId, ttl: Duration, tls: bool) -> String {
+    let id = id.to_hex();
+    let id = std::str::from_utf8(&id).expect("hexadecimal digits are text");
+    let secure = if tls { "; Secure" } else { "" };
+    format!("{name}={id}; Max-Age={}; Path=/; HttpOnly; SameSite=Lax{secure}", ttl.as_secs())
 }
 
 #[cfg(test)]
@@ -173,5 +177,13 @@ mod tests {
         assert!(answer.body().is_end_stream());
         let empty = to_head(own(""));
         assert!(!empty.headers().contains_key(header::CONTENT_LENGTH) && empty.body().is_end_stream());
+    }
+
+    #[test]
+    fn an_id_s_cookie_is_secure_over_tls_only() {
+        let cookie = |tls| id_cookie("weir_shop", ClientId(0xab), Duration::from_secs(86_400), tls);
+        let plain = "weir_shop=000000000000000000000000000000ab; Max-Age=86400; Path=/; HttpOnly; SameSite=Lax";
+        assert_eq!(cookie(false), plain);
+        assert_eq!(cookie(true), format!("{plain}; Secure"));
     }
 }

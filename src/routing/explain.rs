@@ -5,7 +5,6 @@
 //! afterwards is only why the others did not come to it: routes that do not take the request or are less specific,
 //! rules that do not match.
 
-mod condition;
 mod key;
 mod near;
 
@@ -93,7 +92,7 @@ fn asked_rules(rules: &[Rule], matched: Option<usize>, request: &RequestView<'_>
     let asked = (0..shown).chain(matched).map(|index| Asked {
         name: rules[index].name.clone(),
         matched: matched == Some(index),
-        why: condition::why(&rules[index].when, request),
+        why: rules[index].when.why(request),
     });
     (asked.collect(), before - shown)
 }
@@ -191,6 +190,7 @@ mod tests {
             sticky: None,
             timeout: Duration::from_secs(15),
             filters: None,
+            salt: name.to_owned(),
             close_moved_within: None,
         }
     }

@@ -219,11 +219,12 @@ impl Lengths {
     }
 }
 
-type Map<V> = HashMap<Box<[u8]>, V, BuildHasherDefault<Xxh3>>;
+/// By bytes.
+pub(super) type Map<V> = HashMap<Box<[u8]>, V, BuildHasherDefault<Xxh3>>;
 
 /// XXH3 of keys that are one slice, in one go; the keys in a map are the operator's, so a fixed seed is no danger.
 #[derive(Default)]
-struct Xxh3(u64);
+pub(super) struct Xxh3(u64);
 
 impl Hasher for Xxh3 {
     fn write(&mut self, bytes: &[u8]) {

@@ -4,7 +4,7 @@
 //! [`REGEX_BYTES`]. Matching is unanchored, on bytes. What is said of an expression without a request serves the
 //! warnings about routes that get none, so it errs on the side of silence.
 
-use crate::limits::REGEX_BYTES;
+use crate::limits::{REGEX_BYTES, REGEX_SEARCH_BYTES};
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, ClassBytesRange, ClassUnicodeRange, Dot, Hir, HirKind, Look};
@@ -39,9 +39,14 @@ impl Pattern {
     }
 
     fn build(text: &str, caseless: bool) -> Result<Pattern, PatternError> {
-        let built =
-            RegexBuilder::new(text).case_insensitive(caseless).unicode(!caseless).size_limit(REGEX_BYTES).build();
-        let regex = built.map_err(|error| PatternError(reason(&error)))?;
+        Pattern::sized(text, caseless, REGEX_BYTES).map_err(|error| PatternError(reason(&error)))
+    }
+
+    /// No larger than `size` bytes when compiled.
+    pub fn sized(text: &str, caseless: bool, size: usize) -> Result<Pattern, regex::Error> {
+        let mut builder = RegexBuilder::new(text);
+        builder.case_insensitive(caseless).unicode(!caseless).size_limit(size).dfa_size_limit(REGEX_SEARCH_BYTES);
+        let regex = builder.build()?;
         let head = if text.starts_with('^') { head(text, caseless) } else { String::new() };
         Ok(Pattern(Arc::new(Compiled { regex, caseless, head })))
     }
@@ -203,7 +208,7 @@ fn only_character(class: &Class) -> Option<u8> {
 }
 
 /// The last line of the engine's message, which says what is wrong; the others show where.
-fn reason(error: &regex::Error) -> String {
+pub fn reason(error: &regex::Error) -> String {
     let message = match error {
         regex::Error::CompiledTooBig(_) => return "it is too large when compiled".to_owned(),
         error => error.to_string(),

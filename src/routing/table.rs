@@ -3,6 +3,7 @@
 use super::filters::Filters;
 use super::index::Index;
 use super::matcher::RequestMatch;
+use super::rule::index::{INDEXED_FROM, RuleIndex};
 use super::rule::{Outcome, Rule};
 use super::split::{Assignment, Bucket};
 use super::sticky::{KeyFound, Place, Sticky};
@@ -19,6 +20,8 @@ pub struct Route {
     pub assignment: Assignment,
     pub rules: Vec<Rule>,
     pub sticky: Option<Sticky>,
+    /// Hashed with a client's key: routes of one salt agree on its bucket.
+    pub salt: String,
     /// To the response head.
     pub timeout: Duration,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
@@ -39,6 +42,8 @@ pub struct Variant {
 pub struct RoutingTable {
     routes: Vec<Route>,
     index: Index,
+    /// By route; only those with at least [`INDEXED_FROM`] rules have one.
+    rule_indices: Vec<Option<Box<RuleIndex>>>,
 }
 
 /// What the decision looks at. `path` is without the query.
@@ -96,7 +101,9 @@ const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 impl RoutingTable {
     pub fn new(routes: Vec<Route>) -> RoutingTable {
         let index = Index::new(routes.iter().map(|route| &route.matches));
-        RoutingTable { routes, index }
+        let of_many = |rules: &Vec<Rule>| (rules.len() >= INDEXED_FROM).then(|| Box::new(RuleIndex::new(rules)));
+        let rule_indices = routes.iter().map(|route| of_many(&route.rules)).collect();
+        RoutingTable { routes, index, rule_indices }
     }
 
     pub fn routes(&self) -> &[Route] {
@@ -106,13 +113,29 @@ impl RoutingTable {
     /// The most specific route, its first matching rule or its weights; None when no route matches.
     pub fn route(&self, request: &RequestView<'_>, rng: &mut (impl rand::Rng + ?Sized)) -> Option<Decision> {
         let route = self.index.find(request, |route| &self.routes[route].matches)?;
-        Some(self.routes[route].decide(route, request, rng))
+        let rule = self.first_matching_rule(route, request);
+        Some(self.routes[route].decide(route, rule, request, rng))
+    }
+
+    fn first_matching_rule(&self, route: usize, request: &RequestView<'_>) -> Option<usize> {
+        let rules = &self.routes[route].rules;
+        if rules.len() >= INDEXED_FROM
+            && let Some(index) = &self.rule_indices[route]
+        {
+            return index.first_match(rules, request);
+        }
+        rules.iter().position(|rule| rule.when.matches(request))
     }
 }
 
 impl Route {
-    fn decide(&self, route: usize, request: &RequestView<'_>, rng: &mut (impl rand::Rng + ?Sized)) -> Decision {
-        let rule = self.rules.iter().position(|rule| rule.when.matches(request));
+    fn decide(
+        &self,
+        route: usize,
+        rule: Option<usize>,
+        request: &RequestView<'_>,
+        rng: &mut (impl rand::Rng + ?Sized),
+    ) -> Decision {
         let split = match rule.map(|rule| &self.rules[rule].then) {
             Some(&Outcome::Variant(variant)) => {
                 let new_client_id = self.sticky.as_ref().and_then(|sticky| sticky.new_client_id(request, rng));
@@ -122,7 +145,7 @@ impl Route {
             None => &self.assignment,
         };
         let Place { bucket, key, new_client_id } = match &self.sticky {
-            Some(sticky) => sticky.place(&self.name, request, rng),
+            Some(sticky) => sticky.place(&self.salt, request, rng),
             None => Place::random(rng),
         };
         let variant = split.pick(bucket);
@@ -155,6 +178,7 @@ mod tests {
             assignment: Assignment::starting(&percents(weights)).unwrap(),
             rules: Vec::new(),
             sticky: None,
+            salt: name.to_owned(),
             timeout: Duration::from_secs(15),
             close_moved_within: None,
             filters: None,

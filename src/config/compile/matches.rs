@@ -6,7 +6,6 @@ use crate::config::raw;
 use crate::config::source::{At, listed};
 use crate::routing::cover::{self, Unreachable, Why};
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
-use crate::routing::pattern::Pattern;
 use crate::routing::rule::{Condition, Subject, Test};
 
 impl Checker<'_> {
@@ -26,7 +25,7 @@ impl Checker<'_> {
         self.at_most_one(&[("host", &raw.host), ("host_regex", &raw.host_regex)])?;
         match (&raw.host, &raw.host_regex) {
             (Some(host), _) => self.matched("host", host, HostMatch::parse(&host.value)),
-            (None, Some(regex)) => self.pattern(regex, Pattern::caseless(&regex.value)).map(HostMatch::Regex),
+            (None, Some(regex)) => self.pattern(regex, true).map(HostMatch::Regex),
             (None, None) => Some(HostMatch::Any),
         }
     }
@@ -37,7 +36,7 @@ impl Checker<'_> {
         match (path, path_exact, path_regex) {
             (Some(prefix), _, _) => self.matched("path", prefix, PathMatch::prefix(&prefix.value)),
             (_, Some(exact), _) => self.matched("path_exact", exact, PathMatch::exact(&exact.value)),
-            (_, _, Some(regex)) => self.pattern(regex, Pattern::new(&regex.value)).map(PathMatch::Regex),
+            (_, _, Some(regex)) => self.pattern(regex, false).map(PathMatch::Regex),
             (None, None, None) => Some(PathMatch::default()),
         }
     }
@@ -75,7 +74,7 @@ impl Checker<'_> {
         match self.condition(raw)? {
             Condition::Is(subject, test) => Some((subject, test)),
             // What is read of a match has one subject.
-            Condition::Not(_) | Condition::All(_) | Condition::Any(_) => None,
+            Condition::Ip(_) | Condition::Not(_) | Condition::All(_) | Condition::Any(_) => None,
         }
     }
 

@@ -2,19 +2,17 @@
 
 use super::Checker;
 use super::filters::only_variant;
-use crate::config::cursor::{Named, word};
+use crate::config::cursor::Named;
 use crate::config::model::{RouteConfig, VariantConfig};
 use crate::config::raw;
 use crate::config::source::{At, Place, listed};
 use crate::limits::{BUCKETS, VARIANTS_PER_ROUTE};
 use crate::routing::rule::{Condition, Rule};
 use crate::routing::split::Weight;
-use crate::routing::sticky::{Fallback, KeySource, Sticky};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-const COOKIE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The variants of one route, for what names them.
 pub struct Names<'r> {
@@ -43,6 +41,7 @@ impl Checker<'_> {
         let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
         if !self.findings.has_errors() {
             self.unreachable(raw, &routes);
+            self.groups(raw, &routes);
             self.unused(pools, &routes);
         }
         Some(routes)
@@ -68,8 +67,11 @@ impl Checker<'_> {
         };
         let filters = self.filters(raw, matches.as_ref(), &names);
         let (variants, weights, rules, preview) = versions?;
+        let name = raw.name.as_ref()?.value.clone();
+        let group = raw.sticky.as_ref().and_then(|sticky| sticky.group.as_ref());
         Some(RouteConfig {
-            name: raw.name.as_ref()?.value.clone(),
+            salt: group.map_or_else(|| name.clone(), |group| group.value.clone()),
+            name,
             matches: matches?,
             variants,
             weights,
@@ -219,59 +221,6 @@ impl Checker<'_> {
         };
         self.findings.error(code, place, message).help(help);
         None
-    }
-
-    fn sticky(&mut self, raw: &raw::Sticky, route: Option<&At<String>>) -> Option<Sticky> {
-        let written = raw.keys.as_ref().map(|keys| keys.value.as_slice()).unwrap_or_default();
-        let keys: Vec<_> = written.iter().filter_map(|key| self.key(key)).collect();
-        let fallback = match &raw.fallback {
-            None => Some(2),
-            Some(word_written) => word(self.findings, word_written, "sticky.fallback", &["cookie", "ip", "random"]),
-        };
-        let to_cookie = fallback == Some(0);
-        if let Some(cookie) = &raw.cookie {
-            self.cookie_name(cookie);
-        }
-        for (place, key) in
-            [(raw.cookie.as_ref().map(|cookie| cookie.place), "cookie"), (raw.ttl.as_ref().map(|ttl| ttl.place), "ttl")]
-        {
-            if let Some(place) = place.filter(|_| !to_cookie && fallback.is_some()) {
-                let message = format!("`{key}` has no effect without fallback = \"cookie\"");
-                let finding = self.findings.error("bad-sticky", place, message);
-                finding.help("write fallback = \"cookie\" for an anonymous id in a cookie");
-            }
-        }
-        if raw.keys.as_ref().is_none_or(|keys| keys.value.is_empty()) && fallback == Some(2) {
-            let message = "`sticky` names nothing to know a client by";
-            let help = "write key = [\"header:x-user-id\"], or fallback = \"cookie\" or \"ip\"";
-            self.findings.error("bad-sticky", raw.place, message).help(help);
-        }
-        let fallback = match fallback? {
-            0 => {
-                let name = raw.cookie.as_ref().map(|cookie| cookie.value.clone());
-                let name = name.or_else(|| route.map(|route| format!("weir_{}", route.value)))?;
-                Fallback::Cookie { name, ttl: raw.ttl.as_ref().map_or(COOKIE_TTL, |ttl| ttl.value) }
-            }
-            1 => Fallback::Ip,
-            _ => Fallback::Random,
-        };
-        (keys.len() == written.len()).then_some(Sticky { keys, fallback })
-    }
-
-    fn key(&mut self, written: &At<String>) -> Option<KeySource> {
-        let (kind, name) = written.value.split_once(':').unwrap_or((&written.value, ""));
-        let name = written.with(name.trim().to_owned());
-        match kind {
-            "header" => self.header_name(&name).map(KeySource::Header),
-            "cookie" => self.cookie_name(&name).map(KeySource::Cookie),
-            "query" => self.query_name(&name).map(KeySource::Query),
-            _ => {
-                let message = format!("{} is not a key", written.shown());
-                let help = "write \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
-                self.findings.error("bad-sticky", written.place, message).help(help);
-                None
-            }
-        }
     }
 
     fn unused(&mut self, pools: &[raw::Pool], routes: &[RouteConfig]) {

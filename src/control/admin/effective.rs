@@ -15,6 +15,7 @@ use crate::control::ground::Ground;
 use crate::limits::Limits;
 use crate::routing::filters::Filters;
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+use crate::routing::networks;
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use crate::routing::sticky::{Fallback, KeySource, Sticky};
 use serde_json::{Map, Value, json};
@@ -24,8 +25,18 @@ const MASKED: &str = "***";
 
 /// The whole configuration.
 pub fn effective(ground: &Ground) -> Value {
-    let Config { path, server: at, limits: bounds, admin: api, log: logging, listeners, pools, routes, provenance } =
-        &*ground.config;
+    let Config {
+        path,
+        server: at,
+        limits: bounds,
+        admin: api,
+        log: logging,
+        listeners,
+        pools,
+        routes,
+        provenance,
+        lists: _,
+    } = &*ground.config;
     let included = provenance.files.iter().skip(1).map(|file| shown_path(&file.path));
     let views: Vec<RouteView> = ground.views().collect();
     let routes = routes.iter().zip(&views).map(|(one, view)| route(one, view, pools, provenance));
@@ -151,6 +162,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         close_moved_within,
         preview,
         filters,
+        salt,
     } = config;
     let variants = variants.iter().map(|one| (one.name.clone(), json!(one.pool.map(|pool| &pools[pool].name))));
     json!({
@@ -160,7 +172,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "variants": variants.collect::<Map<_, _>>(),
         "weights": weights(config, file_weights),
         "live": {"generation": view.live.generation, "weights": weights(config, &view.live.weights)},
-        "sticky": keys.as_ref().map(sticky),
+        "sticky": keys.as_ref().map(|keys| sticky(keys, (salt != name).then_some(salt))),
         "timeout": shown_duration(*timeout),
         "filters": filters.as_ref().map(|filters| filter_keys(filters)),
         "preview": preview.as_ref().map(|when| condition(when, provenance)),
@@ -222,12 +234,14 @@ fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
     document
 }
 
-fn sticky(sticky: &Sticky) -> Value {
+fn sticky(sticky: &Sticky, group: Option<&String>) -> Value {
     let Sticky { keys, fallback } = sticky;
     let key = |key: &KeySource| match key {
         KeySource::Header(name) => format!("header:{name}"),
         KeySource::Cookie(name) => format!("cookie:{name}"),
         KeySource::Query(name) => format!("query:{name}"),
+        KeySource::Ip => "ip".to_owned(),
+        KeySource::Jwt(claim) => format!("jwt:{claim}"),
     };
     let mut document = json!({"key": keys.iter().map(key).collect::<Vec<_>>()});
     match fallback {
@@ -238,6 +252,9 @@ fn sticky(sticky: &Sticky) -> Value {
         }
         Fallback::Ip => document["fallback"] = json!("ip"),
         Fallback::Random => document["fallback"] = json!("random"),
+    }
+    if let Some(group) = group {
+        document["group"] = json!(group);
     }
     document
 }
@@ -259,6 +276,7 @@ fn condition(condition: &Condition, provenance: &Provenance) -> Value {
     match condition {
         Condition::All(conditions) => json!({"all": all(conditions)}),
         Condition::Any(conditions) => json!({"any": all(conditions)}),
+        Condition::Ip(networks) => json!({"ip": networks.written().iter().map(networks::shown).collect::<Vec<_>>()}),
         Condition::Not(inner) => json!({"not": self::condition(inner, provenance)}),
         Condition::Is(Subject::Method, Test::Equals(name)) => json!({"method": name}),
         Condition::Is(Subject::Method, Test::In(names)) => json!({"method": names}),
@@ -281,6 +299,8 @@ fn test(test: &Test, provenance: &Provenance) -> (&'static str, Value) {
         Test::Present(present) => ("present", json!(present)),
         Test::Equals(value) => ("equals", text(value)),
         Test::In(values) => ("in", values.iter().map(|value| text(value)).collect()),
+        Test::InList(values) => ("in", values.iter().map(|value| text(&String::from_utf8_lossy(value))).collect()),
+        Test::InFile(file) => ("in_file", json!(&*file.name)),
         Test::Prefix(value) => ("prefix", text(value)),
         Test::Suffix(value) => ("suffix", text(value)),
         Test::Regex(regex) => ("regex", text(regex.as_str())),
