@@ -33,13 +33,14 @@ impl Pattern {
         Pattern::build(text, false)
     }
 
-    /// Minds no case, by Unicode's simple folding.
+    /// Minds no case and knows only ASCII, as host names do.
     pub fn caseless(text: &str) -> Result<Pattern, PatternError> {
         Pattern::build(text, true)
     }
 
     fn build(text: &str, caseless: bool) -> Result<Pattern, PatternError> {
-        let built = RegexBuilder::new(text).case_insensitive(caseless).size_limit(REGEX_BYTES).build();
+        let built =
+            RegexBuilder::new(text).case_insensitive(caseless).unicode(!caseless).size_limit(REGEX_BYTES).build();
         let regex = built.map_err(|error| PatternError(reason(&error)))?;
         let head = if text.starts_with('^') { head(text, caseless) } else { String::new() };
         Ok(Pattern(Arc::new(Compiled { regex, caseless, head })))
@@ -62,18 +63,18 @@ impl Pattern {
     /// A pattern that takes the same texts, and with each also every text that goes on after it: `^/v1` for
     /// `^/v1.*$`, none for `^/v1$`. Texts are UTF-8 without line breaks.
     pub fn open_ended(&self) -> Option<Pattern> {
-        let mut parts = parts(self.as_str(), self.0.caseless)?;
-        if let [.., rest, end] = parts.as_slice()
-            && is_end(end)
-            && let Some(least) = least_of_anything(rest)
-        {
-            parts.truncate(parts.len() - 2);
-            parts.extend((0..least).map(|_| Hir::dot(Dot::AnyChar)));
-        }
-        let open = Hir::concat(parts);
+        let parts = parts(self.as_str(), self.0.caseless)?;
         let looks_back = |look| matches!(look, Look::Start | Look::StartLF);
+        let ends_open = |parts: &[Hir]| parts.iter().all(|part| part.properties().look_set().iter().all(looks_back));
+        if ends_open(&parts) {
+            return Some(self.clone());
+        }
+        let [before @ .., rest, end] = parts.as_slice() else { return None };
+        let least = least_of_anything(rest).filter(|_| is_end(end) && ends_open(before))?;
+        let anything = (0..least).map(|_| Hir::dot(Dot::AnyChar));
+        let open = Hir::concat(before.iter().cloned().chain(anything).collect());
         // The tree prints what the flags mean in full, so they are not given again.
-        open.properties().look_set().iter().all(looks_back).then(|| Pattern::new(&open.to_string()).ok())?
+        Pattern::new(&open.to_string()).ok()
     }
 
     /// What every text that it takes certainly ends in, in lower case; texts are ASCII in lower case.
@@ -89,7 +90,8 @@ impl Pattern {
 
 /// The expression's tree, taken apart where one thing follows another.
 fn parts(text: &str, caseless: bool) -> Option<Vec<Hir>> {
-    let tree = ParserBuilder::new().utf8(false).case_insensitive(caseless).build().parse(text).ok()?;
+    let tree =
+        ParserBuilder::new().utf8(false).unicode(!caseless).case_insensitive(caseless).build().parse(text).ok()?;
     Some(match tree.kind() {
         HirKind::Concat(parts) => parts.clone(),
         _ => vec![tree],
