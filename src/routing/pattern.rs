@@ -68,18 +68,18 @@ impl Pattern {
     /// A pattern that takes the same texts, and with each also every text that goes on after it: `^/v1` for
     /// `^/v1.*$`, none for `^/v1$`. Texts are UTF-8 without line breaks.
     pub fn open_ended(&self) -> Option<Pattern> {
-        let mut parts = parts(self.as_str(), self.0.caseless)?;
-        if let [.., rest, end] = parts.as_slice()
-            && is_end(end)
-            && let Some(least) = least_of_anything(rest)
-        {
-            parts.truncate(parts.len() - 2);
-            parts.extend((0..least).map(|_| Hir::dot(Dot::AnyChar)));
-        }
-        let open = Hir::concat(parts);
+        let parts = parts(self.as_str(), self.0.caseless)?;
         let looks_back = |look| matches!(look, Look::Start | Look::StartLF);
+        let ends_open = |parts: &[Hir]| parts.iter().all(|part| part.properties().look_set().iter().all(looks_back));
+        if ends_open(&parts) {
+            return Some(self.clone());
+        }
+        let [before @ .., rest, end] = parts.as_slice() else { return None };
+        let least = least_of_anything(rest).filter(|_| is_end(end) && ends_open(before))?;
+        let anything = (0..least).map(|_| Hir::dot(Dot::AnyChar));
+        let open = Hir::concat(before.iter().cloned().chain(anything).collect());
         // The tree prints what the flags mean in full, so they are not given again.
-        open.properties().look_set().iter().all(looks_back).then(|| Pattern::new(&open.to_string()).ok())?
+        Pattern::new(&open.to_string()).ok()
     }
 
     /// What every text that it takes certainly ends in, in lower case; texts are ASCII in lower case.
