@@ -2,6 +2,7 @@
 
 mod index;
 pub mod matcher;
+pub mod mirror;
 pub mod rule;
 pub mod split;
 pub mod sticky;

@@ -2,6 +2,7 @@
 //! defaults. Goes on after an error, so that one check shows them all.
 
 mod listen;
+mod mirror;
 mod pools;
 mod routes;
 mod rules;

@@ -1,7 +1,7 @@
 //! The configuration as the rest of Weir takes it: valid by construction, names resolved, defaults filled in.
 
 use crate::limits::Limits;
-use crate::routing::{matcher::RequestMatch, rule::Rule, split::Weight, sticky::Sticky};
+use crate::routing::{matcher::RequestMatch, mirror::Mirror, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -107,6 +107,7 @@ pub struct RouteConfig {
     pub rules: Vec<Rule>,
     pub sticky: Option<Sticky>,
     pub timeout: Duration,
+    pub mirror: Option<Mirror>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -123,6 +123,7 @@ pub struct Route {
     pub sticky: Option<Sticky>,
     pub timeout: Option<At<Duration>>,
     pub rules: Vec<Rule>,
+    pub mirror: Option<Mirror>,
 }
 
 #[derive(Debug)]
@@ -147,6 +148,14 @@ pub struct Sticky {
     pub fallback: Option<At<String>>,
     pub cookie: Option<At<String>>,
     pub ttl: Option<At<Duration>>,
+}
+
+#[derive(Debug)]
+pub struct Mirror {
+    pub pool: Option<At<String>>,
+    pub percent: Option<At<f64>>,
+    pub max_body: Option<At<Size>>,
+    pub timeout: Option<At<Duration>>,
 }
 
 #[derive(Debug)]
@@ -399,6 +408,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         sticky,
         timeout: table.duration(cx, "timeout", POSITIVE),
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
+        mirror: table.table(cx, "mirror").map(|table| mirror(cx, table)),
     };
     table.finish(cx);
     route
@@ -430,6 +440,18 @@ fn sticky(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Sticky {
     };
     table.finish(cx);
     sticky
+}
+
+fn mirror(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Mirror {
+    table.require(cx, "pool", "\"shop-v3\"");
+    let mirror = Mirror {
+        pool: table.string(cx, "pool"),
+        percent: table.number(cx, "percent"),
+        max_body: table.size(cx, "max_body"),
+        timeout: table.duration(cx, "timeout", POSITIVE),
+    };
+    table.finish(cx);
+    mirror
 }
 
 fn rule(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Rule {

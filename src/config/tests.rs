@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod mirror;
+
 /// What every test file needs beside what it tests.
 const BASE: &str = "[server]\nstate_dir = \"s\"\n[[listener]]\nname = \"http\"\nbind = \"127.0.0.1:8080\"\n\
                     [pool.a]\ntargets = [\"127.0.0.1:1\"]\n[pool.b]\ntargets = [\"127.0.0.1:2\"]\n";

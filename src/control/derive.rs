@@ -3,8 +3,9 @@
 
 use super::ground::{Addresses, Ground};
 use super::outcomes::{Registry, target_name};
+use crate::boundary::mirror::Mirroring;
 use crate::boundary::table::{Pool, Published, Settings, Target};
-use crate::config::{Config, PoolConfig, TargetAddr};
+use crate::config::{Config, PoolConfig, RouteConfig, TargetAddr};
 use crate::routing::table::{Route, RoutingTable, Variant};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,8 +27,21 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         routing: RoutingTable::new(routes.collect()),
         pools: ground.pools.to_vec(),
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
+        mirrors: mirrors(config, &ground.outcomes),
         settings: Settings { trusted_proxies: config.server.trusted_proxies.clone(), limits: config.limits },
     }
+}
+
+/// Each route's mirror.
+fn mirrors(config: &Config, outcomes: &Registry) -> Vec<Option<Box<Mirroring>>> {
+    let mut serving = vec![false; config.pools.len()];
+    config.routes.iter().flat_map(|route| &route.variants).for_each(|variant| serving[variant.pool] = true);
+    let mirroring = |route: &RouteConfig| {
+        let mirror = route.mirror.clone()?;
+        let shares_pool = serving[mirror.pool];
+        Some(Box::new(Mirroring { mirror, shares_pool, outcomes: outcomes.mirror(&route.name) }))
+    };
+    config.routes.iter().map(mirroring).collect()
 }
 
 /// The configuration's pools. One that is configured and resolved as it was before is the same `Arc`.

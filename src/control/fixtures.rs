@@ -34,6 +34,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         rules: Vec::new(),
         sticky: None,
         timeout: Duration::from_secs(15),
+        mirror: None,
     };
     Config {
         path: "/nowhere/weir.toml".into(),

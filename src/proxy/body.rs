@@ -8,9 +8,11 @@ use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::io::Driving;
+use super::mirror::{self, Copy};
 use super::upstream::{Lease, quiet};
 use crate::boundary::outcomes::Reason;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::cell::Cell;
@@ -90,7 +92,35 @@ impl Drop for Upload {
 /// A request's body as the target's connection reads it.
 pub(super) enum RequestBody {
     Empty,
-    Client { incoming: Incoming, upload: Rc<Upload> },
+    /// `copy` is for the route's mirror.
+    Client {
+        incoming: Incoming,
+        upload: Rc<Upload>,
+        copy: Option<Box<Copy>>,
+    },
+    /// In memory already.
+    Whole(Box<Whole>),
+}
+
+pub(super) struct Whole {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Whole {
+    pub(super) fn new(data: Vec<u8>, trailers: Option<HeaderMap>) -> Whole {
+        Whole { data: Some(Bytes::from(data)).filter(|data| !data.is_empty()), trailers }
+    }
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        let data = self.data.take().map(Frame::data);
+        data.or_else(|| self.trailers.take().map(Frame::trailers))
+    }
+    fn size_hint(&self) -> SizeHint {
+        match self.trailers {
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.data.as_ref().map_or(0, Bytes::len) as u64),
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -98,8 +128,10 @@ impl Body for RequestBody {
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let RequestBody::Client { incoming, upload } = self.get_mut() else {
-            return Poll::Ready(None);
+        let (incoming, upload, copy) = match self.get_mut() {
+            RequestBody::Client { incoming, upload, copy } => (incoming, upload, copy),
+            RequestBody::Whole(whole) => return Poll::Ready(whole.next().map(Ok)),
+            RequestBody::Empty => return Poll::Ready(None),
         };
         if upload.held.get() {
             return Poll::Pending;
@@ -110,6 +142,7 @@ impl Body for RequestBody {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => {
                 upload.finish();
+                mirror::launch(copy.take());
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(_))) => {
@@ -127,8 +160,12 @@ impl Body for RequestBody {
                 }
             }
         }
+        if copy.is_some() {
+            mirror::collect(copy, &frame);
+        }
         if incoming.is_end_stream() {
             upload.finish();
+            mirror::launch(copy.take());
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -137,6 +174,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => true,
             RequestBody::Client { incoming, .. } => incoming.is_end_stream(),
+            RequestBody::Whole(whole) => whole.data.is_none() && whole.trailers.is_none(),
         }
     }
 
@@ -144,6 +182,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Client { incoming, .. } => incoming.size_hint(),
+            RequestBody::Whole(whole) => whole.size_hint(),
         }
     }
 }
@@ -256,7 +295,7 @@ async fn finish_upload(mut lease: Lease, upload: Rc<Upload>) {
 }
 
 /// The next piece of the answer; drives the target's connection when there is none yet.
-fn poll_target(
+pub(super) fn poll_target(
     incoming: &mut Incoming,
     lease: &mut Option<Lease>,
     cx: &mut Context<'_>,

@@ -3,6 +3,7 @@
 //! One pass over the names finds what a request has; only what is there is looked up again. Most requests have
 //! nothing to remove.
 
+use crate::routing::mirror::X_WEIR_MIRROR;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use rand::{Rng, RngExt};
 use std::net::IpAddr;
@@ -51,6 +52,8 @@ struct Found {
     /// `Forwarded`, `X-Real-IP` or any `X-Forwarded-*`.
     forwarding: bool,
     request_id: bool,
+    /// `X-Weir-Mirror`.
+    mirror: bool,
 }
 
 fn look(headers: &HeaderMap) -> Found {
@@ -65,6 +68,7 @@ fn look(headers: &HeaderMap) -> Found {
                 if name.as_str().starts_with('x') {
                     found.forwarding |= is_forwarding(name.as_str());
                     found.request_id |= *name == X_REQUEST_ID;
+                    found.mirror |= is_mirror(name.as_str());
                 } else {
                     found.other_hop_by_hop |= *name == KEEP_ALIVE || *name == PROXY_CONNECTION;
                 }
@@ -84,7 +88,10 @@ pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> Hea
         headers.insert(header::TE, TRAILERS);
     }
     if found.forwarding && !hop.trusted {
-        strip_forwarding(headers);
+        strip(headers, |name| name == "forwarded" || is_forwarding(name));
+    }
+    if found.mirror && !hop.trusted {
+        strip(headers, is_mirror);
     }
     add_forwarding(headers, hop);
     append_to_list(headers, header::VIA, VIA);
@@ -181,19 +188,26 @@ fn is_kept(name: &HeaderName) -> bool {
 
 /// `X-Forwarded-*` or `X-Real-IP`, also with underscores: servers behind CGI take one for the other.
 fn is_forwarding(name: &str) -> bool {
+    begins(name, "x-forwarded-") || (begins(name, "x-real-ip") && name.len() == "x-real-ip".len())
+}
+
+/// What only Weir may say: that a request is a copy.
+fn is_mirror(name: &str) -> bool {
+    name.len() == X_WEIR_MIRROR.as_str().len() && begins(name, X_WEIR_MIRROR.as_str())
+}
+
+fn begins(name: &str, with: &str) -> bool {
     let same = |(a, b): (u8, u8)| a == b || (a == b'_' && b == b'-');
-    let begins = |with: &str| name.len() >= with.len() && name.bytes().zip(with.bytes()).all(same);
-    begins("x-forwarded-") || (begins("x-real-ip") && name.len() == "x-real-ip".len())
+    name.len() >= with.len() && name.bytes().zip(with.bytes()).all(same)
 }
 
 fn lists_trailers(value: &HeaderValue) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// What a client that is no trusted proxy says of earlier hops is not believed.
-fn strip_forwarding(headers: &mut HeaderMap) {
-    let names: Vec<HeaderName> =
-        headers.keys().filter(|name| **name == header::FORWARDED || is_forwarding(name.as_str())).cloned().collect();
+/// What a client that is no trusted proxy says of earlier hops, or as if it were Weir, is not believed.
+fn strip(headers: &mut HeaderMap, is_meant: fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_meant(name.as_str())).cloned().collect();
     for name in names {
         headers.remove(name);
     }

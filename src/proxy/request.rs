@@ -4,6 +4,7 @@ use super::body::{RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::mirror::{self, Copy};
 use super::{forward, headers, respond};
 use crate::routing::table::{Decision, RequestView};
 use http::header::{self, HeaderValue};
@@ -36,15 +37,20 @@ pub(super) async fn serve(
     let place = (decision.route, decision.variant, decision.forced);
     let exchange = Exchange::begin(Rc::clone(&client), local, place, started);
 
+    let mirrored = mirror::takes(&exchange, &parts.headers);
     let id = headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
-    let (body, upload) = match upload(&client, &mut parts, incoming) {
+    let (mut body, upload) = match upload(&client, &mut parts, incoming) {
         Ok(body) => body,
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
     };
     parts.version = Version::HTTP_11;
+    let mut copy = if mirrored { Copy::begin(&exchange, &parts, &body) } else { None };
+    if let RequestBody::Client { copy: of_body, .. } = &mut body {
+        *of_body = copy.take();
+    }
     let handed_over = Instant::now();
     client.worker.shard().overhead.observe_us(micros(handed_over - started));
-    Ok(match forward::send(&exchange, Request::from_parts(parts, body), upload, handed_over).await {
+    Ok(match forward::send(&exchange, Request::from_parts(parts, body), upload, copy, handed_over).await {
         Ok(answer) => respond::relay(exchange, answer, &decision),
         Err(failure) => respond::failed(exchange, failure, &id, &decision),
     })
@@ -114,5 +120,5 @@ fn upload(
         // Said outright: hyper takes a GET without a length for one without a body.
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    Ok((RequestBody::Client { incoming, upload: Rc::clone(&upload) }, Some(upload)))
+    Ok((RequestBody::Client { incoming, upload: Rc::clone(&upload), copy: None }, Some(upload)))
 }

@@ -53,6 +53,11 @@ impl Checker<'_> {
             Some(sticky) => self.sticky(sticky, raw.name.as_ref()).map(Some),
             None => Some(None),
         };
+        let timeout = raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value);
+        let mirror = match &raw.mirror {
+            Some(mirror) => self.mirror(mirror, &raw.path, by_name, timeout).map(Some),
+            None => Some(None),
+        };
         // Without variants there is nothing to hold weights and rules against.
         let variants = raw.variants.as_ref()?;
         let names =
@@ -67,7 +72,8 @@ impl Checker<'_> {
             weights: weights?,
             rules: rules?,
             sticky: sticky?,
-            timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value),
+            timeout,
+            mirror: mirror?,
         })
     }
 
@@ -289,7 +295,9 @@ impl Checker<'_> {
     }
 
     fn unused(&mut self, pools: &[raw::Pool], routes: &[RouteConfig]) {
-        let used: HashSet<usize> = routes.iter().flat_map(|route| &route.variants).map(|one| one.pool).collect();
+        let of_variants = routes.iter().flat_map(|route| &route.variants).map(|one| one.pool);
+        let of_mirrors = routes.iter().filter_map(|route| route.mirror.as_ref()).map(|mirror| mirror.pool);
+        let used: HashSet<usize> = of_variants.chain(of_mirrors).collect();
         for (index, pool) in pools.iter().enumerate() {
             if !used.contains(&index) {
                 let message = format!("no route uses pool.{}", pool.name.value);

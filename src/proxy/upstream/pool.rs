@@ -19,6 +19,14 @@ pub(in crate::proxy) struct LocalPool {
     clock: Rc<Clock>,
 }
 
+/// What a request does when the worker has all the connections that it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum AtCap {
+    /// Waits for one, at most `queue_timeout`.
+    Queue,
+    GiveUp,
+}
+
 impl LocalPool {
     /// `before` is the pool of the same name in the last table: targets that stay keep their connections.
     pub(in crate::proxy) fn new(
@@ -44,9 +52,29 @@ impl LocalPool {
         self.targets.iter().for_each(|target| target.sweep(now));
     }
 
+    /// No target can be connected to, or none could a moment ago.
+    pub(in crate::proxy) fn is_down(&self) -> bool {
+        self.targets.iter().all(|target| !target.has_address() || target.is_failing())
+    }
+
+    /// A mirror's copy may have a connection. Where the pool serves a variant, too, copies get half of them.
+    pub(in crate::proxy) fn copy_place(&self, shares_pool: bool) -> Option<CopyPlace> {
+        let limit = self.capacity.limit.get() / if shares_pool { 2 } else { 1 };
+        let copies = &self.capacity.copies;
+        (copies.get() < limit).then(|| {
+            copies.set(copies.get() + 1);
+            CopyPlace(Rc::clone(&self.capacity))
+        })
+    }
+
     /// A connection for one request: an idle one of the chosen target, or a new one, within the worker's share. No
     /// later than `end`.
-    pub(in crate::proxy) async fn lease(&self, end: Tick, rng: &RefCell<SmallRng>) -> Result<Lease, Failure> {
+    pub(in crate::proxy) async fn lease(
+        &self,
+        end: Tick,
+        rng: &RefCell<SmallRng>,
+        at_cap: AtCap,
+    ) -> Result<Lease, Failure> {
         if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
             return Err(Failure::NoTarget);
         }
@@ -64,6 +92,9 @@ impl LocalPool {
             }
             let Some(place) = self.place() else {
                 drop(busy);
+                if at_cap == AtCap::GiveUp {
+                    return Err(Failure::Queue);
+                }
                 let deadline = queued.get_or_insert_with(|| {
                     let deadline = Watch::new(&self.clock);
                     deadline.due_at(self.clock.now().after(self.shared.queue_timeout).min(end));
@@ -129,6 +160,8 @@ impl LocalPool {
 pub(in crate::proxy) struct Capacity {
     open: Cell<usize>,
     limit: Cell<usize>,
+    /// Mirrors' copies that have a connection or are getting one.
+    copies: Cell<usize>,
     queue: RefCell<VecDeque<Rc<Turn>>>,
 }
 
@@ -190,6 +223,15 @@ impl Drop for Waiting<'_> {
         if self.turn.came.get() {
             self.capacity.wake_next();
         }
+    }
+}
+
+/// A copy's place among those that the pool takes at once.
+pub(in crate::proxy) struct CopyPlace(Rc<Capacity>);
+
+impl Drop for CopyPlace {
+    fn drop(&mut self) {
+        self.0.copies.set(self.0.copies.get() - 1);
     }
 }
 
