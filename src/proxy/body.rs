@@ -163,7 +163,8 @@ impl Body for RequestBody {
         if copy.is_some() {
             mirror::collect(copy, &frame);
         }
-        if incoming.is_end_stream() {
+        // hyper takes trailers for the end and does not ask for what comes after.
+        if frame.is_trailers() || incoming.is_end_stream() {
             upload.finish();
             mirror::launch(copy.take());
         }
@@ -242,7 +243,8 @@ impl Body for ResponseBody {
         };
         match frame {
             Some(Ok(frame)) => {
-                if matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream()) {
+                let ended = matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream());
+                if ended || frame.is_trailers() {
                     body.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))

@@ -298,12 +298,22 @@ mod tests {
             ("forwarded", "for=1.2.3.4"),
             ("x-real-ip", "1.2.3.4"),
             ("x-request-id", "mine"),
+            ("x-weir-mirror", "shop"),
+            ("x-weir_mirror", "shop"),
         ];
         let headers = sent(&lines, false);
         assert_eq!(values(&headers, "x-forwarded-for"), ["192.0.2.7"]);
         assert_eq!(values(&headers, "x-forwarded-proto"), ["http"]);
         assert_eq!(values(&headers, "x-forwarded-host"), ["shop"]);
-        for gone in ["x-forwarded-port", "forwarded", "x-real-ip", "x_forwarded_for", "x-forwarded_host"] {
+        for gone in [
+            "x-forwarded-port",
+            "forwarded",
+            "x-real-ip",
+            "x_forwarded_for",
+            "x-forwarded_host",
+            "x-weir-mirror",
+            "x-weir_mirror",
+        ] {
             assert!(!headers.contains_key(gone), "{gone}");
         }
         assert_eq!(values(&headers, "x-request-id")[0].len(), 32);
@@ -319,6 +329,7 @@ mod tests {
             ("x-forwarded-host", "shop"),
             ("x-request-id", "theirs"),
             ("via", "1.1 edge"),
+            ("x-weir-mirror", "shop"),
         ];
         let headers = sent(&lines, true);
         assert_eq!(values(&headers, "x-forwarded-for"), ["1.2.3.4, 10.0.0.1, 192.0.2.7"]);
@@ -326,6 +337,7 @@ mod tests {
         assert_eq!(values(&headers, "x-forwarded-host"), ["shop"]);
         assert_eq!(values(&headers, "x-request-id"), ["theirs"]);
         assert_eq!(values(&headers, "via"), ["1.1 edge, 1.1 weir"]);
+        assert_eq!(values(&headers, "x-weir-mirror"), ["shop"]);
     }
 
     #[test]

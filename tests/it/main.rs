@@ -12,6 +12,7 @@ mod failures;
 mod headers;
 mod limits;
 mod live;
+mod mirror;
 mod reload;
 mod routing;
 mod state;
