@@ -8,7 +8,7 @@ use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::io::Driving;
-use super::mirror::{self, Copy};
+use super::mirror::{self, RequestCopy};
 use super::upstream::{Lease, quiet};
 use crate::boundary::outcomes::Reason;
 use bytes::Bytes;
@@ -96,7 +96,7 @@ pub(super) enum RequestBody {
     Client {
         incoming: Incoming,
         upload: Rc<Upload>,
-        copy: Option<Box<Copy>>,
+        copy: Option<Box<RequestCopy>>,
     },
     /// In memory already.
     Whole(Box<Whole>),

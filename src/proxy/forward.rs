@@ -6,7 +6,7 @@ use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::headers;
-use super::mirror::{self, Copy};
+use super::mirror::{self, RequestCopy};
 use super::upstream::pool::AtCap;
 use super::upstream::{self, Lease, Sent};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -35,7 +35,7 @@ pub(super) async fn send(
     exchange: &Exchange,
     mut request: Request<RequestBody>,
     upload: Option<Rc<Upload>>,
-    mut copy: Option<Box<Copy>>,
+    mut copy: Option<Box<RequestCopy>>,
     handed_over: Instant,
 ) -> Result<Answer, Failure> {
     let local = Rc::clone(&exchange.local);

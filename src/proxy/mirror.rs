@@ -67,7 +67,7 @@ pub(super) fn takes(exchange: &Exchange, headers: &HeaderMap) -> bool {
 }
 
 /// A copy from its request's head to the end of the mirror's answer. Counted once, when it is dropped.
-pub(super) struct Copy {
+pub(super) struct RequestCopy {
     worker: Rc<Worker>,
     local: Rc<Local>,
     route: usize,
@@ -83,9 +83,9 @@ pub(super) struct Copy {
     outcome: Copied,
 }
 
-impl Copy {
+impl RequestCopy {
     /// Takes the head as it goes to the target. None, counted, where the copy could not be sent anyway.
-    pub(super) fn begin(exchange: &Exchange, parts: &request::Parts, body: &RequestBody) -> Option<Box<Copy>> {
+    pub(super) fn begin(exchange: &Exchange, parts: &request::Parts, body: &RequestBody) -> Option<Box<RequestCopy>> {
         let (worker, local) = (&exchange.client.worker, &exchange.local);
         let to = local.published.mirrors[exchange.route].as_ref()?;
         let count = |copied: Copied| to.outcomes.shards[worker.id].copies[copied as usize].add(1);
@@ -102,7 +102,7 @@ impl Copy {
             count(Copied::Overload);
             return None;
         }
-        let mut copy = Box::new(Copy {
+        let mut copy = Box::new(RequestCopy {
             worker: Rc::clone(worker),
             local: Rc::clone(local),
             route: exchange.route,
@@ -180,7 +180,7 @@ impl Copy {
     }
 }
 
-impl Drop for Copy {
+impl Drop for RequestCopy {
     fn drop(&mut self) {
         self.worker.mirrors.leave(self.held);
         self.to().outcomes.shards[self.worker.id].copies[self.outcome as usize].add(1);
@@ -188,7 +188,7 @@ impl Drop for Copy {
 }
 
 /// Takes a piece of the body along, or drops the copy where that exceeds a bound.
-pub(super) fn collect(copy: &mut Option<Box<Copy>>, frame: &Frame<Bytes>) {
+pub(super) fn collect(copy: &mut Option<Box<RequestCopy>>, frame: &Frame<Bytes>) {
     let Some(taken) = copy else { return };
     if let Err(outcome) = taken.add(frame) {
         taken.outcome = outcome;
@@ -197,13 +197,13 @@ pub(super) fn collect(copy: &mut Option<Box<Copy>>, frame: &Frame<Bytes>) {
 }
 
 /// Sends the copy in a task of its own, which does not begin before the running one has gone as far as it can.
-pub(super) fn launch(copy: Option<Box<Copy>>) {
+pub(super) fn launch(copy: Option<Box<RequestCopy>>) {
     if let Some(copy) = copy {
         drop(tokio::task::spawn_local(send(copy)));
     }
 }
 
-async fn send(mut copy: Box<Copy>) {
+async fn send(mut copy: Box<RequestCopy>) {
     copy.outcome = Copied::Failed;
     let deadline = Watch::new(&copy.worker.clock);
     let end = copy.worker.clock.now().after(copy.to().mirror.timeout);
@@ -212,7 +212,7 @@ async fn send(mut copy: Box<Copy>) {
     copy.outcome = outcome.unwrap_or(Copied::Failed);
 }
 
-async fn exchange(copy: &mut Copy, end: Tick) -> Copied {
+async fn exchange(copy: &mut RequestCopy, end: Tick) -> Copied {
     let mut request = copy.request();
     let to = copy.to();
     let pool = &copy.local.pools[to.mirror.pool];

@@ -4,7 +4,7 @@ use super::body::{RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
-use super::mirror::{self, Copy};
+use super::mirror::{self, RequestCopy};
 use super::{forward, headers, respond};
 use crate::routing::table::{Decision, RequestView};
 use http::header::{self, HeaderValue};
@@ -44,7 +44,7 @@ pub(super) async fn serve(
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
     };
     parts.version = Version::HTTP_11;
-    let mut copy = if mirrored { Copy::begin(&exchange, &parts, &body) } else { None };
+    let mut copy = if mirrored { RequestCopy::begin(&exchange, &parts, &body) } else { None };
     if let RequestBody::Client { copy: of_body, .. } = &mut body {
         *of_body = copy.take();
     }
