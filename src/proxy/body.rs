@@ -37,6 +37,8 @@ pub(super) struct Upload {
     starved: Cell<bool>,
     failure: Cell<Option<Failure>>,
     left: Cell<u64>,
+    /// For the route's mirror.
+    copy: Cell<Option<Box<RequestCopy>>>,
 }
 
 impl Upload {
@@ -50,7 +52,11 @@ impl Upload {
             starved: Cell::new(true),
             failure: Cell::new(None),
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
+            copy: Cell::new(None),
         })
+    }
+    pub(super) fn take_along(&self, copy: Option<Box<RequestCopy>>) {
+        self.copy.set(copy);
     }
     pub(super) fn sent_by(&self, cx: &Context<'_>) {
         self.task.by(cx);
@@ -77,6 +83,11 @@ impl Upload {
             self.client.uploads.set(self.client.uploads.get() - 1);
         }
     }
+    /// All of it has gone on to the target.
+    fn complete(&self) {
+        self.finish();
+        mirror::launch(self.copy.take());
+    }
 }
 
 impl Drop for Upload {
@@ -92,11 +103,9 @@ impl Drop for Upload {
 /// A request's body as the target's connection reads it.
 pub(super) enum RequestBody {
     Empty,
-    /// `copy` is for the route's mirror.
     Client {
         incoming: Incoming,
         upload: Rc<Upload>,
-        copy: Option<Box<RequestCopy>>,
     },
     /// In memory already.
     Whole(Box<Whole>),
@@ -128,8 +137,8 @@ impl Body for RequestBody {
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let (incoming, upload, copy) = match self.get_mut() {
-            RequestBody::Client { incoming, upload, copy } => (incoming, upload, copy),
+        let (incoming, upload) = match self.get_mut() {
+            RequestBody::Client { incoming, upload } => (incoming, upload),
             RequestBody::Whole(whole) => return Poll::Ready(whole.next().map(Ok)),
             RequestBody::Empty => return Poll::Ready(None),
         };
@@ -141,8 +150,7 @@ impl Body for RequestBody {
         let frame = match next {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => {
-                upload.finish();
-                mirror::launch(copy.take());
+                upload.complete();
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(_))) => {
@@ -160,13 +168,12 @@ impl Body for RequestBody {
                 }
             }
         }
-        if copy.is_some() {
-            mirror::collect(copy, &frame);
+        if let Some(copy) = upload.copy.take() {
+            upload.copy.set(mirror::collect(copy, &frame));
         }
         // hyper takes trailers for the end and does not ask for what comes after.
         if frame.is_trailers() || incoming.is_end_stream() {
-            upload.finish();
-            mirror::launch(copy.take());
+            upload.complete();
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -297,6 +304,7 @@ async fn finish_upload(mut lease: Lease, upload: Rc<Upload>) {
 }
 
 /// The next piece of the answer; drives the target's connection when there is none yet.
+#[inline(always)]
 pub(super) fn poll_target(
     incoming: &mut Incoming,
     lease: &mut Option<Lease>,

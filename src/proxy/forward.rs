@@ -7,7 +7,7 @@ use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::headers;
 use super::mirror::{self, RequestCopy};
-use super::upstream::pool::AtCap;
+use super::upstream::pool::QUEUE;
 use super::upstream::{self, Lease, Sent};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Method, Request, StatusCode};
@@ -52,7 +52,7 @@ pub(super) async fn send(
     interim::expect(&mut request);
     let mut closed_fresh = false;
     loop {
-        let mut lease = waiting.for_lease(pool.lease(waiting.end, &exchange.client.worker.rng, AtCap::Queue)).await?;
+        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &exchange.client.worker.rng)).await?;
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         let again = (lease.may_be_stale() && is_repeatable(&request)).then(|| second(&request));
@@ -96,6 +96,7 @@ pub(super) async fn send(
 
 /// Neither a protocol switch that nobody asked for, nor a body whose length two parsers could read differently
 /// (RFC 9112 §6.3).
+#[inline(always)]
 pub(super) fn can_be_passed_on<B>(response: &http::Response<B>) -> bool {
     let headers = response.headers();
     let ambiguous = headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
@@ -111,6 +112,7 @@ fn describe<B>(response: &http::Response<B>) -> &'static str {
 }
 
 /// An HTTP/1.0 client may name no host; the target's own name stands in.
+#[inline(always)]
 pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
     if request.headers().contains_key(http::header::HOST) {
         return;

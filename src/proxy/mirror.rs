@@ -13,7 +13,7 @@ use super::clock::{Tick, Watch};
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::forward::{can_be_passed_on, name_host};
-use super::upstream::pool::AtCap;
+use super::upstream::pool::GIVE_UP;
 use super::upstream::{Lease, Sent, within};
 use super::worker::{Local, Worker};
 use crate::boundary::mirror::{Copied, Mirroring};
@@ -85,6 +85,7 @@ pub(super) struct RequestCopy {
 
 impl RequestCopy {
     /// Takes the head as it goes to the target. None, counted, where the copy could not be sent anyway.
+    #[cold]
     pub(super) fn begin(exchange: &Exchange, parts: &request::Parts, body: &RequestBody) -> Option<Box<RequestCopy>> {
         let (worker, local) = (&exchange.client.worker, &exchange.local);
         let to = local.published.mirrors[exchange.route].as_ref()?;
@@ -188,19 +189,27 @@ impl Drop for RequestCopy {
 }
 
 /// Takes a piece of the body along, or drops the copy where that exceeds a bound.
-pub(super) fn collect(copy: &mut Option<Box<RequestCopy>>, frame: &Frame<Bytes>) {
-    let Some(taken) = copy else { return };
-    if let Err(outcome) = taken.add(frame) {
-        taken.outcome = outcome;
-        *copy = None;
+#[cold]
+pub(super) fn collect(mut copy: Box<RequestCopy>, frame: &Frame<Bytes>) -> Option<Box<RequestCopy>> {
+    match copy.add(frame) {
+        Ok(()) => Some(copy),
+        Err(outcome) => {
+            copy.outcome = outcome;
+            None
+        }
     }
 }
 
 /// Sends the copy in a task of its own, which does not begin before the running one has gone as far as it can.
 pub(super) fn launch(copy: Option<Box<RequestCopy>>) {
     if let Some(copy) = copy {
-        drop(tokio::task::spawn_local(send(copy)));
+        spawn(copy);
     }
+}
+
+#[cold]
+fn spawn(copy: Box<RequestCopy>) {
+    drop(tokio::task::spawn_local(send(copy)));
 }
 
 async fn send(mut copy: Box<RequestCopy>) {
@@ -219,7 +228,7 @@ async fn exchange(copy: &mut RequestCopy, end: Tick) -> Copied {
     let Some(_place) = pool.copy_place(to.shares_pool) else { return Copied::Overload };
     let mut closed_fresh = false;
     loop {
-        let mut lease = match pool.lease(end, &copy.worker.rng, AtCap::GiveUp).await {
+        let mut lease = match pool.lease::<GIVE_UP>(end, &copy.worker.rng).await {
             Ok(lease) => lease,
             Err(Failure::Queue) => return Copied::Overload,
             Err(_) => return Copied::Failed,

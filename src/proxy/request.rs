@@ -39,14 +39,14 @@ pub(super) async fn serve(
 
     let mirrored = mirror::takes(&exchange, &parts.headers);
     let id = headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
-    let (mut body, upload) = match upload(&client, &mut parts, incoming) {
+    let (body, upload) = match upload(&client, &mut parts, incoming) {
         Ok(body) => body,
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
     };
     parts.version = Version::HTTP_11;
     let mut copy = if mirrored { RequestCopy::begin(&exchange, &parts, &body) } else { None };
-    if let RequestBody::Client { copy: of_body, .. } = &mut body {
-        *of_body = copy.take();
+    if let (Some(upload), true) = (&upload, mirrored) {
+        upload.take_along(copy.take());
     }
     let handed_over = Instant::now();
     client.worker.shard().overhead.observe_us(micros(handed_over - started));
@@ -120,5 +120,5 @@ fn upload(
         // Said outright: hyper takes a GET without a length for one without a body.
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    Ok((RequestBody::Client { incoming, upload: Rc::clone(&upload), copy: None }, Some(upload)))
+    Ok((RequestBody::Client { incoming, upload: Rc::clone(&upload) }, Some(upload)))
 }

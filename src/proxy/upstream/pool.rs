@@ -19,13 +19,10 @@ pub(in crate::proxy) struct LocalPool {
     clock: Rc<Clock>,
 }
 
-/// What a request does when the worker has all the connections that it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::proxy) enum AtCap {
-    /// Waits for one, at most `queue_timeout`.
-    Queue,
-    GiveUp,
-}
+/// For [`LocalPool::lease`]: when the worker has all the connections that it may, wait for one.
+pub(in crate::proxy) const QUEUE: bool = true;
+/// For [`LocalPool::lease`]: fail then.
+pub(in crate::proxy) const GIVE_UP: bool = false;
 
 impl LocalPool {
     /// `before` is the pool of the same name in the last table: targets that stay keep their connections.
@@ -68,12 +65,12 @@ impl LocalPool {
     }
 
     /// A connection for one request: an idle one of the chosen target, or a new one, within the worker's share. No
-    /// later than `end`.
-    pub(in crate::proxy) async fn lease(
+    /// later than `end`. The choice is a constant so that requests have a copy of this to themselves, all of it inlined:
+    /// shared with a mirror's copies, it would cost every request a percent.
+    pub(in crate::proxy) async fn lease<const AT_CAP: bool>(
         &self,
         end: Tick,
         rng: &RefCell<SmallRng>,
-        at_cap: AtCap,
     ) -> Result<Lease, Failure> {
         if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
             return Err(Failure::NoTarget);
@@ -92,7 +89,7 @@ impl LocalPool {
             }
             let Some(place) = self.place() else {
                 drop(busy);
-                if at_cap == AtCap::GiveUp {
+                if AT_CAP == GIVE_UP {
                     return Err(Failure::Queue);
                 }
                 let deadline = queued.get_or_insert_with(|| {
