@@ -69,6 +69,14 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 pub const PARK_AFTER: Duration = Duration::from_millis(100);
 /// An idle upstream connection is closed after this long, below the 60–75 s at which servers close theirs.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
+/// Copies of requests for mirrors that a worker has under way at once, and the bytes that it holds for them; further
+/// ones are dropped.
+pub const MIRRORS_PER_WORKER: usize = 256;
+pub const MIRROR_BYTES_PER_WORKER: usize = 8 * 1024 * 1024;
+/// The longest body that a mirror can be told to take.
+pub const MIRROR_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// What is read of the answer to a copy; past it the connection is closed instead.
+pub const MIRROR_ANSWER_BYTES: usize = 256 * 1024;
 /// Upper bounds of the duration histograms, in microseconds; the last bucket is +Inf.
 pub const DURATION_BOUNDS_US: [u64; 16] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
@@ -87,6 +95,8 @@ const _: () = assert!(RESOLVE_TIMEOUT.as_millis() < RESOLVE_INTERVAL.as_millis()
 // A value's place in a list is 32 bits.
 const _: () = assert!(LIST_BYTES < u32::MAX as u64);
 const _: () = assert!(REGEX_BYTES <= ALL_REGEX_BYTES);
+const _: () = assert!(2 * MIRROR_BODY_BYTES <= MIRROR_BYTES_PER_WORKER);
+const _: () = assert!(MIRRORS_PER_WORKER > 0 && MIRROR_ANSWER_BYTES > 0);
 const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
 
 /// The operator's `[limits]`, with its defaults.

@@ -15,6 +15,7 @@ mod guard;
 pub mod headers;
 mod io;
 mod listener;
+mod mirror;
 mod request;
 mod respond;
 pub mod tls;

@@ -7,6 +7,7 @@ pub mod filters;
 mod index;
 pub mod list;
 pub mod matcher;
+pub mod mirror;
 pub mod networks;
 pub mod pattern;
 pub mod redirect;

@@ -6,6 +6,7 @@ mod listen;
 mod lists;
 mod loops;
 mod matches;
+mod mirror;
 mod pools;
 mod preview;
 mod routes;

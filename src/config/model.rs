@@ -4,6 +4,7 @@ use super::list::ListFile;
 use super::provenance::Provenance;
 use crate::limits::Limits;
 use crate::routing::filters::Filters;
+use crate::routing::mirror::Mirror;
 use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -125,6 +126,7 @@ pub struct RouteConfig {
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
     pub filters: Option<Arc<Filters>>,
+    pub mirror: Option<Mirror>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

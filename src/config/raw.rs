@@ -131,6 +131,7 @@ pub struct Route {
     pub rules: Vec<Rule>,
     pub preview: Option<When>,
     pub filters: filters::Filters,
+    pub mirror: Option<Mirror>,
 }
 
 /// What becomes of open tunnels whose clients have moved to another variant.
@@ -167,6 +168,14 @@ pub struct Sticky {
     pub group: Option<At<String>>,
     pub cookie: Option<At<String>>,
     pub ttl: Option<At<Duration>>,
+}
+
+#[derive(Debug)]
+pub struct Mirror {
+    pub pool: Option<At<String>>,
+    pub percent: Option<At<f64>>,
+    pub max_body: Option<At<Size>>,
+    pub timeout: Option<At<Duration>>,
 }
 
 #[derive(Debug)]
@@ -430,6 +439,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
         preview,
         filters,
+        mirror: table.table(cx, "mirror").map(|table| mirror(cx, table)),
     };
     table.finish(cx);
     route
@@ -457,6 +467,18 @@ fn sticky(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Sticky {
     };
     table.finish(cx);
     sticky
+}
+
+fn mirror(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Mirror {
+    table.require(cx, "pool", "\"shop-v3\"");
+    let mirror = Mirror {
+        pool: table.string(cx, "pool"),
+        percent: table.number(cx, "percent"),
+        max_body: table.size(cx, "max_body"),
+        timeout: table.duration(cx, "timeout", POSITIVE),
+    };
+    table.finish(cx);
+    mirror
 }
 
 fn rule(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Rule {

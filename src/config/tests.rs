@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod mirror;
 mod rules;
 
 /// What every test file needs beside what it tests.

@@ -3,6 +3,7 @@
 
 use super::ground::{Addresses, Ground, LiveRoute};
 use super::outcomes::{Registry, target_name};
+use crate::boundary::mirror::Mirroring;
 use crate::boundary::table::{Pool, Published, Settings, Target};
 use crate::config::{Config, PREVIEW_RULE, PoolConfig, RouteConfig, TargetAddr};
 use crate::routing::rule::{Outcome, Rule};
@@ -30,6 +31,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         routing: RoutingTable::new(routes.collect()),
         pools: ground.pools.to_vec(),
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
+        mirrors: mirrors(config, &ground.outcomes),
         settings: Settings { trusted_proxies: config.server.trusted_proxies.clone(), limits: config.limits },
         generations: ground.routes.iter().map(|live| live.generation).collect(),
     }
@@ -41,6 +43,19 @@ fn preview(route: &RouteConfig, live: &LiveRoute) -> Option<Rule> {
     let when = route.preview.clone()?;
     let idle = if live.weights.first() < live.weights.get(1) { 0 } else { 1 };
     Some(Rule { name: PREVIEW_RULE.to_owned(), when, then: Outcome::Variant(idle) })
+}
+
+/// Each route's mirror.
+fn mirrors(config: &Config, outcomes: &Registry) -> Vec<Option<Box<Mirroring>>> {
+    let mut serving = vec![false; config.pools.len()];
+    let pools = config.routes.iter().flat_map(|route| &route.variants).filter_map(|variant| variant.pool);
+    pools.for_each(|pool| serving[pool] = true);
+    let mirroring = |route: &RouteConfig| {
+        let mirror = route.mirror.clone()?;
+        let shares_pool = serving[mirror.pool];
+        Some(Box::new(Mirroring { mirror, shares_pool, outcomes: outcomes.mirror(&route.name) }))
+    };
+    config.routes.iter().map(mirroring).collect()
 }
 
 /// The configuration's pools. One that is configured and resolved as it was before is the same `Arc`.

@@ -38,6 +38,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         timeout: Duration::from_secs(15),
         close_moved_within: None,
         filters: None,
+        mirror: None,
     };
     Config {
         path: "/nowhere/weir.toml".into(),

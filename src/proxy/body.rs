@@ -8,10 +8,12 @@ use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::io::Driving;
+use super::mirror::{self, RequestCopy};
 use super::upstream::{Lease, quiet};
 use crate::boundary::outcomes::Reason;
 use crate::limits::DROPPED_BODY_BYTES;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::cell::Cell;
@@ -36,6 +38,8 @@ pub(super) struct Upload {
     starved: Cell<bool>,
     failure: Cell<Option<Failure>>,
     left: Cell<u64>,
+    /// For the route's mirror.
+    copy: Cell<Option<Box<RequestCopy>>>,
 }
 
 impl Upload {
@@ -49,7 +53,11 @@ impl Upload {
             starved: Cell::new(true),
             failure: Cell::new(None),
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
+            copy: Cell::new(None),
         })
+    }
+    pub(super) fn take_along(&self, copy: Option<Box<RequestCopy>>) {
+        self.copy.set(copy);
     }
     pub(super) fn sent_by(&self, cx: &Context<'_>) {
         self.task.by(cx);
@@ -82,6 +90,11 @@ impl Upload {
             self.client.uploads.set(self.client.uploads.get() - 1);
         }
     }
+    /// All of it has gone on to the target.
+    fn complete(&self) {
+        self.finish();
+        mirror::launch(self.copy.take());
+    }
 }
 
 impl Drop for Upload {
@@ -97,7 +110,33 @@ impl Drop for Upload {
 /// A request's body as the target's connection reads it.
 pub(super) enum RequestBody {
     Empty,
-    Client { incoming: Incoming, upload: Rc<Upload> },
+    Client {
+        incoming: Incoming,
+        upload: Rc<Upload>,
+    },
+    /// In memory already.
+    Whole(Box<Whole>),
+}
+
+pub(super) struct Whole {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Whole {
+    pub(super) fn new(data: Vec<u8>, trailers: Option<HeaderMap>) -> Whole {
+        Whole { data: Some(Bytes::from(data)).filter(|data| !data.is_empty()), trailers }
+    }
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        let data = self.data.take().map(Frame::data);
+        data.or_else(|| self.trailers.take().map(Frame::trailers))
+    }
+    fn size_hint(&self) -> SizeHint {
+        match self.trailers {
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.data.as_ref().map_or(0, Bytes::len) as u64),
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -105,8 +144,10 @@ impl Body for RequestBody {
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let RequestBody::Client { incoming, upload } = self.get_mut() else {
-            return Poll::Ready(None);
+        let (incoming, upload) = match self.get_mut() {
+            RequestBody::Client { incoming, upload } => (incoming, upload),
+            RequestBody::Whole(whole) => return Poll::Ready(whole.next().map(Ok)),
+            RequestBody::Empty => return Poll::Ready(None),
         };
         if upload.held.get() {
             return Poll::Pending;
@@ -116,7 +157,7 @@ impl Body for RequestBody {
         let frame = match next {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => {
-                upload.finish();
+                upload.complete();
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(_))) => {
@@ -134,8 +175,12 @@ impl Body for RequestBody {
                 }
             }
         }
-        if incoming.is_end_stream() {
-            upload.finish();
+        if let Some(copy) = upload.copy.take() {
+            upload.copy.set(mirror::collect(copy, &frame));
+        }
+        // hyper takes trailers for the end and does not ask for what comes after.
+        if frame.is_trailers() || incoming.is_end_stream() {
+            upload.complete();
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -144,6 +189,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => true,
             RequestBody::Client { incoming, .. } => incoming.is_end_stream(),
+            RequestBody::Whole(whole) => whole.data.is_none() && whole.trailers.is_none(),
         }
     }
 
@@ -151,6 +197,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Client { incoming, .. } => incoming.size_hint(),
+            RequestBody::Whole(whole) => whole.size_hint(),
         }
     }
 }
@@ -219,7 +266,8 @@ impl Body for ResponseBody {
         };
         match frame {
             Some(Ok(frame)) => {
-                if matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream()) {
+                let ended = matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream());
+                if ended || frame.is_trailers() {
                     body.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -299,7 +347,8 @@ pub(super) fn discard(client: &Rc<Client>, incoming: Incoming, waits: bool) -> b
 }
 
 /// The next piece of the answer; drives the target's connection when there is none yet.
-fn poll_target(
+#[inline(always)]
+pub(super) fn poll_target(
     incoming: &mut Incoming,
     lease: &mut Option<Lease>,
     cx: &mut Context<'_>,

@@ -4,6 +4,7 @@ use super::body::{self, RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::mirror::{self, RequestCopy};
 use super::tunnel::{self, Tunnel};
 use super::{filter, forward, headers, respond};
 use crate::routing::request::to_origin_form;
@@ -42,6 +43,8 @@ pub(super) async fn serve(
     let place = (decision.route, decision.variant, decision.forced);
     let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
 
+    // A WebSocket over HTTP/2 says so by its method.
+    let mirrored = socket.is_none() && mirror::takes(&exchange, &parts.headers);
     let headers::Passed { request_id: id, upgrade } =
         headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
     let upgrade = match &socket {
@@ -75,10 +78,14 @@ pub(super) async fn serve(
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
     };
     parts.version = Version::HTTP_11;
+    let mut copy = if mirrored { RequestCopy::begin(&exchange, &parts, &body) } else { None };
+    if let (Some(upload), true) = (&upload, mirrored) {
+        upload.take_along(copy.take());
+    }
     let handed_over = Instant::now();
     client.worker.shard().overhead.observe_us(micros(handed_over - started));
     let request = Request::from_parts(parts, body);
-    Ok(match forward::send(&exchange, request, upload, upgrade.as_ref(), handed_over).await {
+    Ok(match forward::send(&exchange, request, upload, upgrade.as_ref(), copy, handed_over).await {
         Ok(answer) if upgrade.is_some() => switch(exchange, answer, upgrade, socket, (&id, &decision)).await,
         Ok(answer) => respond::relay(exchange, answer, &decision),
         Err(failure) => respond::failed(exchange, failure, &id, &decision),

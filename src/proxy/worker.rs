@@ -4,6 +4,7 @@ use super::clock::{Clock, Tick};
 use super::connection;
 use super::filter::LocalFilters;
 use super::listener;
+use super::mirror;
 use super::upstream::pool::LocalPool;
 use crate::boundary::drain::{DrainWatch, Phase};
 use crate::boundary::outcomes::{ListenerShard, WorkerOutcomes, WorkerShard};
@@ -95,6 +96,7 @@ pub(super) struct Worker {
     pub(super) rng: RefCell<SmallRng>,
     pub(super) draining: Cell<bool>,
     pub(super) drain_began: Cell<Tick>,
+    pub(super) mirrors: mirror::Budget,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
     outcomes: Arc<WorkerOutcomes>,
@@ -129,6 +131,7 @@ impl Worker {
             rng: RefCell::new(rng),
             draining: Cell::new(false),
             drain_began: Cell::default(),
+            mirrors: mirror::Budget::default(),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,

@@ -19,6 +19,7 @@ mod limits;
 mod lists;
 mod live;
 mod matching;
+mod mirror;
 mod reload;
 mod rewrite;
 mod routing;

@@ -66,6 +66,11 @@ impl Checker<'_> {
             (None, variants) => variants.iter().flatten().map(|(name, _)| name.value.as_str()).collect(),
         };
         let filters = self.filters(raw, matches.as_ref(), &names);
+        let timeout = raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value);
+        let mirror = match &raw.mirror {
+            Some(mirror) => self.mirror(mirror, &raw.path, by_name, timeout).map(Some),
+            None => Some(None),
+        };
         let (variants, weights, rules, preview) = versions?;
         let name = raw.name.as_ref()?.value.clone();
         let group = raw.sticky.as_ref().and_then(|sticky| sticky.group.as_ref());
@@ -78,9 +83,10 @@ impl Checker<'_> {
             rules,
             preview,
             sticky: sticky?,
-            timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value),
+            timeout,
             close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),
             filters: filters?,
+            mirror: mirror?,
         })
     }
 
@@ -224,7 +230,9 @@ impl Checker<'_> {
     }
 
     fn unused(&mut self, pools: &[raw::Pool], routes: &[RouteConfig]) {
-        let used: HashSet<usize> = routes.iter().flat_map(|route| &route.variants).filter_map(|one| one.pool).collect();
+        let of_variants = routes.iter().flat_map(|route| &route.variants).filter_map(|one| one.pool);
+        let of_mirrors = routes.iter().filter_map(|route| route.mirror.as_ref()).map(|mirror| mirror.pool);
+        let used: HashSet<usize> = of_variants.chain(of_mirrors).collect();
         for (index, pool) in pools.iter().enumerate() {
             if !used.contains(&index) {
                 let message = format!("no route uses pool.{}", pool.name.value);

@@ -294,9 +294,9 @@ impl Checker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::source::Place;
     use crate::config::compile::lists::Lists;
     use crate::config::findings::Findings;
+    use crate::config::source::Place;
     use crate::config::source::Sources;
 
     #[test]

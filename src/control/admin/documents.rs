@@ -1,6 +1,7 @@
 //! What the API shows: ground state and counters as JSON.
 
 use super::problem::Problem;
+use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{Code, DurationsTotal, Reason, VariantTotal};
 use crate::boundary::table::{Pool, Target};
 use crate::config::RouteConfig;
@@ -122,6 +123,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
         json!({
             "name": config.name, "generation": view.live.generation,
             "weights": weights(config, &view.live.weights), "variants": variants.collect::<Vec<_>>(),
+            "mirrored": mirrored(ground, config),
         })
     });
     let worker = &ground.outcomes.worker;
@@ -229,6 +231,15 @@ fn variant_stats(total: &VariantTotal) -> Map<String, Value> {
         ("upstream", durations(&total.upstream)),
     ];
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Null for a route that has no mirror.
+fn mirrored(ground: &Ground, route: &RouteConfig) -> Value {
+    if route.mirror.is_none() {
+        return Value::Null;
+    }
+    let total = ground.outcomes.mirror(&route.name).total();
+    Value::Object(Copied::ALL.iter().map(|of| (of.label().to_owned(), json!(total[*of as usize]))).collect())
 }
 
 /// Buckets are not cumulative; their bounds are in the document once, and the last bucket has none.

@@ -15,6 +15,7 @@ use crate::control::ground::Ground;
 use crate::limits::Limits;
 use crate::routing::filters::Filters;
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+use crate::routing::mirror::Mirror;
 use crate::routing::networks;
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use crate::routing::sticky::{Fallback, KeySource, Sticky};
@@ -163,6 +164,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         preview,
         filters,
         salt,
+        mirror,
     } = config;
     let variants = variants.iter().map(|one| (one.name.clone(), json!(one.pool.map(|pool| &pools[pool].name))));
     json!({
@@ -174,10 +176,21 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "live": {"generation": view.live.generation, "weights": weights(config, &view.live.weights)},
         "sticky": keys.as_ref().map(|keys| sticky(keys, (salt != name).then_some(salt))),
         "timeout": shown_duration(*timeout),
+        "mirror": mirror.as_ref().map(|mirror| self::mirror(mirror, pools)),
         "filters": filters.as_ref().map(|filters| filter_keys(filters)),
         "preview": preview.as_ref().map(|when| condition(when, provenance)),
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
+    })
+}
+
+fn mirror(mirror: &Mirror, pools: &[PoolConfig]) -> Value {
+    let Mirror { pool, percent, max_body, timeout } = mirror;
+    json!({
+        "pool": pools[*pool].name,
+        "percent": crate::control::history::percent(*percent),
+        "max_body": max_body,
+        "timeout": shown_duration(*timeout),
     })
 }
 
