@@ -523,6 +523,7 @@ fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
         any,
         not: table.table(cx, "not").map(|table| Box::new(when(cx, table))),
         subjects,
+        in_file: table.string(cx, "in_file"),
         ..tests
     };
     table.finish(cx);
@@ -535,7 +536,6 @@ fn tests(cx: &mut Context<'_>, table: &mut Cursor<'_>, known: &[&'static str]) -
         tests: known.iter().copied().filter(|key| table.has(key)).collect(),
         equals: table.string(cx, "equals"),
         is_in: table.strings(cx, "in"),
-        in_file: table.string(cx, "in_file"),
         prefix: table.string(cx, "prefix"),
         suffix: table.string(cx, "suffix"),
         regex: table.string(cx, "regex"),
