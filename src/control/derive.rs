@@ -32,6 +32,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         pools: ground.pools.to_vec(),
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
         mirrors: mirrors(config, &ground.outcomes),
+        compressed: config.routes.iter().map(|route| ground.outcomes.compressed(&route.name)).collect(),
         settings: Settings { trusted_proxies: config.server.trusted_proxies.clone(), limits: config.limits },
         generations: ground.routes.iter().map(|live| live.generation).collect(),
     }

@@ -1,0 +1,39 @@
+//! `compress` of a route: its order, and what is said about bad ones.
+
+use super::*;
+use crate::routing::compress::Coding;
+
+fn with(compress: &str) -> String {
+    route(&format!("active = \"stable\"\ncompress = {compress}"))
+}
+
+fn codings(compress: &str) -> Vec<Coding> {
+    let loaded = check(format!("{BASE}{}", with(compress)));
+    assert_eq!(short(&loaded.report), Vec::<String>::new());
+    let filters = loaded.config.unwrap().routes[0].filters.clone().expect("a route that compresses has filters");
+    filters.compress.expect("it compresses").as_slice().to_vec()
+}
+
+#[test]
+fn codings_in_the_order_of_the_file() {
+    assert_eq!(codings("[\"gzip\", \"br\", \"zstd\"]"), [Coding::Gzip, Coding::Brotli, Coding::Zstd]);
+    assert_eq!(codings("[\"zstd\", \"gzip\"]"), [Coding::Zstd, Coding::Gzip]);
+    assert_eq!(codings("[\"br\"]"), [Coding::Brotli]);
+}
+
+#[test]
+fn a_route_has_none_unless_it_says_so() {
+    let loaded = check(format!("{BASE}{}", route("active = \"stable\"")));
+    assert!(loaded.config.unwrap().routes[0].filters.is_none());
+}
+
+#[test]
+fn a_fixed_answer_can_be_compressed() {
+    let lines = "[[route]]\nname = \"r\"\nmatch = { path = \"/\" }\nrespond = { status = 200, body = \"hello\" }\n\
+                 compress = [\"gzip\"]\n[[route]]\nname = \"s\"\nmatch = { path = \"/s\" }\n\
+                 variants = { a = \"a\", b = \"b\" }\nactive = \"a\"\n";
+    let loaded = check(format!("{BASE}{lines}"));
+    assert_eq!(short(&loaded.report), Vec::<String>::new());
+    let filters = loaded.config.unwrap().routes[0].filters.clone().unwrap();
+    assert!(filters.compress.is_some() && filters.answer.is_some());
+}
