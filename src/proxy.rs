@@ -16,6 +16,6 @@ mod io;
 mod listener;
 mod request;
 mod respond;
-pub mod tls;
+mod tls;
 mod upstream;
 pub mod worker;

@@ -29,6 +29,10 @@ pub(super) async fn serve(
         client.rejected();
         return Ok(respond::refuse(&client, refusal, has_body));
     }
+    let identity_headers = &local.published.settings.identity_headers;
+    if !identity_headers.is_empty() {
+        headers::identify(&mut parts.headers, identity_headers, client.identity.as_deref());
+    }
     let Some(decision) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
@@ -37,6 +41,10 @@ pub(super) async fn serve(
     let exchange = Exchange::begin(Rc::clone(&client), local, place, started);
 
     let id = headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
+    if let Some(identity) = &client.identity {
+        // `Connection` may have named one of them.
+        headers::identify(&mut parts.headers, &[], Some(identity));
+    }
     let (body, upload) = match upload(&client, &mut parts, incoming) {
         Ok(body) => body,
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),

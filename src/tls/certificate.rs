@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A certificate with its chain, key and staple, ready to be served.
@@ -40,9 +41,12 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    pub fn why(&self) -> &str {
-        let (Trouble::Certificate(why) | Trouble::Key(why)) = self;
-        why
+    /// With the file that it is about.
+    pub fn in_files(&self, cert: &Path, key: &Path) -> String {
+        match self {
+            Trouble::Certificate(why) => format!("certificate file {}: {why}", cert.display()),
+            Trouble::Key(why) => format!("private key file {}: {why}", key.display()),
+        }
     }
 }
 
@@ -78,7 +82,7 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> 
 }
 
 /// The first private key of a PEM file; otherwise why not.
-fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         PemError::NoItemsFound if contains(pem, b"ENCRYPTED PRIVATE KEY") => {
             "the key is encrypted; `openssl pkey -in FILE -out FILE` takes the passphrase off".to_owned()
@@ -238,16 +242,19 @@ pub mod tests {
         let (cert, key) = pem(&["a.example"], &PKCS_ECDSA_P256_SHA256);
         let (other_cert, other_key) = pem(&["a.example"], &PKCS_RSA_SHA256);
         let read = |cert: &str, key: &str| Certificate::read(cert.as_bytes(), key.as_bytes(), None, 0).unwrap_err();
+        let why = |cert: &str, key: &str| match read(cert, key) {
+            Trouble::Certificate(why) | Trouble::Key(why) => why,
+        };
         let not_its_key = Trouble::Key("it is not the key of the certificate".to_owned());
         assert_eq!(read(&cert, &other_key), not_its_key);
         assert_eq!(read(&other_cert, &key), not_its_key);
-        assert_eq!(read(&key, &key).why(), "holds no certificate in PEM form");
-        assert_eq!(read(&cert, &cert).why(), "holds no private key in PEM form");
-        assert!(read(&cert[..cert.len() / 2], &key).why().starts_with("not valid PEM: "));
+        assert_eq!(why(&key, &key), "holds no certificate in PEM form");
+        assert_eq!(why(&cert, &cert), "holds no private key in PEM form");
+        assert!(why(&cert[..cert.len() / 2], &key).starts_with("not valid PEM: "));
         let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
-        assert!(read(&cert, encrypted).why().starts_with("the key is encrypted; "));
+        assert!(why(&cert, encrypted).starts_with("the key is encrypted; "));
         let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert_eq!(read(nonsense, &key).why(), "the first certificate in it is malformed");
+        assert_eq!(why(nonsense, &key), "the first certificate in it is malformed");
         // Chain and key may stand in one file.
         let both = format!("{key}{cert}");
         assert!(Certificate::read(both.as_bytes(), both.as_bytes(), None, 0).is_ok());

@@ -46,6 +46,22 @@ impl Leaf {
     }
 }
 
+/// The certificate as the value of `Client-Cert` (RFC 9440 §2.2): base64 between colons.
+pub fn client_cert(der: &CertificateDer<'_>) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(der.len() / 3 * 4 + 6);
+    text.push(':');
+    for three in der.chunks(3) {
+        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for at in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * at) & 63) as usize];
+            text.push(if at > three.len() { '=' } else { char::from(digit) });
+        }
+    }
+    text.push(':');
+    text
+}
+
 fn dns_names(der: &CertificateDer<'_>) -> Vec<String> {
     let Ok(cert) = webpki::EndEntityCert::try_from(der) else { return Vec::new() };
     let mut names: Vec<String> = Vec::new();
@@ -233,6 +249,17 @@ mod tests {
         params.distinguished_name = DistinguishedName::new();
         let leaf = leaf(params);
         assert_eq!((leaf.subject.as_str(), leaf.names.len(), leaf.name()), ("", 0, ""));
+    }
+
+    #[test]
+    fn base64_between_colons() {
+        let text = |bytes: &[u8]| client_cert(&CertificateDer::from(bytes.to_vec()));
+        for (bytes, expected) in
+            [("", "::"), ("f", ":Zg==:"), ("fo", ":Zm8=:"), ("foo", ":Zm9v:"), ("foobar", ":Zm9vYmFy:")]
+        {
+            assert_eq!(text(bytes.as_bytes()), expected);
+        }
+        assert_eq!(text(&[0xfb, 0xff, 0xbf]), ":+/+/:");
     }
 
     static SAMPLE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
