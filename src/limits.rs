@@ -33,6 +33,10 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 pub const PARK_AFTER: Duration = Duration::from_millis(100);
 /// An idle upstream connection is closed after this long, below the 60–75 s at which servers close theirs.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
+/// How often the files of certificates are looked at.
+pub const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long before a certificate expires it is warned of.
+pub const EXPIRY_WARNING: Duration = Duration::from_secs(21 * 24 * 60 * 60);
 /// Upper bounds of the duration histograms, in microseconds; the last bucket is +Inf.
 pub const DURATION_BOUNDS_US: [u64; 16] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
@@ -60,6 +64,10 @@ pub struct Limits {
     pub tunnel_idle_timeout: Duration,
     /// HTTP/2 concurrent streams a connection.
     pub max_streams: u32,
+    /// From accept to the end of a TLS handshake.
+    pub handshake_timeout: Duration,
+    /// TLS handshakes under way, of the whole process.
+    pub max_handshakes: usize,
 }
 
 impl Default for Limits {
@@ -74,6 +82,8 @@ impl Default for Limits {
             body_idle_timeout: Duration::from_secs(30),
             tunnel_idle_timeout: Duration::from_secs(60 * 60),
             max_streams: 128,
+            handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 1_000,
         }
     }
 }

@@ -16,7 +16,7 @@ mod io;
 mod listener;
 mod request;
 mod respond;
-pub mod tls;
+mod tls;
 mod tunnel;
 mod upstream;
 pub mod worker;

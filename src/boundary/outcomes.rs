@@ -233,6 +233,26 @@ impl TargetOutcomes {
     }
 }
 
+/// How a client's TLS handshake ended, as the metrics' `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    Full = 0,
+    /// With a session of before.
+    Resumed = 1,
+    Failed = 2,
+    Timeout = 3,
+    /// Closed for newer ones, past the limit.
+    Shed = 4,
+}
+
+impl Handshake {
+    pub const ALL: [Handshake; 5] =
+        [Handshake::Full, Handshake::Resumed, Handshake::Failed, Handshake::Timeout, Handshake::Shed];
+    pub fn label(self) -> &'static str {
+        ["full", "resumed", "failed", "timeout", "shed"][self as usize]
+    }
+}
+
 /// One worker's part of a listener's numbers.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -243,6 +263,8 @@ pub struct ListenerShard {
     pub paused: Count,
     /// Connections closed for a request that could not be read, or a failed TLS handshake.
     pub rejected: Count,
+    /// By [`Handshake`].
+    pub handshakes: [Count; 5],
 }
 
 #[derive(Debug)]

@@ -53,6 +53,8 @@ pub struct Limits {
     pub body_idle_timeout: Option<At<Duration>>,
     pub tunnel_idle_timeout: Option<At<Duration>>,
     pub max_streams: Option<At<u64>>,
+    pub handshake_timeout: Option<At<Duration>>,
+    pub max_handshakes: Option<At<u64>>,
 }
 
 #[derive(Debug)]
@@ -90,12 +92,17 @@ pub struct ListenerTls {
     pub certs: Option<At<Vec<CertFiles>>>,
     pub min_version: Option<At<String>>,
     pub alpn: Option<At<Vec<At<String>>>>,
+    pub client_ca: Option<At<String>>,
+    pub client_auth: Option<At<String>>,
+    pub client_subject_header: Option<At<String>>,
+    pub client_cert_header: Option<At<String>>,
 }
 
 #[derive(Debug)]
 pub struct CertFiles {
     pub cert: Option<At<String>>,
     pub key: Option<At<String>>,
+    pub ocsp: Option<At<String>>,
 }
 
 #[derive(Debug)]
@@ -106,6 +113,17 @@ pub struct Pool {
     pub connect_timeout: Option<At<Duration>>,
     pub max_connections: Option<At<u64>>,
     pub queue_timeout: Option<At<Duration>>,
+    pub tls: Option<PoolTls>,
+}
+
+#[derive(Debug)]
+pub struct PoolTls {
+    pub place: Place,
+    pub ca: Option<At<String>>,
+    pub server_name: Option<At<String>>,
+    pub client_cert: Option<At<String>>,
+    pub client_key: Option<At<String>>,
+    pub verify: Option<At<bool>>,
 }
 
 #[derive(Debug)]
@@ -247,6 +265,8 @@ fn limits(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Limits {
         body_idle_timeout: table.duration(cx, "body_idle_timeout", POSITIVE),
         tunnel_idle_timeout: table.duration(cx, "tunnel_idle_timeout", POSITIVE),
         max_streams: table.integer(cx, "max_streams", 1..=100_000),
+        handshake_timeout: table.duration(cx, "handshake_timeout", POSITIVE),
+        max_handshakes: table.integer(cx, "max_handshakes", 1..=1_000_000),
     };
     table.finish(cx);
     limits
@@ -326,13 +346,22 @@ fn listener_tls(cx: &mut Context<'_>, mut table: Cursor<'_>) -> ListenerTls {
         let certs = tables.value.into_iter().map(|mut pair| {
             pair.require(cx, "cert", "\"tls/site.crt\"");
             pair.require(cx, "key", "\"tls/site.key\"");
-            let files = CertFiles { cert: pair.string(cx, "cert"), key: pair.string(cx, "key") };
+            let cert = pair.string(cx, "cert");
+            let files = CertFiles { cert, key: pair.string(cx, "key"), ocsp: pair.string(cx, "ocsp") };
             pair.finish(cx);
             files
         });
         At::new(certs.collect(), tables.place)
     });
-    let tls = ListenerTls { certs, min_version: table.string(cx, "min_version"), alpn: table.strings(cx, "alpn") };
+    let tls = ListenerTls {
+        certs,
+        min_version: table.string(cx, "min_version"),
+        alpn: table.strings(cx, "alpn"),
+        client_ca: table.string(cx, "client_ca"),
+        client_auth: table.string(cx, "client_auth"),
+        client_subject_header: table.string(cx, "client_subject_header"),
+        client_cert_header: table.string(cx, "client_cert_header"),
+    };
     table.finish(cx);
     tls
 }
@@ -348,7 +377,8 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         let written = shown_duration(slow_start.value);
         cx.not_built(slow_start.place, format_args!("{} = {written:?}", table.path_of("slow_start")));
     }
-    table.not_built(cx, &["health", "outlier", "tls"]);
+    table.not_built(cx, &["health", "outlier"]);
+    let tls = table.table(cx, "tls").map(|table| pool_tls(cx, table));
     let pool = Pool {
         name,
         targets,
@@ -356,9 +386,23 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         connect_timeout: table.duration(cx, "connect_timeout", POSITIVE),
         max_connections: table.integer(cx, "max_connections", 1..=1_000_000),
         queue_timeout: table.duration(cx, "queue_timeout", FROM_ZERO),
+        tls,
     };
     table.finish(cx);
     pool
+}
+
+fn pool_tls(cx: &mut Context<'_>, mut table: Cursor<'_>) -> PoolTls {
+    let tls = PoolTls {
+        place: table.place,
+        ca: table.string(cx, "ca"),
+        server_name: table.string(cx, "server_name"),
+        client_cert: table.string(cx, "client_cert"),
+        client_key: table.string(cx, "client_key"),
+        verify: table.boolean(cx, "verify"),
+    };
+    table.finish(cx);
+    tls
 }
 
 fn targets(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<Vec<At<String>>>> {

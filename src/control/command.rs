@@ -2,6 +2,7 @@
 
 use super::ground::{Addresses, LiveRoute};
 use super::persist::StateError;
+use super::tls::Tls;
 use crate::boundary::table::Pool;
 use crate::config::{Config, Report};
 use crate::routing::split::Weight;
@@ -19,10 +20,16 @@ pub enum Command {
     Install {
         config: Box<Config>,
         addresses: Addresses,
+        tls: Arc<Tls>,
         reply: oneshot::Sender<Result<Installed, StateError>>,
     },
     /// Names resolved again. Not part of what is saved.
     Resolved(Addresses),
+    /// Certificates read again, if those in force are still the ones that they were compared with. Not saved either.
+    Certified {
+        tls: Arc<Tls>,
+        instead_of: Arc<Tls>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -126,6 +133,8 @@ pub struct ReloadSummary {
 pub enum ReloadError {
     #[error("{} has errors; the running configuration stays", .0.path)]
     File(Box<BadFile>),
+    #[error("{0}; the running configuration stays")]
+    Tls(String),
     #[error(transparent)]
     NotSaved(StateError),
     #[error("weir is stopping")]

@@ -8,6 +8,7 @@ use super::command::{ChangeError, Changed, Command, Installed, WeightChange};
 use super::derive;
 use super::ground::{Addresses, Ground, listed};
 use super::persist::{StateDir, StateError};
+use super::tls::Tls;
 use crate::boundary::table::Publisher;
 use crate::config::Config;
 use arc_swap::ArcSwap;
@@ -40,13 +41,19 @@ impl Controller {
         for command in batch {
             match command {
                 Command::ChangeWeights { change, reply } => draft.change_weights(change, reply),
-                Command::Install { config, addresses, reply } => draft.install(*config, addresses, reply),
+                Command::Install { config, addresses, tls, reply } => draft.install(*config, addresses, tls, reply),
                 Command::Resolved(addresses) => {
                     // Holds whether or not the rest of the batch can be saved.
                     if let Some(ground) = self.ground.resolved(addresses.clone()) {
                         self.publish(ground);
                     }
                     draft.resolve(addresses);
+                }
+                Command::Certified { tls, instead_of } => {
+                    if Arc::ptr_eq(&self.ground.tls, &instead_of) {
+                        self.publish(self.ground.certified(Arc::clone(&tls)));
+                    }
+                    draft.certify(tls, &instead_of);
                 }
             }
         }
@@ -108,9 +115,15 @@ impl Draft {
         self.replies.push(Reply::Weights { change, result, to });
     }
 
-    fn install(&mut self, config: Config, addresses: Addresses, to: oneshot::Sender<Result<Installed, StateError>>) {
+    fn install(
+        &mut self,
+        config: Config,
+        addresses: Addresses,
+        tls: Arc<Tls>,
+        to: oneshot::Sender<Result<Installed, StateError>>,
+    ) {
         let (ground, installed) = self.ground.reloaded(config, addresses);
-        self.ground = ground;
+        self.ground = ground.certified(tls);
         self.save = true;
         self.publish = true;
         self.replies.push(Reply::Install { installed, to });
@@ -119,6 +132,12 @@ impl Draft {
     fn resolve(&mut self, addresses: Addresses) {
         if let Some(ground) = self.ground.resolved(addresses) {
             self.ground = ground;
+        }
+    }
+
+    fn certify(&mut self, tls: Arc<Tls>, instead_of: &Arc<Tls>) {
+        if Arc::ptr_eq(&self.ground.tls, instead_of) {
+            self.ground = self.ground.certified(tls);
         }
     }
 }

@@ -59,6 +59,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             connect_timeout: Duration::from_secs(2),
             max_connections: 1024,
             queue_timeout: Duration::from_secs(1),
+            tls: None,
         }],
         routes: routes.iter().map(route).collect(),
     }

@@ -9,6 +9,7 @@ use super::command::{ChangeError, Edit, Installed, RouteView, WeightChange};
 use super::derive;
 use super::outcomes::Registry;
 use super::persist::{self, Saved};
+use super::tls::Tls;
 use crate::boundary::outcomes::VariantOutcomes;
 use crate::boundary::table::Pool;
 use crate::config::{Config, RouteConfig};
@@ -30,6 +31,8 @@ pub struct Ground {
     /// In the order of the configuration's pools.
     pub pools: Arc<[Arc<Pool>]>,
     pub outcomes: Arc<Registry>,
+    /// Certificates and what they are served with.
+    pub tls: Arc<Tls>,
     index: Arc<HashMap<String, usize>>,
 }
 
@@ -55,7 +58,7 @@ impl Ground {
         workers: usize,
     ) -> (Ground, Installed) {
         let outcomes = Registry::new(workers).extended(&config);
-        Ground::build(config, saved, addresses, outcomes, &[])
+        Ground::build(config, saved, addresses, outcomes, (&Tls::default(), &[]))
     }
 
     /// The ground state with another configuration.
@@ -64,7 +67,9 @@ impl Ground {
         let saved = live.map(|(route, live)| (route.name.clone(), Saved::of(route, live))).collect();
         let outcomes = self.outcomes.extended(&config);
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let (ground, mut installed) = Ground::build(config, &saved, addresses, outcomes, &previous);
+        let previous = (self.tls.as_ref(), previous.as_slice());
+        let (mut ground, mut installed) = Ground::build(config, &saved, addresses, outcomes, previous);
+        ground.tls = Arc::clone(&self.tls);
         installed.needs_restart = needs_restart(&self.config, &ground.config);
         (ground, installed)
     }
@@ -75,8 +80,15 @@ impl Ground {
             return None;
         }
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let pools = derive::pools(&self.config, &addresses, &self.outcomes, &previous);
+        let pools = derive::pools(&self.config, &addresses, &self.tls, &self.outcomes, &previous);
         Some(Ground { addresses: Arc::new(addresses), pools, ..self.clone() })
+    }
+
+    /// The ground state with other certificates.
+    pub fn certified(&self, tls: Arc<Tls>) -> Ground {
+        let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
+        let pools = derive::pools(&self.config, &self.addresses, &tls, &self.outcomes, &previous);
+        Ground { pools, tls, ..self.clone() }
     }
 
     /// One route by name.
@@ -129,7 +141,7 @@ impl Ground {
         saved: &HashMap<String, Saved>,
         addresses: Addresses,
         outcomes: Registry,
-        previous: &[(&crate::config::PoolConfig, Arc<Pool>)],
+        (tls, previous): (&Tls, &[(&crate::config::PoolConfig, Arc<Pool>)]),
     ) -> (Ground, Installed) {
         let mut installed =
             Installed { routes: config.routes.len(), pools: config.pools.len(), ..Installed::default() };
@@ -143,13 +155,14 @@ impl Ground {
         }
         installed.removed = saved.keys().filter(|name| !index.contains_key(*name)).cloned().collect();
         installed.removed.sort_unstable();
-        let pools = derive::pools(&config, &addresses, &outcomes, previous);
+        let pools = derive::pools(&config, &addresses, tls, &outcomes, previous);
         let ground = Ground {
             config: Arc::new(config),
             routes,
             addresses: Arc::new(addresses),
             pools,
             outcomes: Arc::new(outcomes),
+            tls: Arc::default(),
             index: Arc::new(index),
         };
         (ground, installed)
@@ -308,6 +321,13 @@ pub fn listed(route: &RouteConfig, weights: &[Weight]) -> String {
     shares.map(|(variant, weight)| format!("{} {}", variant.name, weight.percent())).collect::<Vec<_>>().join(", ")
 }
 
+/// Where listeners are; their TLS a reload can change.
+fn addresses(config: &Config) -> Vec<(&str, SocketAddr)> {
+    let mut addresses: Vec<_> = config.listeners.iter().map(|one| (one.name.as_str(), one.bind)).collect();
+    addresses.sort_unstable();
+    addresses
+}
+
 /// What a running process can't take over from a new file.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let differs = [
@@ -316,7 +336,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("admin.metrics", old.admin.metrics != new.admin.metrics),
         ("log", old.log != new.log),
-        ("listener", old.listeners != new.listeners),
+        ("listener", addresses(old) != addresses(new)),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

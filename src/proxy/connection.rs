@@ -8,9 +8,11 @@ use super::clock::{Tick, Watch};
 use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
 use super::request;
+use super::tls::{self, Identity, Secured};
 use super::tunnel::{self, Tunnel};
 use super::worker::Worker;
 use crate::boundary::outcomes::{ListenerOutcomes, Reason};
+use crate::boundary::table::ListenerTls;
 use crate::limits::PARK_AFTER;
 use crate::routing::request::forwarded_for;
 use http::Version;
@@ -28,7 +30,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 /// How long and how much is read from a client that was refused, so that it can read why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -46,6 +47,8 @@ pub(super) struct Client {
     pub(super) ip: IpAddr,
     pub(super) tls: bool,
     pub(super) hop: Hop,
+    /// By the client's certificate.
+    pub(super) identity: Option<Identity>,
     pub(super) pulse: Rc<Pulse>,
     h2: Cell<bool>,
     listener: Arc<ListenerOutcomes>,
@@ -74,7 +77,7 @@ impl Client {
         worker: &Rc<Worker>,
         listener: &Arc<ListenerOutcomes>,
         peer: SocketAddr,
-        (tls, h2): (bool, bool),
+        (tls, h2, identity): (bool, bool, Option<Identity>),
     ) -> Rc<Client> {
         let ip = peer.ip().to_canonical();
         let settings = &worker.local().published.settings;
@@ -84,6 +87,7 @@ impl Client {
             ip,
             tls,
             hop: Hop::new(ip, tls, trusted),
+            identity,
             pulse: Rc::new(Pulse::new(&worker.clock)),
             h2: Cell::new(h2),
             listener: Arc::clone(listener),
@@ -182,31 +186,25 @@ pub(super) async fn serve(
     worker: Rc<Worker>,
     tcp: TcpStream,
     peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ListenerTls>>,
     listener: &Arc<ListenerOutcomes>,
 ) {
-    let (stream, tls, h2) = match tls {
-        None => (Stream::Tcp(tcp), false, false),
-        Some(acceptor) => match handshake(&worker, acceptor, tcp).await {
-            Some((stream, h2)) => (stream, true, h2),
-            None => return listener.shards[worker.id].rejected.add(1),
+    let shard = &listener.shards[worker.id];
+    let (stream, how) = match tls {
+        None => (Stream::Tcp(tcp), (false, false, None)),
+        Some(tls) => match Box::pin(tls::handshake(&worker, tls, tcp, shard)).await {
+            Some(Secured { stream, h2, identity }) => (Stream::Tls(stream), (true, h2, identity)),
+            None => return shard.rejected.add(1),
         },
     };
-    let client = Client::new(&worker, listener, peer, (tls, h2));
+    let h2 = how.1;
+    let client = Client::new(&worker, listener, peer, how);
     let pulse = Rc::clone(&client.pulse);
     if h2 {
         Box::pin(http2(&client, ClientIo::http2(stream, pulse))).await
     } else {
         http1(&client, ClientIo::http1(stream, pulse)).await
     }
-}
-
-async fn handshake(worker: &Rc<Worker>, acceptor: TlsAcceptor, tcp: TcpStream) -> Option<(Stream, bool)> {
-    let deadline = Watch::new(&worker.clock);
-    deadline.due_after(worker.limits().header_timeout);
-    let stream = Box::pin(super::upstream::within(&deadline, acceptor.accept(tcp))).await?.ok()?;
-    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Some((Stream::Tls(Box::new(stream)), h2))
 }
 
 async fn http1(client: &Rc<Client>, mut io: ClientIo) {
@@ -421,7 +419,7 @@ async fn close(client: &Client, io: ClientIo, unread: bool) {
 }
 
 /// Closes so that the client can read what was written: closing with bytes unread would reset the connection.
-async fn linger(mut stream: Stream, last_words: &[u8]) {
+pub(super) async fn linger(mut stream: Stream, last_words: &[u8]) {
     let close = async {
         let tcp = match &mut stream {
             Stream::Tcp(tcp) => {

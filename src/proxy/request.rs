@@ -34,6 +34,10 @@ pub(super) async fn serve(
         client.rejected();
         return Ok(respond::refuse(&client, unfit.into(), has_body));
     }
+    let identity_headers = &local.published.settings.identity_headers;
+    if !identity_headers.is_empty() {
+        headers::identify(&mut parts.headers, identity_headers, client.identity.as_deref());
+    }
     let Some(decision) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
@@ -43,6 +47,10 @@ pub(super) async fn serve(
 
     let headers::Passed { request_id: id, upgrade } =
         headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
+    if let Some(identity) = &client.identity {
+        // `Connection` may have named one of them.
+        headers::identify(&mut parts.headers, &[], Some(identity));
+    }
     let upgrade = match &socket {
         Some(_) => Some(tunnel::websocket(&mut parts, &mut *client.worker.rng.borrow_mut())),
         None => upgrade.filter(|_| !has_body && client.version.get() == Version::HTTP_11),

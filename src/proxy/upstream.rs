@@ -8,21 +8,26 @@ pub(super) mod pool;
 use super::body::{Broken, RequestBody};
 use super::clock::{Clock, Tick, Watch};
 use super::failure::Failure;
-use super::io::{Driving, TargetIo};
+use super::io::{Driving, TargetIo, TargetStream};
 use crate::boundary::outcomes::TargetShard;
 use crate::boundary::table::Target;
 use crate::limits::UPSTREAM_IDLE;
+use crate::tls::client::explain;
 use bytes::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pool::Capacity;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// A target left alone after a refused connection, while others are there.
 const FAILING_FOR: Duration = Duration::from_secs(1);
@@ -31,6 +36,7 @@ const FAILING_FOR: Duration = Duration::from_secs(1);
 pub(super) struct LocalTarget {
     pub(super) name: String,
     addrs: Vec<SocketAddr>,
+    tls: Option<TargetTls>,
     next_addr: Cell<usize>,
     idle: RefCell<Vec<IdleConnection>>,
     in_flight: Cell<usize>,
@@ -41,11 +47,29 @@ pub(super) struct LocalTarget {
     clock: Rc<Clock>,
 }
 
+/// What a target is spoken TLS with.
+#[derive(Clone)]
+struct TargetTls {
+    connector: TlsConnector,
+    /// Whom it must prove to be.
+    name: ServerName<'static>,
+}
+
 impl LocalTarget {
-    pub(super) fn new(target: &Target, worker: usize, clock: &Rc<Clock>) -> LocalTarget {
+    pub(super) fn new(
+        target: &Target,
+        tls: Option<&Arc<ClientConfig>>,
+        worker: usize,
+        clock: &Rc<Clock>,
+    ) -> LocalTarget {
+        let named = |(config, name): (&Arc<ClientConfig>, &ServerName<'static>)| TargetTls {
+            connector: TlsConnector::from(Arc::clone(config)),
+            name: name.clone(),
+        };
         LocalTarget {
             name: target.name.clone(),
             addrs: target.addrs.clone(),
+            tls: tls.zip(target.server_name.as_ref()).map(named),
             next_addr: Cell::new(0),
             idle: RefCell::default(),
             in_flight: Cell::new(0),
@@ -56,8 +80,16 @@ impl LocalTarget {
             clock: Rc::clone(clock),
         }
     }
-    pub(super) fn is(&self, target: &Target) -> bool {
-        self.name == target.name && self.addrs == target.addrs
+    /// The same server, spoken with in the same way: connections to it can be kept.
+    pub(super) fn is(&self, target: &Target, tls: Option<&Arc<ClientConfig>>) -> bool {
+        let same_tls = match (&self.tls, tls) {
+            (None, None) => true,
+            (Some(own), Some(tls)) => {
+                Arc::ptr_eq(own.connector.config(), tls) && target.server_name.as_ref() == Some(&own.name)
+            }
+            _ => false,
+        };
+        self.name == target.name && self.addrs == target.addrs && same_tls
     }
     pub(super) fn has_address(&self) -> bool {
         !self.addrs.is_empty()
@@ -103,7 +135,7 @@ impl LocalTarget {
 
     /// Opens a connection to one of the target's addresses before `end`. All are tried, beginning with another each
     /// time, each with its share of the time that is left.
-    async fn connect(&self, end: Tick) -> Result<TcpStream, ConnectError> {
+    async fn connect(&self, end: Tick) -> Result<TargetStream, ConnectError> {
         let start = self.next_addr.get();
         self.next_addr.set(start.wrapping_add(1));
         let deadline = Watch::new(&self.clock);
@@ -111,17 +143,27 @@ impl LocalTarget {
         for at in 0..self.addrs.len() {
             let addr = self.addrs[(start + at) % self.addrs.len()];
             deadline.due_at(self.clock.now().share_until(end, self.addrs.len() - at));
-            match within(&deadline, TcpStream::connect(addr)).await {
+            match within(&deadline, self.connect_to(addr)).await {
                 None => last = Some(ConnectError::TimedOut),
                 Some(Ok(stream)) => {
                     self.count_connect(true);
                     return Ok(stream);
                 }
-                Some(Err(error)) => last = Some(ConnectError::Refused(error)),
+                Some(Err(error)) => last = Some(error),
             }
         }
         self.count_connect(false);
         Err(last.unwrap_or_else(|| ConnectError::Refused(std::io::ErrorKind::AddrNotAvailable.into())))
+    }
+
+    async fn connect_to(&self, addr: SocketAddr) -> Result<TargetStream, ConnectError> {
+        let tcp = TcpStream::connect(addr).await.map_err(ConnectError::Refused)?;
+        // A failure costs latency only.
+        let _ = tcp.set_nodelay(true);
+        let Some(tls) = &self.tls else { return Ok(TargetStream::Tcp(tcp)) };
+        // Boxed: a plain connection's future should not carry it.
+        let stream = Box::pin(tls.connector.connect(tls.name.clone(), tcp)).await.map_err(ConnectError::Tls)?;
+        Ok(TargetStream::Tls(Box::new(stream)))
     }
 
     fn count_connect(&self, worked: bool) {
@@ -144,6 +186,8 @@ pub(super) enum ConnectError {
     TimedOut,
     #[error("{0}")]
     Refused(std::io::Error),
+    #[error("{}", explain(.0))]
+    Tls(std::io::Error),
 }
 
 /// The future's result, or None when the deadline passed first.
@@ -168,7 +212,7 @@ pub(super) struct Connection {
     driver: Option<http1::Connection<TokioIo<TargetIo>, RequestBody>>,
     /// The request asks to switch protocols, and what is left of HTTP once that is done.
     switching: bool,
-    switched: Option<(TcpStream, Bytes)>,
+    switched: Option<(TargetStream, Bytes)>,
     idle_since: Tick,
     used: bool,
     driving: Rc<Driving>,
@@ -176,9 +220,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    async fn open(stream: TcpStream, place: pool::Place, clock: &Clock) -> Result<Box<Connection>, hyper::Error> {
-        // A failure costs latency only.
-        let _ = stream.set_nodelay(true);
+    async fn open(stream: TargetStream, place: pool::Place, clock: &Clock) -> Result<Box<Connection>, hyper::Error> {
         let driving = Rc::new(Driving::default());
         let io = TokioIo::new(TargetIo::new(stream, &driving));
         let (sender, driver) = http1::Builder::new().handshake(io).await?;
@@ -288,7 +330,7 @@ impl Lease {
     }
 
     /// The bare connection after a 101, and what came on it already; None when it broke.
-    pub(super) async fn switched(&mut self) -> Option<(TcpStream, Bytes)> {
+    pub(super) async fn switched(&mut self) -> Option<(TargetStream, Bytes)> {
         let connection = self.connection.as_mut()?;
         std::future::poll_fn(|cx| {
             connection.drive(cx);

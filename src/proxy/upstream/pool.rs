@@ -5,7 +5,9 @@ use super::super::clock::{Clock, Tick, Watch};
 use super::super::failure::Failure;
 use super::{Busy, ConnectError, Connection, Lease, LocalTarget, within};
 use crate::boundary::table::Pool;
+use crate::tls::client::with_own_sessions;
 use rand::rngs::SmallRng;
+use rustls::ClientConfig;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -15,6 +17,8 @@ use std::task::{Poll, Waker};
 pub(in crate::proxy) struct LocalPool {
     pub(in crate::proxy) shared: Arc<Pool>,
     targets: Vec<Rc<LocalTarget>>,
+    /// The pool's, with this worker's own sessions.
+    tls: Option<Arc<ClientConfig>>,
     capacity: Rc<Capacity>,
     clock: Rc<Clock>,
 }
@@ -27,17 +31,25 @@ impl LocalPool {
         (worker, workers): (usize, usize),
         clock: &Rc<Clock>,
     ) -> LocalPool {
-        let kept = |target| before.and_then(|pool| pool.targets.iter().find(|local| local.is(target)).map(Rc::clone));
+        let same = |pool: &&LocalPool| same_config(pool.shared.tls.as_ref(), shared.tls.as_ref());
+        let tls = match before.filter(same) {
+            Some(pool) => pool.tls.clone(),
+            None => shared.tls.as_deref().map(with_own_sessions),
+        };
+        let is = |local: &&Rc<LocalTarget>, target| local.is(target, tls.as_ref());
+        let kept = |target| before.and_then(|pool| pool.targets.iter().find(|local| is(local, target)).map(Rc::clone));
         let targets: Vec<_> = shared
             .targets
             .iter()
-            .map(|target| kept(target).unwrap_or_else(|| Rc::new(LocalTarget::new(target, worker, clock))))
+            .map(|target| {
+                kept(target).unwrap_or_else(|| Rc::new(LocalTarget::new(target, tls.as_ref(), worker, clock)))
+            })
             .collect();
         let gone = |old: &&Rc<LocalTarget>| !targets.iter().any(|target| Rc::ptr_eq(target, old));
         before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
         let capacity = before.map(|pool| Rc::clone(&pool.capacity)).unwrap_or_default();
         capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
-        LocalPool { shared: Arc::clone(shared), targets, capacity, clock: Rc::clone(clock) }
+        LocalPool { shared: Arc::clone(shared), targets, tls, capacity, clock: Rc::clone(clock) }
     }
 
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
@@ -91,7 +103,7 @@ impl LocalPool {
                 target.log_failure(&self.shared.name, "can't connect", &error);
                 return Err(match error {
                     ConnectError::TimedOut => Failure::ConnectTimeout,
-                    ConnectError::Refused(_) => Failure::Connect,
+                    ConnectError::Refused(_) | ConnectError::Tls(_) => Failure::Connect,
                 });
             }
         };
@@ -122,6 +134,10 @@ impl LocalPool {
         waiting.turn.came.set(false);
         in_time.ok_or(Failure::Queue)
     }
+}
+
+fn same_config(a: Option<&Arc<ClientConfig>>, b: Option<&Arc<ClientConfig>>) -> bool {
+    a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
 }
 
 /// How many connections the worker has to a pool, how many it may, and who waits for one.

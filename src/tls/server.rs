@@ -1,0 +1,54 @@
+//! What a listener serves TLS with: one immutable configuration for rustls, made anew whenever a part of it changes.
+
+use super::certificate::{ByName, Certificate};
+use super::provider;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use std::sync::Arc;
+
+const BOTH: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+
+/// What a listener's TLS is made of.
+#[derive(Clone, Debug)]
+pub struct Parts<'p> {
+    /// At least one; the first answers names that no other has.
+    pub certificates: &'p [Arc<Certificate>],
+    pub tls12: bool,
+    pub h2: bool,
+    pub http1: bool,
+    /// Authorities of client certificates, and whether a client must have one.
+    pub clients: Option<(Arc<RootCertStore>, bool)>,
+    /// Seals the sessions that clients resume. Kept from one configuration to the next, unless client certificates are
+    /// verified in another way: a resumed session is not verified again.
+    pub ticketer: Arc<dyn ProducesTickets>,
+}
+
+/// Session tickets under a random key that lives in this process only; a new one every 6 hours, the last but one is
+/// forgotten.
+pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, String> {
+    aws_lc_rs::Ticketer::new().map_err(|error| format!("no session tickets: {error}"))
+}
+
+/// The listener's configuration for rustls.
+pub fn config(parts: Parts<'_>) -> Result<Arc<ServerConfig>, String> {
+    let versions = if parts.tls12 { BOTH } else { &BOTH[..1] };
+    let builder = ServerConfig::builder_with_provider(provider());
+    let builder = builder.with_protocol_versions(versions).map_err(|error| error.to_string())?;
+    let builder = match parts.clients {
+        None => builder.with_no_client_auth(),
+        Some((authorities, required)) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(authorities, provider());
+            let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
+            builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
+        }
+    };
+    let by_name = ByName::new(parts.certificates).ok_or("no certificate is configured")?;
+    let mut config = builder.with_cert_resolver(Arc::new(by_name));
+    let alpn = [(parts.h2, "h2"), (parts.http1, "http/1.1")];
+    config.alpn_protocols = alpn.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.as_bytes().to_vec()).collect();
+    config.ticketer = parts.ticketer;
+    // Tickets do it all; a table of sessions would be a lock that all workers share.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
