@@ -37,6 +37,8 @@ pub const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
 pub const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long before a certificate expires it is warned of.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(21 * 24 * 60 * 60);
+/// Requests at once on one HTTP/2 connection to a target; further ones open another.
+pub const UPSTREAM_STREAMS: usize = 100;
 /// Upper bounds of the duration histograms, in microseconds; the last bucket is +Inf.
 pub const DURATION_BOUNDS_US: [u64; 16] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,

@@ -10,6 +10,7 @@ mod connection;
 mod exchange;
 mod failure;
 mod forward;
+mod grpc;
 mod guard;
 pub mod headers;
 mod io;

@@ -62,6 +62,8 @@ pub struct Pool {
     pub queue_timeout: Duration,
     /// None: plain. Its sessions are each worker's own.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Targets are spoken HTTP/2 with: agreed by ALPN with TLS, without it by prior knowledge.
+    pub http2: bool,
 }
 
 #[derive(Debug)]

@@ -106,6 +106,7 @@ pub struct PoolConfig {
     pub targets: Vec<TargetAddr>,
     pub version: Option<String>,
     pub connect_timeout: Duration,
+    pub http2: bool,
     pub max_connections: usize,
     pub queue_timeout: Duration,
     pub tls: Option<PoolTls>,

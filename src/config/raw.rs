@@ -114,6 +114,7 @@ pub struct Pool {
     pub max_connections: Option<At<u64>>,
     pub queue_timeout: Option<At<Duration>>,
     pub tls: Option<PoolTls>,
+    pub http2: bool,
 }
 
 #[derive(Debug)]
@@ -370,7 +371,8 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
     table.require(cx, "targets", "[\"127.0.0.1:9000\"]");
     let targets = targets(cx, &mut table);
     only(cx, &mut table, "balance", "p2c", &["round_robin", "least_conn", "hash"]);
-    only(cx, &mut table, "protocol", "http/1.1", &["h2"]);
+    let protocol = table.string(cx, "protocol");
+    one_of(cx, protocol.as_ref(), &table.path_of("protocol"), &["http/1.1", "h2"]);
     if let Some(slow_start) = table.duration(cx, "slow_start", FROM_ZERO)
         && !slow_start.value.is_zero()
     {
@@ -386,6 +388,7 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         connect_timeout: table.duration(cx, "connect_timeout", POSITIVE),
         max_connections: table.integer(cx, "max_connections", 1..=1_000_000),
         queue_timeout: table.duration(cx, "queue_timeout", FROM_ZERO),
+        http2: protocol.is_some_and(|protocol| protocol.value == "h2"),
         tls,
     };
     table.finish(cx);

@@ -80,6 +80,7 @@ fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, outcomes: &Re
         version: pool.version.clone(),
         targets: pool.targets.iter().map(target).collect(),
         connect_timeout: pool.connect_timeout,
+        http2: pool.http2,
         max_connections: pool.max_connections,
         queue_timeout: pool.queue_timeout,
         tls: tls.client(&pool.name),

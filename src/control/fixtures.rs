@@ -57,6 +57,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             targets: vec![TargetAddr::Ip(SocketAddr::from(([127, 0, 0, 1], 9)))],
             version: Some("1.0".to_owned()),
             connect_timeout: Duration::from_secs(2),
+            http2: false,
             max_connections: 1024,
             queue_timeout: Duration::from_secs(1),
             tls: None,

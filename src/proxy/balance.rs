@@ -54,7 +54,7 @@ mod tests {
             let addrs = vec![([127, 0, 0, 1], 9000 + at as u16).into()];
             let target =
                 Target { name: at.to_string(), addrs, server_name: None, outcomes: Arc::new(TargetOutcomes::new(1)) };
-            let local = LocalTarget::new(&target, None, 0, &clock);
+            let local = LocalTarget::new(&target, (None, false), 0, &clock);
             local.set_in_flight(*in_flight);
             Rc::new(local)
         };

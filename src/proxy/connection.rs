@@ -449,7 +449,7 @@ pub(super) async fn linger(mut stream: Stream, last_words: &[u8]) {
 
 /// Runs HTTP/2 streams on the worker's thread.
 #[derive(Clone, Copy)]
-struct LocalExec;
+pub(super) struct LocalExec;
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExec {
     fn execute(&self, future: F) {

@@ -5,6 +5,7 @@ use super::clock::{Tick, Watch};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::grpc;
 use super::headers;
 use super::tunnel;
 use super::upstream::{self, Lease, Sent};
@@ -46,7 +47,9 @@ pub(super) async fn send(
         })
         .await;
     }
-    let waiting = Waiting::new(exchange, upload, route.timeout);
+    let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
+    let timeout = asked.map_or(route.timeout, |asked| asked.min(route.timeout));
+    let waiting = Waiting::new(exchange, upload, timeout);
     interim::expect(&mut request);
     let mut closed_fresh = false;
     loop {
@@ -56,7 +59,12 @@ pub(super) async fn send(
         if upgrade.is_some() {
             lease.will_switch();
         }
-        let again = (lease.may_be_stale() && is_repeatable(&request)).then(|| copy(&request));
+        if let Some(upload) = &waiting.upload {
+            upload.goes_on_stream(lease.is_stream());
+        }
+        let bodiless = matches!(request.body(), RequestBody::Empty);
+        let may_repeat = if lease.is_stream() { bodiless } else { lease.may_be_stale() && is_repeatable(&request) };
+        let again = may_repeat.then(|| copy(&request));
         match lease.send(request, |cx| waiting.poll(cx)).await {
             Ok(Sent::Answered(response)) if !can_be_passed_on(&response, upgrade) => {
                 lease.target().log_failure(&pool.shared.name, "answer refused", &describe(&response));
@@ -75,7 +83,7 @@ pub(super) async fn send(
                 closed_fresh |= fresh;
                 request = *unsent;
             }
-            Ok(Sent::Failed(error)) => match again {
+            Ok(Sent::Failed { error, untouched }) => match again.filter(|_| untouched || !lease.is_stream()) {
                 Some(copy) => request = copy,
                 None => {
                     let failure = waiting.blame(upstream::failure_of(&error));

@@ -287,6 +287,11 @@ impl Driving {
             none => *none = Some(cx.waker().clone()),
         }
     }
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &*self.0.borrow() {
+            waker.wake_by_ref();
+        }
+    }
     /// Runs `poll` with the driving task's waker.
     pub(super) fn poll<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let current = self.0.borrow();

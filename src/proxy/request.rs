@@ -4,6 +4,7 @@ use super::body::{RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::grpc;
 use super::tunnel::{self, Tunnel};
 use super::{forward, headers, respond};
 use crate::routing::request::to_origin_form;
@@ -43,7 +44,10 @@ pub(super) async fn serve(
         return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
     };
     let place = (decision.route, decision.variant, decision.forced);
-    let exchange = Exchange::begin(Rc::clone(&client), local, place, started);
+    let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
+    if client.is_http2() && grpc::is_call(&parts.headers) {
+        exchange.set_grpc();
+    }
 
     let headers::Passed { request_id: id, upgrade } =
         headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
@@ -55,6 +59,10 @@ pub(super) async fn serve(
         Some(_) => Some(tunnel::websocket(&mut parts, &mut *client.worker.rng.borrow_mut())),
         None => upgrade.filter(|_| !has_body && client.version.get() == Version::HTTP_11),
     };
+    let upgrade = upgrade.filter(|_| !exchange.targets_speak_http2());
+    if socket.is_some() && upgrade.is_none() {
+        return Ok(respond::failed(exchange, Failure::BadResponse, &id, &decision));
+    }
     if let Some(offered) = &upgrade {
         tunnel::ask(&mut parts.headers, offered);
     }
@@ -92,7 +100,12 @@ async fn switch(
     (id, decision): (&HeaderValue, &Decision),
 ) -> Response<ResponseBody> {
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return respond::relay(exchange, answer, decision);
+        // To a CONNECT, any success would say that the tunnel stands.
+        let misleading = socket.is_some() && answer.response.status().is_success();
+        return match misleading {
+            true => respond::failed(exchange, Failure::BadResponse, id, decision),
+            false => respond::relay(exchange, answer, decision),
+        };
     }
     let protocol = offered.and_then(|offered| tunnel::accepted(answer.response.headers(), &offered));
     let (Some(protocol), Some(target)) = (protocol, answer.lease.switched().await) else {

@@ -3,6 +3,7 @@
 //! A lent connection is driven by the request that has it, not by a task of its own: the two sockets of a request
 //! share one wake-up. Idle ones are polled once in a while, so that one the target closed is dropped.
 
+mod http2;
 pub(super) mod pool;
 
 use super::body::{Broken, RequestBody};
@@ -37,8 +38,10 @@ pub(super) struct LocalTarget {
     pub(super) name: String,
     addrs: Vec<SocketAddr>,
     tls: Option<TargetTls>,
+    http2: bool,
     next_addr: Cell<usize>,
     idle: RefCell<Vec<IdleConnection>>,
+    shared: http2::Connections,
     in_flight: Cell<usize>,
     failing_until: Cell<Tick>,
     retired: Cell<bool>,
@@ -58,7 +61,7 @@ struct TargetTls {
 impl LocalTarget {
     pub(super) fn new(
         target: &Target,
-        tls: Option<&Arc<ClientConfig>>,
+        (tls, http2): (Option<&Arc<ClientConfig>>, bool),
         worker: usize,
         clock: &Rc<Clock>,
     ) -> LocalTarget {
@@ -70,8 +73,10 @@ impl LocalTarget {
             name: target.name.clone(),
             addrs: target.addrs.clone(),
             tls: tls.zip(target.server_name.as_ref()).map(named),
+            http2,
             next_addr: Cell::new(0),
             idle: RefCell::default(),
+            shared: http2::Connections::default(),
             in_flight: Cell::new(0),
             failing_until: Cell::default(),
             retired: Cell::new(false),
@@ -81,7 +86,7 @@ impl LocalTarget {
         }
     }
     /// The same server, spoken with in the same way: connections to it can be kept.
-    pub(super) fn is(&self, target: &Target, tls: Option<&Arc<ClientConfig>>) -> bool {
+    pub(super) fn is(&self, target: &Target, (tls, http2): (Option<&Arc<ClientConfig>>, bool)) -> bool {
         let same_tls = match (&self.tls, tls) {
             (None, None) => true,
             (Some(own), Some(tls)) => {
@@ -89,7 +94,7 @@ impl LocalTarget {
             }
             _ => false,
         };
-        self.name == target.name && self.addrs == target.addrs && same_tls
+        self.name == target.name && self.addrs == target.addrs && self.http2 == http2 && same_tls
     }
     pub(super) fn has_address(&self) -> bool {
         !self.addrs.is_empty()
@@ -123,6 +128,7 @@ impl LocalTarget {
     fn retire(&self) {
         self.retired.set(true);
         self.idle.borrow_mut().clear();
+        self.shared.retire();
     }
 
     /// Drops idle connections that the target closed or that are too old.
@@ -131,6 +137,7 @@ impl LocalTarget {
             connection.drive(&quiet());
             connection.is_idle() && connection.idle_since.after(UPSTREAM_IDLE) > now
         });
+        self.shared.sweep(now);
     }
 
     /// Opens a connection to one of the target's addresses before `end`. All are tried, beginning with another each
@@ -163,6 +170,10 @@ impl LocalTarget {
         let Some(tls) = &self.tls else { return Ok(TargetStream::Tcp(tcp)) };
         // Boxed: a plain connection's future should not carry it.
         let stream = Box::pin(tls.connector.connect(tls.name.clone(), tcp)).await.map_err(ConnectError::Tls)?;
+        let agreed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if self.http2 && !agreed {
+            return Err(ConnectError::NoHttp2);
+        }
         Ok(TargetStream::Tls(Box::new(stream)))
     }
 
@@ -188,6 +199,8 @@ pub(super) enum ConnectError {
     Refused(std::io::Error),
     #[error("{}", explain(.0))]
     Tls(std::io::Error),
+    #[error("the target's TLS does not agree to h2 (ALPN), and the pool's protocol is h2")]
+    NoHttp2,
 }
 
 /// The future's result, or None when the deadline passed first.
@@ -276,6 +289,8 @@ impl Drop for Busy {
 /// A connection lent to one request; given back when dropped, if it can serve another.
 pub(super) struct Lease {
     connection: Option<Box<Connection>>,
+    /// Of an HTTP/2 connection, instead.
+    stream: Option<http2::Stream>,
     busy: Busy,
     capacity: Rc<Capacity>,
     /// The response head has come; until then the connection can't go back.
@@ -287,12 +302,25 @@ pub(super) enum Sent {
     Answered(http::Response<hyper::body::Incoming>),
     /// Nothing of it reached the target: it can be sent again.
     Unsent(Box<http::Request<RequestBody>>),
-    Failed(hyper::Error),
+    Failed {
+        error: hyper::Error,
+        /// The target says that it did not look at the request.
+        untouched: bool,
+    },
 }
 
 impl Lease {
     fn new(connection: Box<Connection>, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
-        Lease { connection: Some(connection), busy, capacity: Rc::clone(capacity), answered: false }
+        Lease { connection: Some(connection), stream: None, busy, capacity: Rc::clone(capacity), answered: false }
+    }
+
+    fn on_stream(stream: http2::Stream, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
+        Lease { connection: None, stream: Some(stream), busy, capacity: Rc::clone(capacity), answered: false }
+    }
+
+    /// The connection is shared and driven by a task of its own.
+    pub(super) fn is_stream(&self) -> bool {
+        self.stream.is_some()
     }
 
     pub(super) fn target(&self) -> &LocalTarget {
@@ -301,7 +329,10 @@ impl Lease {
 
     /// The connection is closed: nothing more comes or goes.
     pub(super) fn is_over(&self) -> bool {
-        self.connection.as_ref().is_none_or(|connection| connection.driver.is_none())
+        match &self.stream {
+            Some(stream) => stream.is_over(),
+            None => self.connection.as_ref().is_none_or(|connection| connection.driver.is_none()),
+        }
     }
 
     /// No request was sent on the connection before.
@@ -346,6 +377,9 @@ impl Lease {
         request: http::Request<RequestBody>,
         mut each_poll: impl FnMut(&mut Context<'_>) -> Poll<Failure>,
     ) -> Result<Sent, Failure> {
+        if let Some(stream) = &self.stream {
+            return stream.send(request, &self.busy.0.name, each_poll).await;
+        }
         let Some(connection) = &mut self.connection else {
             return Ok(Sent::Unsent(Box::new(request)));
         };
@@ -368,7 +402,7 @@ impl Lease {
             Ok(response) => Sent::Answered(response),
             Err(mut error) => match error.take_message() {
                 Some(request) => Sent::Unsent(Box::new(request)),
-                None => Sent::Failed(error.into_error()),
+                None => Sent::Failed { error: error.into_error(), untouched: false },
             },
         })
     }
@@ -376,6 +410,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.stream.take().is_some() {
+            return self.capacity.wake_next();
+        }
         let Some(mut connection) = self.connection.take().filter(|_| self.answered) else { return };
         if !connection.is_idle() {
             // The answer's end may have been read together with its last piece: let the connection see it.

@@ -32,9 +32,13 @@ pub fn config(authorities: Option<Arc<RootCertStore>>, own: Option<&Certificate>
     Ok(Arc::new(config))
 }
 
-/// The configuration with a memory of its own for sessions: what one worker learns is not shared.
-pub fn with_own_sessions(config: &ClientConfig) -> Arc<ClientConfig> {
+/// The configuration with a memory of its own for sessions: what one worker learns is not shared. With `http2` that is
+/// the protocol to agree upon.
+pub fn with_own_sessions(config: &ClientConfig, http2: bool) -> Arc<ClientConfig> {
     let mut config = config.clone();
+    if http2 {
+        config.alpn_protocols = vec![b"h2".to_vec()];
+    }
     config.resumption = Resumption::in_memory_sessions(SESSIONS).tls12_resumption(Tls12Resumption::SessionIdOrTickets);
     Arc::new(config)
 }

@@ -20,3 +20,4 @@ mod state;
 mod streaming;
 mod support;
 mod tunnels;
+mod upstream_http2;

@@ -1,5 +1,6 @@
 //! The vocabulary: a site to describe, a Weir to start, upstreams to record, raw clients to speak.
 
+pub mod http2;
 pub mod site;
 pub mod upstream;
 pub mod weir;

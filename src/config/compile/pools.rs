@@ -31,6 +31,7 @@ impl Checker<'_> {
             targets: targets?,
             version: raw.version.as_ref().map(|version| version.value.clone()),
             connect_timeout: after(&raw.connect_timeout, CONNECT_TIMEOUT),
+            http2: raw.http2,
             max_connections: most.unwrap_or(MAX_CONNECTIONS),
             queue_timeout: after(&raw.queue_timeout, QUEUE_TIMEOUT),
             tls: match tls {

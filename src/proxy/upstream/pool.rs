@@ -3,6 +3,8 @@
 use super::super::balance;
 use super::super::clock::{Clock, Tick, Watch};
 use super::super::failure::Failure;
+use super::super::io::TargetStream;
+use super::http2;
 use super::{Busy, ConnectError, Connection, Lease, LocalTarget, within};
 use crate::boundary::table::Pool;
 use crate::tls::client::with_own_sessions;
@@ -31,18 +33,21 @@ impl LocalPool {
         (worker, workers): (usize, usize),
         clock: &Rc<Clock>,
     ) -> LocalPool {
-        let same = |pool: &&LocalPool| same_config(pool.shared.tls.as_ref(), shared.tls.as_ref());
+        let same = |pool: &&LocalPool| {
+            same_config(pool.shared.tls.as_ref(), shared.tls.as_ref()) && pool.shared.http2 == shared.http2
+        };
         let tls = match before.filter(same) {
             Some(pool) => pool.tls.clone(),
-            None => shared.tls.as_deref().map(with_own_sessions),
+            None => shared.tls.as_deref().map(|tls| with_own_sessions(tls, shared.http2)),
         };
-        let is = |local: &&Rc<LocalTarget>, target| local.is(target, tls.as_ref());
+        let is = |local: &&Rc<LocalTarget>, target| local.is(target, (tls.as_ref(), shared.http2));
         let kept = |target| before.and_then(|pool| pool.targets.iter().find(|local| is(local, target)).map(Rc::clone));
         let targets: Vec<_> = shared
             .targets
             .iter()
             .map(|target| {
-                kept(target).unwrap_or_else(|| Rc::new(LocalTarget::new(target, tls.as_ref(), worker, clock)))
+                kept(target)
+                    .unwrap_or_else(|| Rc::new(LocalTarget::new(target, (tls.as_ref(), shared.http2), worker, clock)))
             })
             .collect();
         let gone = |old: &&Rc<LocalTarget>| !targets.iter().any(|target| Rc::ptr_eq(target, old));
@@ -74,6 +79,18 @@ impl LocalPool {
             if let Some(connection) = idle {
                 return Ok(Lease::new(connection, busy, &self.capacity));
             }
+            if self.shared.http2 {
+                if let Some(stream) = target.shared.stream(&self.clock) {
+                    return Ok(Lease::on_stream(stream, busy, &self.capacity));
+                }
+                if target.shared.is_opening() {
+                    if let Err(error) = self.wait_for_opening(&target, end).await {
+                        failure = error;
+                        tried.push(Rc::as_ptr(&target));
+                    }
+                    continue;
+                }
+            }
             let Some(place) = self.place() else {
                 drop(busy);
                 let deadline = queued.get_or_insert_with(|| {
@@ -84,8 +101,18 @@ impl LocalPool {
                 self.wait_for_place(deadline).await?;
                 continue;
             };
-            match self.open(&target, place, end).await {
-                Ok(connection) => return Ok(Lease::new(connection, busy, &self.capacity)),
+            let opened = match self.shared.http2 {
+                true => {
+                    let stream = Box::pin(self.open_shared(&target, place, end)).await;
+                    stream.map(|stream| Lease::on_stream(stream, busy, &self.capacity))
+                }
+                false => {
+                    let connection = self.open(&target, place, end).await;
+                    connection.map(|connection| Lease::new(connection, busy, &self.capacity))
+                }
+            };
+            match opened {
+                Ok(lease) => return Ok(lease),
                 Err(error) => failure = error,
             }
             if self.clock.now() >= end {
@@ -96,18 +123,44 @@ impl LocalPool {
     }
 
     async fn open(&self, target: &LocalTarget, place: Place, end: Tick) -> Result<Box<Connection>, Failure> {
+        let stream = self.connect(target, end).await?;
+        Connection::open(stream, place, &self.clock).await.map_err(|_| Failure::Connect)
+    }
+
+    /// A connection that others may share, and the first stream on it.
+    async fn open_shared(&self, target: &LocalTarget, place: Place, end: Tick) -> Result<http2::Stream, Failure> {
+        let opening = target.shared.begin();
+        let stream = match self.connect(target, end).await {
+            Ok(stream) => opening.open(target, stream, place).await.map_err(|_| Failure::Connect),
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = &stream {
+            opening.failed(*failure);
+        }
+        drop(opening);
+        // Requests that wait for a place have one now: a stream.
+        self.capacity.wake_next();
+        stream
+    }
+
+    async fn wait_for_opening(&self, target: &LocalTarget, end: Tick) -> Result<(), Failure> {
+        let deadline = Watch::new(&self.clock);
+        deadline.due_at(end);
+        within(&deadline, target.shared.wait_for_opening()).await.unwrap_or(Err(Failure::ConnectTimeout))
+    }
+
+    async fn connect(&self, target: &LocalTarget, end: Tick) -> Result<TargetStream, Failure> {
         let end = self.clock.now().after(self.shared.connect_timeout).min(end);
-        let stream = match target.connect(end).await {
-            Ok(stream) => stream,
+        match target.connect(end).await {
+            Ok(stream) => Ok(stream),
             Err(error) => {
                 target.log_failure(&self.shared.name, "can't connect", &error);
-                return Err(match error {
+                Err(match error {
                     ConnectError::TimedOut => Failure::ConnectTimeout,
-                    ConnectError::Refused(_) | ConnectError::Tls(_) => Failure::Connect,
-                });
+                    ConnectError::Refused(_) | ConnectError::Tls(_) | ConnectError::NoHttp2 => Failure::Connect,
+                })
             }
-        };
-        Connection::open(stream, place, &self.clock).await.map_err(|_| Failure::Connect)
+        }
     }
 
     /// A place for a new connection; an idle connection to another target makes room when there is none.
