@@ -17,3 +17,5 @@ mod routing;
 mod state;
 mod streaming;
 mod support;
+mod tls;
+mod upstream_tls;
