@@ -127,7 +127,7 @@ impl Tls {
         if let Some(client) = before.filter(unchanged) {
             return Ok(Arc::clone(client));
         }
-        let client = client::config(authorities.clone(), own.as_deref())?;
+        let client = client::config(authorities.clone(), own.as_deref(), &["http/1.1"])?;
         Ok(Arc::new(Client { config: config.clone(), authorities, own, client }))
     }
 

@@ -223,8 +223,7 @@ pub mod tests {
         let ecdsa = certificate(&["a.example"], &PKCS_ECDSA_P256_SHA256);
         let lone = certificate(&["ecdsa.test", "b.wild.test"], &PKCS_ECDSA_P256_SHA256);
         let wild = certificate(&["*.wild.test"], &PKCS_RSA_SHA256);
-        let by_name =
-            ByName::new(&[&rsa, &ed25519, &ecdsa, &lone, &wild].map(|certificate| Arc::clone(certificate))).unwrap();
+        let by_name = ByName::new(&[&rsa, &ed25519, &ecdsa, &lone, &wild].map(Arc::clone)).unwrap();
         let is = |name, schemes: &[_], expected: &Arc<Certificate>| {
             assert!(Arc::ptr_eq(&by_name.choose(name, schemes), &expected.key), "{name:?} {schemes:?}");
         };

@@ -15,8 +15,12 @@ use std::sync::Arc;
 const SESSIONS: usize = 256;
 
 /// The configuration for rustls. `authorities` None: whatever certificate the target shows is taken. `own` is shown to
-/// targets that ask for one.
-pub fn config(authorities: Option<Arc<RootCertStore>>, own: Option<&Certificate>) -> Result<Arc<ClientConfig>, String> {
+/// targets that ask for one; `protocols` are offered by ALPN, the one liked best first.
+pub fn config(
+    authorities: Option<Arc<RootCertStore>>,
+    own: Option<&Certificate>,
+    protocols: &[&str],
+) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(provider());
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
     let builder = match authorities {
@@ -27,7 +31,7 @@ pub fn config(authorities: Option<Arc<RootCertStore>>, own: Option<&Certificate>
         None => builder.with_no_client_auth(),
         Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&own.key)))),
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }

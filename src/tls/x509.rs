@@ -150,7 +150,7 @@ fn string(tag: u8, content: &[u8]) -> Option<String> {
         // BMPString.
         0x1e => {
             let units = content.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
-            (content.len() % 2 == 0).then(|| char::decode_utf16(units).collect::<Result<_, _>>().ok())?
+            content.len().is_multiple_of(2).then(|| char::decode_utf16(units).collect::<Result<_, _>>().ok())?
         }
         _ => None,
     }

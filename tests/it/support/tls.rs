@@ -93,7 +93,7 @@ pub fn https_site(certs: &[(&str, &Leaf)], tls_lines: &str, target: SocketAddr) 
     certs.iter().for_each(|(name, leaf)| leaf.write(&site, name));
     let list: Vec<String> =
         certs.iter().map(|(name, _)| format!("{{ cert = \"{name}.crt\", key = \"{name}.key\" }}")).collect();
-    let listener = format!("[[listener]]\nname = \"https\"\nbind = \"127.0.0.1:0\"\n[listener.tls]\n");
+    let listener = "[[listener]]\nname = \"https\"\nbind = \"127.0.0.1:0\"\n[listener.tls]\n";
     site.toml(&format!("{listener}certs = [{}]\n{tls_lines}", list.join(", "))).to(target, "", "")
 }
 
