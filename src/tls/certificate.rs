@@ -3,7 +3,6 @@
 
 use super::x509::Leaf;
 use super::{ocsp, provider};
-use rustls::RootCertStore;
 use rustls::SignatureAlgorithm;
 use rustls::SignatureScheme;
 use rustls::pki_types::pem::{Error as PemError, PemObject, SliceIter};
@@ -98,16 +97,6 @@ fn not_pem(error: &PemError) -> String {
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
-}
-
-/// The certificates of authorities that peers are verified against.
-pub fn roots(authorities: &[CertificateDer<'_>]) -> Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
-    for (at, authority) in authorities.iter().enumerate() {
-        let added = store.add(authority.clone().into_owned());
-        added.map_err(|error| format!("certificate {} in it can't be an authority: {error}", at + 1))?;
-    }
-    Ok(store)
 }
 
 /// Answers handshakes: by server name exactly, then by `*.` for one label, then with the first certificate.

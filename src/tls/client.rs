@@ -1,6 +1,7 @@
 //! What targets are connected to with: whom to trust, what to prove, and why a handshake failed, in words.
 
-use super::certificate::{self, Certificate};
+use super::authorities::Authorities;
+use super::certificate::Certificate;
 use super::provider;
 use super::time;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -8,7 +9,7 @@ use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use std::sync::Arc;
 
 /// Sessions that a worker remembers for resumption, a pool.
@@ -17,16 +18,17 @@ const SESSIONS: usize = 256;
 /// The configuration for rustls. `authorities` None: whatever certificate the target shows is taken. `own` is shown to
 /// targets that ask for one; `protocols` are offered by ALPN, the one liked best first.
 pub fn config(
-    authorities: Option<Arc<RootCertStore>>,
+    authorities: Option<&Authorities>,
     own: Option<&Certificate>,
     protocols: &[&str],
 ) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(provider());
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-    let builder = match authorities {
-        Some(authorities) => builder.with_root_certificates(authorities),
-        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(NoVerification::new())),
+    let verifier = match authorities {
+        Some(authorities) => authorities.of_servers()?,
+        None => Arc::new(NoVerification::new()),
     };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match own {
         None => builder.with_no_client_auth(),
         Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&own.key)))),
@@ -46,24 +48,6 @@ pub fn with_own_sessions(config: &ClientConfig) -> Arc<ClientConfig> {
 /// The name that a target must prove to have: a DNS name, without a dot at its end, or an IP address.
 pub fn server_name(name: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(name.strip_suffix('.').unwrap_or(name).to_owned()).ok()
-}
-
-/// The system's authorities; otherwise why there are none.
-pub fn system_roots() -> Result<RootCertStore, String> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut store = RootCertStore::empty();
-    // Some systems carry odd ones; each that can't be used is one that is not trusted.
-    let (added, _) = store.add_parsable_certificates(found.certs);
-    match (added, found.errors.first()) {
-        (0, Some(error)) => Err(format!("this system has no certificates of authorities: {error}")),
-        (0, None) => Err("this system has no certificates of authorities".to_owned()),
-        _ => Ok(store),
-    }
-}
-
-/// The authorities of a PEM file.
-pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
-    certificate::roots(&certificate::certificates(pem)?)
 }
 
 /// Why a handshake with a target failed, for the log.
@@ -91,7 +75,10 @@ fn what_is_wrong(error: &CertificateError) -> String {
             "is from an authority that is not trusted: tls.ca, or the system's".to_owned()
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
-            format!("is not for {:?} but for {}", expected.to_str(), presented.join(", "))
+            let bare = |name: &String| name.replace("DnsName(\"", "").replace("IpAddress(", "").replace(['"', ')'], "");
+            let presented: Vec<String> = presented.iter().map(bare).collect();
+            let names = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+            format!("is not for {} but for {names}", expected.to_str())
         }
         CertificateError::NotValidForName => "is for another name".to_owned(),
         CertificateError::Revoked => "is revoked".to_owned(),
@@ -168,7 +155,7 @@ mod tests {
             expected: server_name("a.internal").unwrap(),
             presented: vec!["DnsName(\"b.internal\")".to_owned()],
         };
-        assert!(invalid(name).contains("is not for \"a.internal\" but for DnsName(\"b.internal\")"));
+        assert!(invalid(name).contains("is not for a.internal but for b.internal"));
         let alert = said(Error::AlertReceived(rustls::AlertDescription::CertificateRequired));
         assert_eq!(alert, "TLS: the target refused the handshake: CertificateRequired");
         assert_eq!(explain(&std::io::ErrorKind::UnexpectedEof.into()), "TLS: unexpected end of file");

@@ -59,14 +59,19 @@ fn idle_clients_ask_again_and_are_told_when_it_is_over() {
 
 #[test]
 fn an_answer_that_is_cut_does_not_look_whole() {
-    let ca = Ca::new();
-    let upstream =
-        Upstream::answering(|_| Reply::last("HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"));
+    let (ca, gate) = (Ca::new(), Gate::default());
+    let held = gate.clone();
+    let upstream = Upstream::raw(move |mut wire| {
+        let _ = wire.head();
+        let _ = wire.try_send("HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+        held.pass();
+    });
     let weir = https_site(&[("site", &ca.leaf(&["localhost"]))], "", upstream.addr).start();
     let (mut wire, _) = TlsClient::new(&ca).connect(weir.addr("https"));
     let answer = wire.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n").try_answer_head().expect("a head");
     assert_eq!((answer.status, answer.head.field("content-length")), (200, None));
     assert_eq!(wire.exactly(5).expect("what there was"), b"hello");
+    gate.open();
     assert!(!wire.is_closed(), "an end without TLS' own word is an error");
 }
 

@@ -106,9 +106,9 @@ fn sessions_are_resumed() {
 fn a_certificate_for_another_name_is_refused() {
     let ca = Ca::new();
     let upstream = secure(&ca.leaf(&["other.internal"]));
-    assert_refused(&site(&ca, upstream.addr, "", "").start(), "is not for \"127.0.0.1\"");
+    assert_refused(&site(&ca, upstream.addr, "", "").start(), "is not for 127.0.0.1 but for other.internal");
     let weir = site(&ca, upstream.addr, ", server_name = \"api.internal\"", "").start();
-    assert_refused(&weir, "is not for \"api.internal\"");
+    assert_refused(&weir, "is not for api.internal but");
     assert_eq!(upstream.count(), 0, "nothing of a request reaches it");
 }
 
@@ -121,6 +121,18 @@ fn an_unknown_authority_and_an_expired_certificate_are_refused() {
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
     });
     assert_refused(&site(&ca, secure(&expired).addr, "", "").start(), "expired on 2020-01-01");
+}
+
+#[test]
+fn a_self_signed_certificate_is_believed_where_it_is_listed() {
+    let leaf = Leaf::self_signed(&["127.0.0.1"]);
+    let upstream = secure(&leaf);
+    let listed = site(&Ca::new(), upstream.addr, "", "");
+    std::fs::write(listed.folder.path().join("ca.pem"), &leaf.cert).expect("writable");
+    assert_eq!(listed.start().get("/", "").text(), "secure");
+    let other = site(&Ca::new(), upstream.addr, "", "");
+    std::fs::write(other.folder.path().join("ca.pem"), Leaf::self_signed(&["127.0.0.1"]).cert).expect("writable");
+    assert_refused(&other.start(), "TLS: the target's certificate can't be verified");
 }
 
 #[test]

@@ -74,6 +74,15 @@ impl Ca {
 }
 
 impl Leaf {
+    /// Its own authority, and says so, as `openssl req -x509` makes them.
+    pub fn self_signed(names: &[&str]) -> Leaf {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("good names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("there is randomness");
+        let cert = params.self_signed(&key).expect("the parameters are good");
+        Leaf { cert: cert.pem(), key: key.serialize_pem(), der: cert.der().clone(), key_der: key.serialize_der() }
+    }
     /// Writes `NAME.crt` and `NAME.key` into the site's folder, the key first.
     pub fn write(&self, site: &Site, name: &str) {
         for (end, text) in [("key", &self.key), ("crt", &self.cert)] {
