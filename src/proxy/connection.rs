@@ -172,12 +172,11 @@ pub(super) async fn serve(
     tls: Option<Arc<ListenerTls>>,
     listener: &Arc<ListenerOutcomes>,
 ) {
-    let shard = &listener.shards[worker.id];
     let (stream, how) = match tls {
         None => (Stream::Tcp(tcp), (false, false, None)),
-        Some(tls) => match Box::pin(tls::handshake(&worker, tls, tcp, shard)).await {
+        Some(tls) => match Box::pin(tls::handshake(&worker, tls, tcp, peer, listener)).await {
             Some(Secured { stream, h2, identity }) => (Stream::Tls(stream), (true, h2, identity)),
-            None => return shard.rejected.add(1),
+            None => return listener.shards[worker.id].rejected.add(1),
         },
     };
     let h2 = how.1;

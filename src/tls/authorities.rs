@@ -5,8 +5,8 @@
 //! counts then: a certificate that is listed, byte for byte, is believed while it is valid.
 
 use super::certificate::certificates;
-use super::provider;
-use super::x509::Leaf;
+use super::x509::{Leaf, NOT_VERSION_3};
+use super::{provider, time};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
@@ -63,6 +63,32 @@ impl Authorities {
         let builder = if required { builder } else { builder.allow_unauthenticated() };
         let by_chain = builder.build().map_err(|error| error.to_string())?;
         Ok(Arc::new(Verifier { by_chain, listed: Arc::clone(&self.listed) }))
+    }
+}
+
+/// What is wrong with a certificate, after "the certificate".
+pub fn objection(error: &CertificateError) -> String {
+    let day = |time: &UnixTime| time::date(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+    match error {
+        CertificateError::ExpiredContext { not_after, .. } => format!("expired on {}", day(not_after)),
+        CertificateError::Expired => "has expired".to_owned(),
+        CertificateError::NotValidYetContext { not_before, .. } => format!("is valid from {} on only", day(not_before)),
+        CertificateError::NotValidYet => "is not valid yet".to_owned(),
+        CertificateError::UnknownIssuer => "is from an authority that is not trusted".to_owned(),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let bare = |name: &String| name.replace("DnsName(\"", "").replace("IpAddress(", "").replace(['"', ')'], "");
+            let presented: Vec<String> = presented.iter().map(bare).collect();
+            let names = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+            format!("is not for {} but for {names}", expected.to_str())
+        }
+        CertificateError::NotValidForName => "is for another name".to_owned(),
+        CertificateError::Revoked => "is revoked".to_owned(),
+        CertificateError::Other(OtherError(inner)) => match inner.downcast_ref() {
+            Some(webpki::Error::CaUsedAsEndEntity) => "is an authority's, and is not listed itself".to_owned(),
+            Some(webpki::Error::UnsupportedCertVersion) => format!("is {NOT_VERSION_3}"),
+            _ => format!("can't be verified: {inner}"),
+        },
+        other => format!("can't be verified: {other}"),
     }
 }
 
@@ -162,7 +188,6 @@ impl ClientCertVerifier for Verifier<dyn ClientCertVerifier> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::time;
     use super::*;
     use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, KeyPair, date_time_ymd};
     use std::time::Duration;

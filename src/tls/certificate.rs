@@ -1,7 +1,7 @@
 //! Certificates with their keys: read from PEM, and chosen for a client by the name it asks for and by what it can
 //! verify.
 
-use super::x509::Leaf;
+use super::x509::{Leaf, NOT_VERSION_3};
 use super::{ocsp, provider};
 use rustls::SignatureAlgorithm;
 use rustls::SignatureScheme;
@@ -56,6 +56,9 @@ impl Certificate {
         let key = private_key(key).map_err(Trouble::Key)?;
         let leaf = Leaf::read(&chain[0]);
         let leaf = leaf.ok_or_else(|| Trouble::Certificate("the first certificate in it is malformed".to_owned()))?;
+        if !leaf.version_3 {
+            return Err(Trouble::Certificate(format!("the first certificate in it is {NOT_VERSION_3}")));
+        }
         let mut key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => Trouble::Key("it is not the key of the certificate".to_owned()),
             rustls::Error::InvalidCertificate(error) => Trouble::Certificate(format!("it can't be used: {error:?}")),

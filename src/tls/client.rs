@@ -1,15 +1,14 @@
 //! What targets are connected to with: whom to trust, what to prove, and why a handshake failed, in words.
 
-use super::authorities::Authorities;
+use super::authorities::{Authorities, objection};
 use super::certificate::Certificate;
 use super::provider;
-use super::time;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use std::sync::Arc;
 
 /// Sessions that a worker remembers for resumption, a pool.
@@ -56,33 +55,11 @@ pub fn explain(error: &std::io::Error) -> String {
         return format!("TLS: {error}");
     };
     match tls {
-        Error::InvalidCertificate(why) => format!("TLS: the target's certificate {}", what_is_wrong(why)),
+        Error::InvalidCertificate(why) => format!("TLS: the target's certificate {}", objection(why)),
         Error::AlertReceived(alert) => format!("TLS: the target refused the handshake: {alert:?}"),
         Error::InvalidMessage(_) => "TLS: the target does not speak TLS there".to_owned(),
         Error::PeerIncompatible(why) => format!("TLS: the target supports nothing that Weir does: {why:?}"),
         other => format!("TLS: {other}"),
-    }
-}
-
-fn what_is_wrong(error: &CertificateError) -> String {
-    let day = |time: &UnixTime| time::date(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
-    match error {
-        CertificateError::ExpiredContext { not_after, .. } => format!("expired on {}", day(not_after)),
-        CertificateError::Expired => "has expired".to_owned(),
-        CertificateError::NotValidYetContext { not_before, .. } => format!("is valid from {} on only", day(not_before)),
-        CertificateError::NotValidYet => "is not valid yet".to_owned(),
-        CertificateError::UnknownIssuer => {
-            "is from an authority that is not trusted: tls.ca, or the system's".to_owned()
-        }
-        CertificateError::NotValidForNameContext { expected, presented } => {
-            let bare = |name: &String| name.replace("DnsName(\"", "").replace("IpAddress(", "").replace(['"', ')'], "");
-            let presented: Vec<String> = presented.iter().map(bare).collect();
-            let names = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
-            format!("is not for {} but for {names}", expected.to_str())
-        }
-        CertificateError::NotValidForName => "is for another name".to_owned(),
-        CertificateError::Revoked => "is revoked".to_owned(),
-        other => format!("can't be verified: {other}"),
     }
 }
 
@@ -131,6 +108,7 @@ impl ServerCertVerifier for NoVerification {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::CertificateError;
 
     #[test]
     fn names_that_a_target_can_prove() {

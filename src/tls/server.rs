@@ -1,11 +1,11 @@
 //! What a listener serves TLS with: one immutable configuration for rustls, made anew whenever a part of it changes.
 
-use super::authorities::Authorities;
+use super::authorities::{Authorities, objection};
 use super::certificate::{ByName, Certificate};
 use super::provider;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
-use rustls::{ServerConfig, SupportedProtocolVersion, version};
+use rustls::{Error, ServerConfig, SupportedProtocolVersion, version};
 use std::sync::Arc;
 
 const BOTH: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
@@ -23,6 +23,15 @@ pub struct Parts<'p> {
     /// Seals the sessions that clients resume. Kept from one configuration to the next, unless client certificates are
     /// verified in another way: a resumed session is not verified again.
     pub ticketer: Arc<dyn ProducesTickets>,
+}
+
+/// What was wrong with the client's certificate, if it was that which failed a handshake.
+pub fn client_trouble(error: &std::io::Error) -> Option<String> {
+    match error.get_ref()?.downcast_ref()? {
+        Error::InvalidCertificate(why) => Some(format!("its certificate {}", objection(why))),
+        Error::NoCertificatesPresented => Some("it showed no certificate".to_owned()),
+        _ => None,
+    }
 }
 
 /// Session tickets under a random key that lives in this process only; a new one every 6 hours, the last but one is

@@ -409,6 +409,7 @@ fn clients_must_show_a_certificate_where_it_is_required() {
         }
     }
     assert_eq!((handshakes(&weir, "resumed"), handshakes(&weir, "failed")), (1.0, 4.0));
+    assert!(weir.log().contains("a TLS client is refused: it showed no certificate"), "{}", weir.log());
 }
 
 #[test]
@@ -482,6 +483,25 @@ fn staple(folder: &Path, days: &str) {
         ["ocsp", "-index", "index", "-rsigner", "ca.pem", "-rkey", "ca.key", "-CA", "ca.pem", "-reqin", "request"];
     let said = openssl(folder, &[&args[..], &["-respout", "site.ocsp", "-ndays", days]].concat());
     assert!(folder.join("site.ocsp").exists(), "{said}");
+}
+
+#[test]
+fn an_old_certificate_is_refused_with_a_reason() {
+    let (ca, upstream) = (Ca::new(), Upstream::named("hello"));
+    let site = https_site(&[("site", &ca.leaf(&["localhost"]))], "", upstream.addr);
+    let folder = site.folder.path();
+    std::fs::write(folder.join("ca.pem"), ca.pem()).expect("writable");
+    std::fs::write(folder.join("ca.key"), ca.key()).expect("writable");
+    openssl(
+        folder,
+        &["req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", "site.key", "-out", "csr"],
+    );
+    openssl(
+        folder,
+        &["x509", "-req", "-in", "csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-set_serial", "1", "-out", "site.crt"],
+    );
+    let (status, log) = refused_start(&site);
+    assert!(!status.success() && log.contains("of an older X.509 version than 3"), "{log}");
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn a_self_signed_certificate_is_believed_where_it_is_listed() {
     assert_eq!(listed.start().get("/", "").text(), "secure");
     let other = site(&Ca::new(), upstream.addr, "", "");
     std::fs::write(other.folder.path().join("ca.pem"), Leaf::self_signed(&["127.0.0.1"]).cert).expect("writable");
-    assert_refused(&other.start(), "TLS: the target's certificate can't be verified");
+    assert_refused(&other.start(), "is an authority's, and is not listed itself");
 }
 
 #[test]
