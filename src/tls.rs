@@ -4,6 +4,7 @@
 //! `control` loads and replaces what runs, and what comes out is handed through the boundary to the workers. `der` and
 //! `x509` read the few fields that rustls keeps to itself: who a certificate is for, and until when.
 
+pub mod authorities;
 pub mod certificate;
 pub mod client;
 mod der;

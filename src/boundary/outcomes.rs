@@ -204,6 +204,12 @@ struct LogGate {
     held_back: AtomicU64,
 }
 
+impl Default for LogGate {
+    fn default() -> LogGate {
+        LogGate { since: Instant::now(), open_at: AtomicU64::new(0), held_back: AtomicU64::new(0) }
+    }
+}
+
 impl LogGate {
     fn pass(&self) -> Option<u64> {
         let now = self.since.elapsed().as_secs();
@@ -220,8 +226,8 @@ impl LogGate {
 
 impl TargetOutcomes {
     pub fn new(workers: usize) -> TargetOutcomes {
-        let failures = LogGate { since: Instant::now(), open_at: AtomicU64::new(0), held_back: AtomicU64::new(0) };
-        TargetOutcomes { shards: (0..workers).map(|_| TargetShard::default()).collect(), failures }
+        let shards = (0..workers).map(|_| TargetShard::default()).collect();
+        TargetOutcomes { shards, failures: LogGate::default() }
     }
     /// Whether a failure may be logged now, at most one a second; then how many were not since the last.
     pub fn may_log_failure(&self) -> Option<u64> {
@@ -270,11 +276,19 @@ pub struct ListenerShard {
 #[derive(Debug)]
 pub struct ListenerOutcomes {
     pub shards: Box<[ListenerShard]>,
+    refusals: LogGate,
 }
 
 impl ListenerOutcomes {
     pub fn new(workers: usize) -> ListenerOutcomes {
-        ListenerOutcomes { shards: (0..workers).map(|_| ListenerShard::default()).collect() }
+        ListenerOutcomes {
+            shards: (0..workers).map(|_| ListenerShard::default()).collect(),
+            refusals: LogGate::default(),
+        }
+    }
+    /// Whether a client's refusal may be logged now, at most one a second; then how many were not since the last.
+    pub fn may_log_refusal(&self) -> Option<u64> {
+        self.refusals.pass()
     }
 }
 

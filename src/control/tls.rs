@@ -10,12 +10,13 @@ pub mod watch;
 
 use crate::boundary::table::ListenerTls;
 use crate::config::{self, CertFiles, Config, PoolTls};
+use crate::tls::authorities::Authorities;
 use crate::tls::certificate::{Certificate, Staple};
 use crate::tls::{client, server};
 use files::Kept;
 use http::HeaderName;
+use rustls::ClientConfig;
 use rustls::server::ProducesTickets;
-use rustls::{ClientConfig, RootCertStore};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 pub struct Tls {
     certificates: BTreeMap<CertFiles, Kept<Certificate>>,
     /// By file; None is the system's.
-    authorities: BTreeMap<Option<PathBuf>, Kept<RootCertStore>>,
+    authorities: BTreeMap<Option<PathBuf>, Kept<Authorities>>,
     servers: BTreeMap<String, Arc<Server>>,
     clients: BTreeMap<String, Arc<Client>>,
 }
@@ -35,7 +36,7 @@ pub struct Tls {
 struct Server {
     config: config::ListenerTls,
     certificates: Vec<Arc<Certificate>>,
-    authorities: Option<Arc<RootCertStore>>,
+    authorities: Option<Arc<Authorities>>,
     ticketer: Arc<dyn ProducesTickets>,
     listener: Arc<ListenerTls>,
 }
@@ -44,7 +45,7 @@ struct Server {
 #[derive(Debug)]
 struct Client {
     config: PoolTls,
-    authorities: Option<Arc<RootCertStore>>,
+    authorities: Option<Arc<Authorities>>,
     own: Option<Arc<Certificate>>,
     client: Arc<ClientConfig>,
 }
@@ -127,11 +128,11 @@ impl Tls {
         if let Some(client) = before.filter(unchanged) {
             return Ok(Arc::clone(client));
         }
-        let client = client::config(authorities.clone(), own.as_deref())?;
+        let client = client::config(authorities.as_deref(), own.as_deref(), &["http/1.1"])?;
         Ok(Arc::new(Client { config: config.clone(), authorities, own, client }))
     }
 
-    fn roots(&self, file: Option<&PathBuf>) -> Option<Arc<RootCertStore>> {
+    fn roots(&self, file: Option<&PathBuf>) -> Option<Arc<Authorities>> {
         self.authorities.get(&file.cloned()).map(|kept| Arc::clone(&kept.value))
     }
 
@@ -233,16 +234,16 @@ fn look_at_certificate(
 
 /// The system's are read once, with the first pool that needs them, and at every reload that finds no such pool before.
 fn look_at_authorities(
-    before: Option<&Kept<RootCertStore>>,
+    before: Option<&Kept<Authorities>>,
     file: Option<&Path>,
     now: i64,
-) -> Result<Kept<RootCertStore>, String> {
+) -> Result<Kept<Authorities>, String> {
     match (file, before) {
         (Some(file), _) => Kept::look(before, &[file], false, now, |contents| {
-            client::roots(&contents[0]).map_err(|why| format!("CA file {}: {why}", file.display()))
+            Authorities::read(&contents[0]).map_err(|why| format!("CA file {}: {why}", file.display()))
         }),
         (None, Some(system)) => Ok(system.clone()),
-        (None, None) => client::system_roots().map(Kept::fixed),
+        (None, None) => Authorities::system().map(Kept::fixed),
     }
 }
 

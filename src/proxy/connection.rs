@@ -189,12 +189,11 @@ pub(super) async fn serve(
     tls: Option<Arc<ListenerTls>>,
     listener: &Arc<ListenerOutcomes>,
 ) {
-    let shard = &listener.shards[worker.id];
     let (stream, how) = match tls {
         None => (Stream::Tcp(tcp), (false, false, None)),
-        Some(tls) => match Box::pin(tls::handshake(&worker, tls, tcp, shard)).await {
+        Some(tls) => match Box::pin(tls::handshake(&worker, tls, tcp, peer, listener)).await {
             Some(Secured { stream, h2, identity }) => (Stream::Tls(stream), (true, h2, identity)),
-            None => return shard.rejected.add(1),
+            None => return listener.shards[worker.id].rejected.add(1),
         },
     };
     let h2 = how.1;
@@ -212,7 +211,7 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo) {
     loop {
         match parked(client, &io, &watch).await {
             Parked::Readable => {}
-            Parked::Gone => return,
+            Parked::Gone => return Box::pin(close(client, io, false)).await,
             Parked::HeadTimeout => return Box::pin(time_out(client, io)).await,
         }
         let (end, back) = driven(client, io, &watch).await;
@@ -228,13 +227,20 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo) {
                 return Box::pin(http2(client, io.into_http2())).await;
             }
             End::HeadTimeout => return Box::pin(time_out(client, io)).await,
-            End::Close => return,
+            // An answer that is cut must not look whole: TLS then ends without its last word.
+            End::Close if client.in_flight.get() > 0 || !client.pulse.flushed() => return,
+            End::Close => return Box::pin(close(client, io, false)).await,
+            End::Done(Err(error)) if !error.is_parse() => {
+                if client.unread_body.get() {
+                    Box::pin(close(client, io, true)).await;
+                }
+                return;
+            }
             End::Done(result) => {
-                let refused = result.is_err_and(|error| error.is_parse());
-                if refused {
+                if result.is_err() {
                     client.rejected();
                 }
-                return Box::pin(close(client, io, refused || client.unread_body.get())).await;
+                return Box::pin(close(client, io, result.is_err() || client.unread_body.get())).await;
             }
         }
     }
@@ -272,7 +278,6 @@ async fn parked(client: &Client, io: &ClientIo, watch: &Watch) -> Parked {
 
 /// Runs hyper's connection until it ends or the client has been idle for a while; gives the stream back.
 async fn driven(client: &Rc<Client>, io: ClientIo, watch: &Watch) -> (End, ClientIo) {
-    let can_park = io.can_park();
     let service = service_fn({
         let client = Rc::clone(client);
         move |request: http::Request<Incoming>| request::serve(Rc::clone(&client), request)
@@ -287,7 +292,7 @@ async fn driven(client: &Rc<Client>, io: ClientIo, watch: &Watch) -> (End, Clien
         if let Poll::Ready(result) = Pin::new(&mut *connection).poll(cx) {
             return Poll::Ready(End::Done(result));
         }
-        poll_time(client, watch, can_park, cx)
+        poll_time(client, watch, cx)
     })
     .await;
     let parts = connection.into_parts();
@@ -297,7 +302,7 @@ async fn driven(client: &Rc<Client>, io: ClientIo, watch: &Watch) -> (End, Clien
 }
 
 /// What the connection's state and the clock say: go on, or an end.
-fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_>) -> Poll<End> {
+fn poll_time(client: &Client, watch: &Watch, cx: &mut Context<'_>) -> Poll<End> {
     let limits = client.worker.limits();
     let pulse = &client.pulse;
     if pulse.is_http2() {
@@ -309,13 +314,13 @@ fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_
             (if moving { pulse.moved().after(limits.body_idle_timeout) } else { Tick::NEVER }, End::Close)
         } else if let Some(since) = pulse.head_since() {
             (since.after(limits.header_timeout), End::HeadTimeout)
-        } else if can_park && !client.unread_body.get() && client.served.get() == 1 {
+        } else if !client.unread_body.get() && client.served.get() == 1 {
             return Poll::Ready(End::Park);
         } else if client.must_leave() {
             return Poll::Ready(End::Close);
         } else if client.worker.draining.get() {
             (client.grace_end(), End::Close)
-        } else if can_park && !client.unread_body.get() {
+        } else if !client.unread_body.get() {
             (client.idle_since.get().after(PARK_AFTER), End::Park)
         } else if client.served.get() == 0 {
             (client.idle_since.get().after(limits.header_timeout), End::HeadTimeout)

@@ -87,7 +87,7 @@ pub(super) async fn send(
                 Some(copy) => request = copy,
                 None => {
                     let failure = waiting.blame(upstream::failure_of(&error));
-                    lease.target().log_failure(&pool.shared.name, failure.detail(), &error);
+                    lease.target().log_failure(&pool.shared.name, failure.detail(), &upstream::in_words(&error));
                     return Err(failure);
                 }
             },

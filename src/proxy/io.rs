@@ -116,14 +116,15 @@ impl ClientIo {
             self.unread = unread;
         }
     }
-    /// Only a plain stream can: a TLS session may hold bytes that the socket no longer shows.
-    pub(super) fn can_park(&self) -> bool {
-        matches!(self.stream, Stream::Tcp(_))
-    }
+    /// Ready when there may be something to read. A TLS session may hold what the socket no longer shows.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.stream {
-            Stream::Tcp(tcp) if self.unread.is_empty() => tcp.poll_read_ready(cx),
-            _ => Poll::Ready(Ok(())),
+            _ if !self.unread.is_empty() => Poll::Ready(Ok(())),
+            Stream::Tcp(tcp) => tcp.poll_read_ready(cx),
+            Stream::Tls(tls) => match tls.get_ref() {
+                (tcp, session) if session.wants_read() => tcp.poll_read_ready(cx),
+                _ => Poll::Ready(Ok(())),
+            },
         }
     }
     pub(super) fn into_stream(self) -> Stream {

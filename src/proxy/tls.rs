@@ -8,8 +8,9 @@ use super::connection::linger;
 use super::io::Stream;
 use super::upstream::within;
 use super::worker::Worker;
-use crate::boundary::outcomes::{Handshake, ListenerShard};
+use crate::boundary::outcomes::{Handshake, ListenerOutcomes};
 use crate::boundary::table::ListenerTls;
+use crate::tls::server::client_trouble;
 use crate::tls::time;
 use crate::tls::x509::{self, Leaf};
 use http::{HeaderName, HeaderValue};
@@ -17,6 +18,7 @@ use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -39,7 +41,8 @@ pub(super) async fn handshake(
     worker: &Rc<Worker>,
     tls: Arc<ListenerTls>,
     tcp: TcpStream,
-    shard: &ListenerShard,
+    peer: SocketAddr,
+    listener: &ListenerOutcomes,
 ) -> Option<Secured> {
     let limits = worker.limits();
     let waiting = worker.handshakes.begin(&worker.clock, worker.share(limits.max_handshakes), limits.handshake_timeout);
@@ -52,12 +55,15 @@ pub(super) async fn handshake(
         Some(Ok(stream)) => match secured(&tls, stream) {
             Ok(secured) => secured,
             Err(why) => {
-                tracing::debug!("TLS client refused: {why}");
+                log_refusal(listener, peer, why);
                 (Handshake::Failed, None)
             }
         },
         Some(Err((error, tcp))) => {
-            tracing::debug!("TLS handshake failed: {error}");
+            match client_trouble(&error) {
+                Some(why) => log_refusal(listener, peer, &why),
+                None => tracing::debug!(%peer, "TLS handshake failed: {error}"),
+            }
             // What the client sent meanwhile is read, or the alert that says why would be lost with a reset.
             if error.kind() == std::io::ErrorKind::InvalidData {
                 linger(Stream::Tcp(tcp), b"").await;
@@ -65,8 +71,15 @@ pub(super) async fn handshake(
             (Handshake::Failed, None)
         }
     };
-    shard.handshakes[outcome as usize].add(1);
+    listener.shards[worker.id].handshakes[outcome as usize].add(1);
     secured
+}
+
+/// Who asks for certificates wants to know; who does not is not told of every scan.
+fn log_refusal(listener: &ListenerOutcomes, peer: SocketAddr, why: &str) {
+    if let Some(more) = listener.may_log_refusal() {
+        tracing::info!(%peer, more, "a TLS client is refused: {why}");
+    }
 }
 
 fn secured(tls: &ListenerTls, stream: TlsStream<TcpStream>) -> Result<(Handshake, Option<Secured>), &'static str> {

@@ -432,6 +432,15 @@ pub(super) fn quiet() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
+/// hyper's error with what is behind it, for the log. In TLS 1.3 a target refuses Weir's certificate only now.
+pub(super) fn in_words(error: &hyper::Error) -> String {
+    match std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>()) {
+        Some(io) if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => explain(io),
+        Some(io) => format!("{error}: {io}"),
+        None => error.to_string(),
+    }
+}
+
 /// hyper's errors as what they mean for the client.
 pub(super) fn failure_of(error: &hyper::Error) -> Failure {
     if error.is_parse() || error.is_parse_status() {

@@ -1,9 +1,8 @@
 //! Certificates with their keys: read from PEM, and chosen for a client by the name it asks for and by what it can
 //! verify.
 
-use super::x509::Leaf;
+use super::x509::{Leaf, NOT_VERSION_3};
 use super::{ocsp, provider};
-use rustls::RootCertStore;
 use rustls::SignatureAlgorithm;
 use rustls::SignatureScheme;
 use rustls::pki_types::pem::{Error as PemError, PemObject, SliceIter};
@@ -57,6 +56,9 @@ impl Certificate {
         let key = private_key(key).map_err(Trouble::Key)?;
         let leaf = Leaf::read(&chain[0]);
         let leaf = leaf.ok_or_else(|| Trouble::Certificate("the first certificate in it is malformed".to_owned()))?;
+        if !leaf.version_3 {
+            return Err(Trouble::Certificate(format!("the first certificate in it is {NOT_VERSION_3}")));
+        }
         let mut key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => Trouble::Key("it is not the key of the certificate".to_owned()),
             rustls::Error::InvalidCertificate(error) => Trouble::Certificate(format!("it can't be used: {error:?}")),
@@ -98,16 +100,6 @@ fn not_pem(error: &PemError) -> String {
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
-}
-
-/// The certificates of authorities that peers are verified against.
-pub fn roots(authorities: &[CertificateDer<'_>]) -> Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
-    for (at, authority) in authorities.iter().enumerate() {
-        let added = store.add(authority.clone().into_owned());
-        added.map_err(|error| format!("certificate {} in it can't be an authority: {error}", at + 1))?;
-    }
-    Ok(store)
 }
 
 /// Answers handshakes: by server name exactly, then by `*.` for one label, then with the first certificate.
@@ -223,8 +215,7 @@ pub mod tests {
         let ecdsa = certificate(&["a.example"], &PKCS_ECDSA_P256_SHA256);
         let lone = certificate(&["ecdsa.test", "b.wild.test"], &PKCS_ECDSA_P256_SHA256);
         let wild = certificate(&["*.wild.test"], &PKCS_RSA_SHA256);
-        let by_name =
-            ByName::new(&[&rsa, &ed25519, &ecdsa, &lone, &wild].map(|certificate| Arc::clone(certificate))).unwrap();
+        let by_name = ByName::new(&[&rsa, &ed25519, &ecdsa, &lone, &wild].map(Arc::clone)).unwrap();
         let is = |name, schemes: &[_], expected: &Arc<Certificate>| {
             assert!(Arc::ptr_eq(&by_name.choose(name, schemes), &expected.key), "{name:?} {schemes:?}");
         };

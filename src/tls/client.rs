@@ -1,33 +1,38 @@
 //! What targets are connected to with: whom to trust, what to prove, and why a handshake failed, in words.
 
-use super::certificate::{self, Certificate};
+use super::authorities::{Authorities, objection};
+use super::certificate::Certificate;
 use super::provider;
-use super::time;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use std::sync::Arc;
 
 /// Sessions that a worker remembers for resumption, a pool.
 const SESSIONS: usize = 256;
 
 /// The configuration for rustls. `authorities` None: whatever certificate the target shows is taken. `own` is shown to
-/// targets that ask for one.
-pub fn config(authorities: Option<Arc<RootCertStore>>, own: Option<&Certificate>) -> Result<Arc<ClientConfig>, String> {
+/// targets that ask for one; `protocols` are offered by ALPN, the one liked best first.
+pub fn config(
+    authorities: Option<&Authorities>,
+    own: Option<&Certificate>,
+    protocols: &[&str],
+) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(provider());
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-    let builder = match authorities {
-        Some(authorities) => builder.with_root_certificates(authorities),
-        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(NoVerification::new())),
+    let verifier = match authorities {
+        Some(authorities) => authorities.of_servers()?,
+        None => Arc::new(NoVerification::new()),
     };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match own {
         None => builder.with_no_client_auth(),
         Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&own.key)))),
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
@@ -48,54 +53,17 @@ pub fn server_name(name: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(name.strip_suffix('.').unwrap_or(name).to_owned()).ok()
 }
 
-/// The system's authorities; otherwise why there are none.
-pub fn system_roots() -> Result<RootCertStore, String> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut store = RootCertStore::empty();
-    // Some systems carry odd ones; each that can't be used is one that is not trusted.
-    let (added, _) = store.add_parsable_certificates(found.certs);
-    match (added, found.errors.first()) {
-        (0, Some(error)) => Err(format!("this system has no certificates of authorities: {error}")),
-        (0, None) => Err("this system has no certificates of authorities".to_owned()),
-        _ => Ok(store),
-    }
-}
-
-/// The authorities of a PEM file.
-pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
-    certificate::roots(&certificate::certificates(pem)?)
-}
-
 /// Why a handshake with a target failed, for the log.
 pub fn explain(error: &std::io::Error) -> String {
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
         return format!("TLS: {error}");
     };
     match tls {
-        Error::InvalidCertificate(why) => format!("TLS: the target's certificate {}", what_is_wrong(why)),
+        Error::InvalidCertificate(why) => format!("TLS: the target's certificate {}", objection(why)),
         Error::AlertReceived(alert) => format!("TLS: the target refused the handshake: {alert:?}"),
         Error::InvalidMessage(_) => "TLS: the target does not speak TLS there".to_owned(),
         Error::PeerIncompatible(why) => format!("TLS: the target supports nothing that Weir does: {why:?}"),
         other => format!("TLS: {other}"),
-    }
-}
-
-fn what_is_wrong(error: &CertificateError) -> String {
-    let day = |time: &UnixTime| time::date(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
-    match error {
-        CertificateError::ExpiredContext { not_after, .. } => format!("expired on {}", day(not_after)),
-        CertificateError::Expired => "has expired".to_owned(),
-        CertificateError::NotValidYetContext { not_before, .. } => format!("is valid from {} on only", day(not_before)),
-        CertificateError::NotValidYet => "is not valid yet".to_owned(),
-        CertificateError::UnknownIssuer => {
-            "is from an authority that is not trusted: tls.ca, or the system's".to_owned()
-        }
-        CertificateError::NotValidForNameContext { expected, presented } => {
-            format!("is not for {:?} but for {}", expected.to_str(), presented.join(", "))
-        }
-        CertificateError::NotValidForName => "is for another name".to_owned(),
-        CertificateError::Revoked => "is revoked".to_owned(),
-        other => format!("can't be verified: {other}"),
     }
 }
 
@@ -144,6 +112,7 @@ impl ServerCertVerifier for NoVerification {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::CertificateError;
 
     #[test]
     fn names_that_a_target_can_prove() {
@@ -168,7 +137,7 @@ mod tests {
             expected: server_name("a.internal").unwrap(),
             presented: vec!["DnsName(\"b.internal\")".to_owned()],
         };
-        assert!(invalid(name).contains("is not for \"a.internal\" but for DnsName(\"b.internal\")"));
+        assert!(invalid(name).contains("is not for a.internal but for b.internal"));
         let alert = said(Error::AlertReceived(rustls::AlertDescription::CertificateRequired));
         assert_eq!(alert, "TLS: the target refused the handshake: CertificateRequired");
         assert_eq!(explain(&std::io::ErrorKind::UnexpectedEof.into()), "TLS: unexpected end of file");

@@ -1,10 +1,11 @@
 //! What a listener serves TLS with: one immutable configuration for rustls, made anew whenever a part of it changes.
 
+use super::authorities::{Authorities, objection};
 use super::certificate::{ByName, Certificate};
 use super::provider;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::{Error, ServerConfig, SupportedProtocolVersion, version};
 use std::sync::Arc;
 
 const BOTH: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
@@ -18,10 +19,19 @@ pub struct Parts<'p> {
     pub h2: bool,
     pub http1: bool,
     /// Authorities of client certificates, and whether a client must have one.
-    pub clients: Option<(Arc<RootCertStore>, bool)>,
+    pub clients: Option<(Arc<Authorities>, bool)>,
     /// Seals the sessions that clients resume. Kept from one configuration to the next, unless client certificates are
     /// verified in another way: a resumed session is not verified again.
     pub ticketer: Arc<dyn ProducesTickets>,
+}
+
+/// What was wrong with the client's certificate, if it was that which failed a handshake.
+pub fn client_trouble(error: &std::io::Error) -> Option<String> {
+    match error.get_ref()?.downcast_ref()? {
+        Error::InvalidCertificate(why) => Some(format!("its certificate {}", objection(why))),
+        Error::NoCertificatesPresented => Some("it showed no certificate".to_owned()),
+        _ => None,
+    }
 }
 
 /// Session tickets under a random key that lives in this process only; a new one every 6 hours, the last but one is
@@ -37,11 +47,7 @@ pub fn config(parts: Parts<'_>) -> Result<Arc<ServerConfig>, String> {
     let builder = builder.with_protocol_versions(versions).map_err(|error| error.to_string())?;
     let builder = match parts.clients {
         None => builder.with_no_client_auth(),
-        Some((authorities, required)) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(authorities, provider());
-            let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
-        }
+        Some((authorities, required)) => builder.with_client_cert_verifier(authorities.of_clients(required)?),
     };
     let by_name = ByName::new(parts.certificates).ok_or("no certificate is configured")?;
     let mut config = builder.with_cert_resolver(Arc::new(by_name));

@@ -8,9 +8,14 @@ use super::time;
 use rustls::pki_types::CertificateDer;
 use std::fmt::Write;
 
+/// rustls takes no others, and neither do browsers.
+pub const NOT_VERSION_3: &str =
+    "of an older X.509 version than 3: `openssl x509 -req` makes such without -extfile or -copy_extensions";
+
 /// What Weir knows of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
+    pub version_3: bool,
     pub serial: Vec<u8>,
     /// Seconds since 1970.
     pub not_before: i64,
@@ -25,7 +30,8 @@ impl Leaf {
     /// None when it is no X.509 certificate.
     pub fn read(der: &CertificateDer<'_>) -> Option<Leaf> {
         let mut fields = Der::new(der.as_ref()).take(SEQUENCE)?.take(SEQUENCE)?;
-        fields.take(CONTEXT_0);
+        let version = fields.take(CONTEXT_0).and_then(|mut version| version.take(INTEGER));
+        let version_3 = version.is_some_and(|version| version.bytes() == [2]);
         let serial = fields.take(INTEGER)?.bytes().to_vec();
         // The signature's algorithm and the issuer.
         fields.take(SEQUENCE)?;
@@ -37,7 +43,7 @@ impl Leaf {
         if names.is_empty() {
             names.extend(common_name(subject).map(|name| name.to_lowercase()));
         }
-        Some(Leaf { serial, not_before, not_after, subject: text(subject)?, names })
+        Some(Leaf { version_3, serial, not_before, not_after, subject: text(subject)?, names })
     }
 
     /// What messages and metrics call it.
@@ -150,7 +156,7 @@ fn string(tag: u8, content: &[u8]) -> Option<String> {
         // BMPString.
         0x1e => {
             let units = content.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
-            (content.len() % 2 == 0).then(|| char::decode_utf16(units).collect::<Result<_, _>>().ok())?
+            content.len().is_multiple_of(2).then(|| char::decode_utf16(units).collect::<Result<_, _>>().ok())?
         }
         _ => None,
     }

@@ -19,5 +19,7 @@ mod routing;
 mod state;
 mod streaming;
 mod support;
+mod tls;
 mod tunnels;
 mod upstream_http2;
+mod upstream_tls;

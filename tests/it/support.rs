@@ -2,11 +2,13 @@
 
 pub mod http2;
 pub mod site;
+pub mod tls;
 pub mod upstream;
 pub mod weir;
 pub mod wire;
 
 pub use site::{Site, split_site};
+pub use tls::{Ca, Leaf, TlsClient, https_site};
 pub use upstream::{Gate, Reply, Upstream, refused_port};
 pub use weir::Weir;
 pub use wire::{Answer, Wire};

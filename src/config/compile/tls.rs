@@ -7,6 +7,7 @@ use crate::config::model::{CertFiles, ClientCerts, ListenerTls, PoolTls, TargetA
 use crate::config::read_tls_file;
 use crate::config::source::{At, Place, shown};
 use crate::config::{expiry, raw};
+use crate::tls::authorities::Authorities;
 use crate::tls::certificate::{self, Certificate, Staple, Trouble};
 use crate::tls::{client, time};
 use std::path::PathBuf;
@@ -137,7 +138,7 @@ impl Checker<'_> {
     }
 
     fn authorities(&mut self, file: &At<String>) -> Option<PathBuf> {
-        self.tls_file(file, "CA", |pem| client::roots(pem).map(drop)).map(|(path, _)| path)
+        self.tls_file(file, "CA", |pem| Authorities::read(pem).map(drop)).map(|(path, _)| path)
     }
 
     fn client_certs(&mut self, raw: &raw::ListenerTls) -> Option<ClientCerts> {
@@ -216,7 +217,7 @@ impl Checker<'_> {
     }
 
     fn needs_system_roots(&mut self, pool: &str, place: Place) {
-        let found = self.system_roots.get_or_init(|| client::system_roots().map(drop));
+        let found = self.system_roots.get_or_init(|| Authorities::system().map(drop));
         if let Err(why) = found {
             let message = format!("pool.{pool}.tls has no `ca`, and {why}");
             let help = "write ca = \"tls/ca.pem\", or install the package ca-certificates";
