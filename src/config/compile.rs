@@ -1,18 +1,26 @@
 //! From what is written to what is meant: checks every value against its neighbours, resolves names, fills in
 //! defaults. Goes on after an error, so that one check shows them all.
 
+mod filters;
 mod listen;
+mod lists;
+mod loops;
+mod matches;
+mod mirror;
 mod pools;
+mod preview;
 mod routes;
 mod rules;
+mod sticky;
 mod tls;
 
 use super::cursor::{Size, word};
 use super::findings::Findings;
 use super::model::{Config, Log, Server};
 use super::raw;
-use super::source::{At, Place, Sources, listed, shown};
+use super::source::{At, Place, Sources, listed};
 use crate::limits::Limits;
+use lists::Lists;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -28,11 +36,16 @@ pub struct Checker<'a> {
     pub findings: &'a mut Findings,
     /// Whether the system has certificates of authorities; looked up once, if a pool needs them.
     system_roots: OnceCell<Result<(), String>>,
+    /// The files of `in_file` that were read so far.
+    lists: Lists,
+    /// What regular expressions take so far, in bytes.
+    regex_bytes: usize,
 }
 
 /// The whole configuration; None when anything in `findings` is an error.
 pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> Option<Config> {
-    let mut check = Checker { sources, findings, system_roots: OnceCell::new() };
+    let mut check =
+        Checker { sources, findings, system_roots: OnceCell::new(), lists: Lists::default(), regex_bytes: 0 };
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
@@ -41,6 +54,9 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
     check.ports(&file.listeners, file.admin.as_ref());
     let pools = check.pools(&file.pools);
     let routes = check.routes(&file.routes, &file.pools);
+    if let (Some(routes), Some(listeners)) = (&routes, &listeners) {
+        check.redirect_loops(&file.routes, routes, listeners);
+    }
     if file.listeners.is_empty() {
         let help = "[[listener]] with name = \"http\" and bind = \"127.0.0.1:8080\"";
         check.findings.error("no-listener", TOP, "there is no listener, so nothing can be served").help(help);
@@ -49,6 +65,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
         let help = "[[route]] with name = \"site\" and variants = { stable = \"POOL\" }";
         check.findings.error("no-route", TOP, "there is no route, so nothing can be served").help(help);
     }
+    let lists = check.lists.into_files();
     if findings.has_errors() {
         return None;
     }
@@ -61,6 +78,8 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
         listeners: listeners?,
         pools: pools?,
         routes: routes?,
+        provenance: Default::default(),
+        lists,
     })
 }
 
@@ -92,7 +111,7 @@ impl Checker<'_> {
         let parsed = written.value.parse::<ipnet::IpNet>().ok();
         let network = parsed.or_else(|| written.value.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from));
         if network.is_none() {
-            let message = format!("{} is neither an IP address nor a network", shown(&written.value));
+            let message = format!("{} is neither an IP address nor a network", written.shown());
             let help = "write \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.7\"";
             self.findings.error("bad-address", written.place, message).help(help);
         }
@@ -164,7 +183,7 @@ impl Checker<'_> {
     fn name(&mut self, what: &str, name: &At<String>) {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if name.value.is_empty() || name.value.len() > 64 || !name.value.chars().all(allowed) {
-            let message = format!("{} is not a name for a {what}", shown(&name.value));
+            let message = format!("{} is not a name for a {what}", name.shown());
             let help = "names have 1 to 64 letters, digits, `_`, `.` and `-`";
             self.findings.error("bad-name", name.place, message).help(help);
         }
@@ -175,7 +194,7 @@ impl Checker<'_> {
         let mut first: HashMap<&str, Place> = HashMap::new();
         for name in names {
             if let Some(place) = first.get(name.value.as_str()) {
-                let message = format!("there is another {what} {}", shown(&name.value));
+                let message = format!("there is another {what} {}", name.shown());
                 self.findings.error("duplicate-name", name.place, message).other(*place);
             } else {
                 first.insert(&name.value, name.place);
@@ -185,7 +204,7 @@ impl Checker<'_> {
 
     /// Reports a name that refers to nothing.
     fn unknown(&mut self, code: &'static str, what: &str, name: &At<String>, known: &[&str]) {
-        let message = format!("there is no {what} {}", shown(&name.value));
+        let message = format!("there is no {what} {}", name.shown());
         let help = match super::cursor::nearest(&name.value, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => format!("no {what} is defined"),

@@ -4,6 +4,7 @@
 //! connection goes. Nothing else writes these counters.
 
 use super::connection::Client;
+use super::filter::Filtered;
 use super::grpc;
 use super::worker::Local;
 use crate::boundary::outcomes::{Code, Reason, VariantShard};
@@ -16,6 +17,8 @@ pub(super) struct Exchange {
     pub(super) local: Rc<Local>,
     pub(super) route: usize,
     pub(super) variant: usize,
+    /// None for most routes; set before the request is sent.
+    pub(super) filtered: Option<Box<Filtered>>,
     forced: bool,
     started: Instant,
     code: Code,
@@ -37,6 +40,7 @@ impl Exchange {
             local,
             route,
             variant,
+            filtered: None,
             forced,
             started,
             code: Code::None,
@@ -53,6 +57,13 @@ impl Exchange {
         &self.local.published.outcomes[self.route][self.variant].shards[self.client.worker.id]
     }
 
+    /// The route's own changes to its answers, Weir's errors among them.
+    pub(super) fn edit_answer(&self, headers: &mut http::HeaderMap) {
+        if let Some(filtered) = &self.filtered {
+            filtered.edit_answer(self.variant, headers);
+        }
+    }
+
     /// The response head is handed on.
     pub(super) fn answered(&mut self, status: http::StatusCode) {
         debug_assert_eq!(self.code, Code::None, "one answer a request");
@@ -66,7 +77,7 @@ impl Exchange {
     pub(super) fn targets_speak_http2(&self) -> bool {
         let published = &self.local.published;
         let pool = published.routing.routes()[self.route].variants[self.variant].pool;
-        published.pools[pool].http2
+        pool.is_some_and(|pool| published.pools[pool].http2)
     }
 
     pub(super) fn is_grpc(&self) -> bool {

@@ -7,7 +7,9 @@ use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::grpc;
 use super::headers;
+use super::mirror::{self, RequestCopy};
 use super::tunnel;
+use super::upstream::pool::QUEUE;
 use super::upstream::{self, Lease, Sent};
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, StatusCode};
@@ -29,17 +31,21 @@ pub(super) struct Answer {
     pub(super) upload: Option<Rc<Upload>>,
 }
 
-/// Sends the request to a target of the exchange's variant and waits for the response head.
+/// Sends the request to a target of the exchange's variant and waits for the response head. `copy` is for the route's
+/// mirror, where the request has no body that would take it along.
 pub(super) async fn send(
     exchange: &Exchange,
     mut request: Request<RequestBody>,
     upload: Option<Rc<Upload>>,
     upgrade: Option<&HeaderValue>,
+    mut copy: Option<Box<RequestCopy>>,
     handed_over: Instant,
 ) -> Result<Answer, Failure> {
     let local = Rc::clone(&exchange.local);
     let route = &local.published.routing.routes()[exchange.route];
-    let pool = &local.pools[route.variants[exchange.variant].pool];
+    let Some(pool) = route.variants[exchange.variant].pool.map(|pool| &local.pools[pool]) else {
+        return Err(Failure::NoTarget);
+    };
     if let Some(upload) = &upload {
         std::future::poll_fn(|cx| {
             upload.sent_by(cx);
@@ -53,7 +59,7 @@ pub(super) async fn send(
     interim::expect(&mut request);
     let mut closed_fresh = false;
     loop {
-        let mut lease = waiting.for_lease(pool.lease(waiting.end, &exchange.client.worker.rng)).await?;
+        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &exchange.client.worker.rng)).await?;
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         if upgrade.is_some() {
@@ -64,7 +70,9 @@ pub(super) async fn send(
         }
         let bodiless = matches!(request.body(), RequestBody::Empty);
         let may_repeat = if lease.is_stream() { bodiless } else { lease.may_be_stale() && is_repeatable(&request) };
-        let again = may_repeat.then(|| copy(&request));
+        let again = may_repeat.then(|| second(&request));
+        // Its task runs when this one has written the request.
+        mirror::launch(copy.take());
         match lease.send(request, |cx| waiting.poll(cx)).await {
             Ok(Sent::Answered(response)) if !can_be_passed_on(&response, upgrade) => {
                 lease.target().log_failure(&pool.shared.name, "answer refused", &describe(&response));
@@ -84,7 +92,7 @@ pub(super) async fn send(
                 request = *unsent;
             }
             Ok(Sent::Failed { error, untouched }) => match again.filter(|_| untouched || !lease.is_stream()) {
-                Some(copy) => request = copy,
+                Some(again) => request = again,
                 None => {
                     let failure = waiting.blame(upstream::failure_of(&error));
                     lease.target().log_failure(&pool.shared.name, failure.detail(), &upstream::in_words(&error));
@@ -103,7 +111,8 @@ pub(super) async fn send(
 
 /// Neither a protocol switch that nobody asked for, nor a body whose length two parsers could read differently
 /// (RFC 9112 §6.3).
-fn can_be_passed_on<B>(response: &http::Response<B>, upgrade: Option<&HeaderValue>) -> bool {
+#[inline(always)]
+pub(super) fn can_be_passed_on<B>(response: &http::Response<B>, upgrade: Option<&HeaderValue>) -> bool {
     let headers = response.headers();
     let ambiguous = headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
     let asked = response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -120,7 +129,8 @@ fn describe<B>(response: &http::Response<B>) -> &'static str {
 }
 
 /// An HTTP/1.0 client may name no host; the target's own name stands in.
-fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
+#[inline(always)]
+pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
     if request.headers().contains_key(http::header::HOST) {
         return;
     }
@@ -135,7 +145,7 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
         && matches!(request.body(), RequestBody::Empty)
 }
 
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+fn second(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::Empty);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

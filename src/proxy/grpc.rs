@@ -57,7 +57,7 @@ pub(super) fn status_of(failure: Failure) -> HeaderValue {
         Failure::Connect | Failure::Reset | Failure::BadResponse | Failure::NoTarget | Failure::Queue => "14",
         Failure::ConnectTimeout | Failure::ResponseTimeout | Failure::BodyTimeout => "4",
         Failure::BodyTooLarge => "8",
-        Failure::BadBody => "13",
+        Failure::BadBody | Failure::TargetTooLong | Failure::NoHost | Failure::RedirectLoop => "13",
     })
 }
 

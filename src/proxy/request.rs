@@ -1,14 +1,15 @@
 //! The spine: what happens to a request, from its head to its answer's head, in one place.
 
-use super::body::{RequestBody, ResponseBody, Upload};
+use super::body::{self, RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::grpc;
+use super::mirror::{self, RequestCopy};
 use super::tunnel::{self, Tunnel};
-use super::{forward, headers, respond};
+use super::{filter, forward, headers, respond};
 use crate::routing::request::to_origin_form;
-use crate::routing::table::{Decision, RequestView};
+use crate::routing::table::{Decision, RequestView, RoutingTable};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body;
@@ -16,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -39,7 +41,7 @@ pub(super) async fn serve(
     if !identity_headers.is_empty() {
         headers::identify(&mut parts.headers, identity_headers, client.identity.as_deref());
     }
-    let Some(decision) = decide(&client, &local.published.routing, &parts) else {
+    let Some((decision, client_ip)) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
     };
@@ -49,6 +51,8 @@ pub(super) async fn serve(
         exchange.set_grpc();
     }
 
+    // A WebSocket over HTTP/2 says so by its method.
+    let mirrored = socket.is_none() && mirror::takes(&exchange, &parts.headers);
     let headers::Passed { request_id: id, upgrade } =
         headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
     if let Some(identity) = &client.identity {
@@ -66,15 +70,38 @@ pub(super) async fn serve(
     if let Some(offered) = &upgrade {
         tunnel::ask(&mut parts.headers, offered);
     }
+    if exchange.local.filters.of(exchange.route).is_some() {
+        match filter::apply(&mut exchange, (client_ip, &id), &mut parts) {
+            Ok(None) => {}
+            // To a CONNECT, any success would say that the tunnel stands.
+            Ok(Some(_)) if socket.is_some() => {
+                return Ok(respond::failed(exchange, Failure::BadResponse, &id, &decision));
+            }
+            Ok(Some(answer)) => {
+                let keep = body::discard(&client, incoming, waits_for_continue(&parts));
+                return Ok(respond::by_route(exchange, answer, keep));
+            }
+            Err(failure) => {
+                if has_body {
+                    client.unread_body.set(true);
+                }
+                return Ok(respond::failed(exchange, failure, &id, &decision));
+            }
+        }
+    }
     let (body, upload) = match upload(&client, &mut parts, incoming) {
         Ok(body) => body,
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
     };
     parts.version = Version::HTTP_11;
+    let mut copy = if mirrored { RequestCopy::begin(&exchange, &parts, &body) } else { None };
+    if let (Some(upload), true) = (&upload, mirrored) {
+        upload.take_along(copy.take());
+    }
     let handed_over = Instant::now();
     client.worker.shard().overhead.observe_us(micros(handed_over - started));
     let request = Request::from_parts(parts, body);
-    Ok(match forward::send(&exchange, request, upload, upgrade.as_ref(), handed_over).await {
+    Ok(match forward::send(&exchange, request, upload, upgrade.as_ref(), copy, handed_over).await {
         Ok(answer) if upgrade.is_some() => switch(exchange, answer, upgrade, socket, (&id, &decision)).await,
         Ok(answer) => respond::relay(exchange, answer, &decision),
         Err(failure) => respond::failed(exchange, failure, &id, &decision),
@@ -120,9 +147,12 @@ async fn switch(
     respond::switched(exchange, answer.response, protocol, decision)
 }
 
-fn decide(client: &Client, table: &crate::routing::table::RoutingTable, parts: &request::Parts) -> Option<Decision> {
-    let view = RequestView::of(parts, client.ip_of(&parts.headers));
-    table.route(&view, &mut *client.worker.rng.borrow_mut())
+/// The decision, and whose request it is.
+fn decide(client: &Client, table: &RoutingTable, parts: &request::Parts) -> Option<(Decision, IpAddr)> {
+    let client_ip = client.ip_of(&parts.headers);
+    let view = RequestView::of(parts, client_ip);
+    let decision = table.route(&view, &mut *client.worker.rng.borrow_mut())?;
+    Some((decision, client_ip))
 }
 
 /// The request's body, held back when the client waits for 100 (Continue).
@@ -135,8 +165,7 @@ fn upload(
         return Ok((RequestBody::Empty, None));
     }
     let max = client.worker.limits().max_body;
-    let held = parts.headers.get(header::EXPECT).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let upload = Upload::new(client, held, max);
+    let upload = Upload::new(client, waits_for_continue(parts), max);
     if max.is_some_and(|max| incoming.size_hint().lower() > max) {
         return Err(Failure::BodyTooLarge);
     }
@@ -145,4 +174,8 @@ fn upload(
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     Ok((RequestBody::Client { incoming, upload: Rc::clone(&upload) }, Some(upload)))
+}
+
+fn waits_for_continue(parts: &request::Parts) -> bool {
+    parts.headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }

@@ -347,6 +347,11 @@ impl Lease {
         self.connection.as_ref().is_some_and(|connection| connection.used && connection.idle_since < now)
     }
 
+    /// The connection is not used again.
+    pub(super) fn close(mut self) {
+        self.answered = false;
+    }
+
     pub(super) fn drive(&mut self, cx: &Context<'_>) {
         if let Some(connection) = &mut self.connection {
             connection.drive(cx);

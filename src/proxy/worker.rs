@@ -2,7 +2,9 @@
 
 use super::clock::{Clock, Tick};
 use super::connection;
+use super::filter::LocalFilters;
 use super::listener;
+use super::mirror;
 use super::tls::Handshakes;
 use super::upstream::pool::LocalPool;
 use crate::boundary::drain::{DrainWatch, Phase};
@@ -96,6 +98,7 @@ pub(super) struct Worker {
     pub(super) draining: Cell<bool>,
     pub(super) drain_began: Cell<Tick>,
     pub(super) handshakes: Rc<Handshakes>,
+    pub(super) mirrors: mirror::Budget,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
     outcomes: Arc<WorkerOutcomes>,
@@ -108,6 +111,7 @@ pub(super) struct Worker {
 pub(super) struct Local {
     pub(super) published: Arc<Published>,
     pub(super) pools: Vec<Rc<LocalPool>>,
+    pub(super) filters: LocalFilters,
     pub(super) http1: http1::Builder,
 }
 
@@ -130,6 +134,7 @@ impl Worker {
             draining: Cell::new(false),
             drain_began: Cell::default(),
             handshakes: Rc::default(),
+            mirrors: mirror::Budget::default(),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,
@@ -245,6 +250,7 @@ impl Local {
             })
             .collect();
         let http1 = connection::http1_builder(&published.settings.limits);
-        Local { published, pools, http1 }
+        let filters = LocalFilters::new(published.routing.routes(), before.map(|local| &local.filters));
+        Local { published, pools, filters, http1 }
     }
 }

@@ -4,7 +4,7 @@ use super::Checker;
 use crate::config::cursor::word;
 use crate::config::model::{Admin, AdminAddr, Listener, Role, Token};
 use crate::config::raw;
-use crate::config::source::{At, Place, shown};
+use crate::config::source::{At, Place};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -38,8 +38,9 @@ impl Checker<'_> {
         if let Ok(address) = written.value.parse() {
             return Some(address);
         }
-        let message = format!("{} is not an IP address and a port", shown(&written.value));
+        let message = format!("{} is not an IP address and a port", written.shown());
         let help = match written.value.as_str() {
+            _ if written.is_filled() => "write an address such as \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned(),
             port if port.parse::<u16>().is_ok() => format!("write \"0.0.0.0:{port}\" for all IPv4 addresses"),
             port if port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()) => {
                 format!("write \"0.0.0.0{port}\" for all IPv4 addresses, \"[::]{port}\" for IPv6")
@@ -134,7 +135,7 @@ impl Checker<'_> {
         for (written, owner) in binds.chain(own).chain(metrics.map(|address| (address, "admin.metrics"))) {
             if written.value.starts_with("unix:") {
                 if let Some(first) = sockets.insert(&written.value, written.place) {
-                    let message = format!("{} is listed twice", shown(&written.value));
+                    let message = format!("{} is listed twice", written.shown());
                     self.findings.error("port-taken", written.place, message).other(first);
                 }
                 continue;

@@ -5,7 +5,7 @@ use super::Checker;
 use crate::config::cursor::word;
 use crate::config::model::{CertFiles, ClientCerts, ListenerTls, PoolTls, TargetAddr};
 use crate::config::read_tls_file;
-use crate::config::source::{At, Place, shown};
+use crate::config::source::{At, Place};
 use crate::config::{expiry, raw};
 use crate::tls::authorities::Authorities;
 use crate::tls::certificate::{self, Certificate, Staple, Trouble};
@@ -114,7 +114,7 @@ impl Checker<'_> {
             self.findings.warning("cert-expiry", cert.place, message);
         }
         if let (Staple::Refused(why), Some(ocsp)) = (&certificate.staple, ocsp) {
-            let message = format!("the OCSP response in {} is not served: {why}", shown(&ocsp.value));
+            let message = format!("the OCSP response in {} is not served: {why}", ocsp.shown());
             self.findings.warning("ocsp", ocsp.place, message);
         }
     }
@@ -131,7 +131,8 @@ impl Checker<'_> {
         match checked {
             Ok(bytes) => Some((path, bytes)),
             Err(why) => {
-                self.findings.error("tls-file", file.place, format!("{what} file {}: {why}", path.display()));
+                let name = if file.is_filled() { file.written().to_owned() } else { path.display().to_string() };
+                self.findings.error("tls-file", file.place, format!("{what} file {name}: {why}"));
                 None
             }
         }
@@ -172,7 +173,7 @@ impl Checker<'_> {
     fn identity_header(&mut self, written: &At<String>) -> Option<http::HeaderName> {
         let name = self.header_name(written)?;
         if USED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded-") {
-            let message = format!("{} is used otherwise", shown(&written.value));
+            let message = format!("{} is used otherwise", written.shown());
             let help = "a header of its own, such as \"x-client-subject\"";
             self.findings.error("bad-value", written.place, message).help(help);
             return None;
@@ -229,7 +230,7 @@ impl Checker<'_> {
     fn server_names(&mut self, pool: &str, raw: &raw::PoolTls, targets: &[TargetAddr]) {
         if let Some(written) = &raw.server_name {
             if client::server_name(&written.value).is_none() {
-                let message = format!("{} is neither a DNS name nor an IP address", shown(&written.value));
+                let message = format!("{} is neither a DNS name nor an IP address", written.shown());
                 self.findings.error("bad-value", written.place, message);
             }
             return;

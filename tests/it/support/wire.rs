@@ -234,7 +234,7 @@ impl Wire {
     }
     /// Nothing more is sent; what the peer says is still read.
     pub fn end(&self) {
-        self.stream.shutdown(std::net::Shutdown::Write).expect("the connection is open");
+        self.stream.tcp().shutdown(std::net::Shutdown::Write).expect("the connection is open");
     }
     /// Closes so that the peer reads a reset.
     pub fn reset(self) {
