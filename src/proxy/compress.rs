@@ -7,11 +7,13 @@
 
 mod encoder;
 
+use super::exchange::Exchange;
+use crate::boundary::compress::CompressShard;
 use crate::limits::{COMPRESS_OUTPUT_BYTES, COMPRESS_TURN_BYTES, COMPRESSORS_PER_WORKER};
-use crate::routing::compress::Coding;
+use crate::routing::compress::{Asked, Coding, edit_head};
 use bytes::{Buf, Bytes};
 use encoder::{EncodeError, Encoder, Goal, LEAST_OUTPUT_BYTES};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -40,6 +42,34 @@ impl Drop for Place {
     }
 }
 
+/// Makes an answer's head what the client is to get, for a route that compresses. Some when the answer is compressed;
+/// the inner None: it has a head only. `length` of the body in bytes, where it is known.
+#[inline(never)]
+pub(super) fn begin(
+    exchange: &Exchange,
+    asked: &Asked,
+    status: StatusCode,
+    headers: &mut HeaderMap,
+    length: Option<u64>,
+) -> Option<Option<Box<Compressor>>> {
+    if exchange.is_grpc() {
+        return None;
+    }
+    let shard = exchange.compress_shard();
+    edit_head(asked, status, headers, length, |coding| {
+        if asked.is_head {
+            return Some(None);
+        }
+        let compressor = Compressor::begin(&exchange.client.worker.compressors, coding);
+        match (&compressor, shard) {
+            (Some(_), Some(shard)) => shard.answers[coding as usize].add(1),
+            (None, Some(shard)) => shard.skipped.add(1),
+            (_, None) => {}
+        }
+        compressor.map(Some)
+    })
+}
+
 pub(super) struct Compressor {
     encoder: Encoder,
     _place: Place,
@@ -53,6 +83,7 @@ pub(super) struct Compressor {
     unflushed: bool,
     /// Taken in since the last pause, in bytes.
     worked: usize,
+    /// Since they were last counted.
     taken_in: u64,
     handed_on: u64,
 }
@@ -70,7 +101,7 @@ enum Phase {
 pub(super) enum Stopped<E> {
     /// The body that is compressed broke off.
     Source(E),
-    Encoder(EncodeError),
+    Encoder,
 }
 
 impl Compressor {
@@ -97,9 +128,15 @@ impl Compressor {
         self.phase == Phase::Finished && self.filled == 0 && self.trailers.is_none()
     }
 
-    /// Bytes taken in and handed on so far.
-    pub(super) fn totals(&self) -> (u64, u64) {
-        (self.taken_in, self.handed_on)
+    /// The target's body has been asked for to its end.
+    pub(super) fn has_all(&self) -> bool {
+        matches!(self.phase, Phase::Finishing | Phase::Finished)
+    }
+
+    /// Adds what was taken in and handed on since the last time.
+    pub(super) fn count(&mut self, shard: &CompressShard) {
+        shard.bytes_in.add(std::mem::take(&mut self.taken_in));
+        shard.bytes_out.add(std::mem::take(&mut self.handed_on));
     }
 
     /// The next piece, of a body whose own next one `source` gives. After [`COMPRESS_TURN_BYTES`] without a pause it
@@ -129,8 +166,8 @@ impl Compressor {
                 continue;
             }
             ready!(self.poll_turn(cx));
-            if let Err(error) = self.step() {
-                return Poll::Ready(Some(Err(Stopped::Encoder(error))));
+            if self.step().is_err() {
+                return Poll::Ready(Some(Err(Stopped::Encoder)));
             }
         }
     }
@@ -271,6 +308,10 @@ mod tests {
             }
         }
 
+        fn totals(&self) -> (u64, u64) {
+            (self.compressor.taken_in, self.compressor.handed_on)
+        }
+
         /// All data until a pause of the source, the end or a break.
         fn until_quiet(&mut self) -> (Vec<u8>, Got) {
             let mut bytes = Vec::new();
@@ -310,7 +351,7 @@ mod tests {
             bytes.extend(rest);
             assert!(matches!(got, Got::End) && line.compressor.is_finished());
             assert!(decoded(coding, &bytes, true) == expected, "{coding:?}");
-            assert_eq!(line.compressor.totals(), (expected.len() as u64, bytes.len() as u64));
+            assert_eq!(line.totals(), (expected.len() as u64, bytes.len() as u64));
         }
     }
 
@@ -355,9 +396,9 @@ mod tests {
             let mut line = Line::new(coding, [Says::Data(vec![b'a'; length])]);
             let mut turns = 0;
             loop {
-                let before = line.compressor.totals().0;
+                let before = line.totals().0;
                 let got = line.next();
-                let worked = line.compressor.totals().0 - before;
+                let worked = line.totals().0 - before;
                 assert!(worked <= COMPRESS_TURN_BYTES as u64, "{worked} bytes in one poll");
                 match got {
                     Got::Pending => turns += 1,

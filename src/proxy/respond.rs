@@ -1,17 +1,21 @@
 //! The answer's head: a target's, passed on, or Weir's own as a short problem document (RFC 9457).
 
 use super::body::ResponseBody;
+use super::compress;
 use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::forward::Answer;
+use super::grpc;
 use super::headers;
+use crate::routing::compress::Asked;
 use crate::routing::request::Unfit;
 use crate::routing::sticky::Fallback;
 use crate::routing::table::{ClientId, Decision};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version};
+use http_body::Body;
 use std::time::Duration;
 
 const ALL_BUT_CONNECT: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -56,8 +60,16 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
     exchange.edit_answer(&mut parts.headers);
     give_cookie(&mut parts.headers, &exchange, decision);
     exchange.answered(parts.status);
+    exchange.grpc_status(&parts.headers);
     exchange.client.finish_head(&mut parts.headers, close);
-    Response::from_parts(parts, ResponseBody::of_target(incoming, lease, upload, exchange))
+    let compressor = match compress_asked(&exchange) {
+        None => None,
+        Some(asked) => {
+            let length = incoming.size_hint().exact().filter(|_| !asked.is_head);
+            compress::begin(&exchange, asked, parts.status, &mut parts.headers, length).flatten()
+        }
+    };
+    Response::from_parts(parts, ResponseBody::of_target(incoming, lease, upload, exchange, compressor))
 }
 
 /// The target's 101 (Switching Protocols) as the client gets it: over HTTP/2 it is a 200 (RFC 8441 §5). The request ends
@@ -95,7 +107,10 @@ pub(super) fn failed(
 ) -> Response<ResponseBody> {
     exchange.failed(failure.reason());
     exchange.answered(failure.status());
-    let mut response = problem(failure.status(), failure.detail(), Some(request_id));
+    let mut response = match exchange.is_grpc() {
+        true => call_failed(failure),
+        false => problem(failure.status(), failure.detail(), Some(request_id)),
+    };
     exchange.edit_answer(response.headers_mut());
     give_cookie(response.headers_mut(), &exchange, decision);
     let close = failure.leaves_body_unread();
@@ -108,7 +123,22 @@ pub(super) fn by_route(mut exchange: Exchange, mut response: Response<Bytes>, ke
     exchange.answered(response.status());
     exchange.edit_answer(response.headers_mut());
     exchange.client.finish_head(response.headers_mut(), !keep);
-    response.map(|content| ResponseBody::own(content, Some(exchange)))
+    let Some(asked) = compress_asked(&exchange) else {
+        return response.map(|content| ResponseBody::own(content, Some(exchange)));
+    };
+    let (status, length) = (response.status(), response.body().len() as u64);
+    let begun = compress::begin(&exchange, asked, status, response.headers_mut(), Some(length));
+    response.map(|content| match begun {
+        None => ResponseBody::own(content, Some(exchange)),
+        Some(Some(compressor)) => ResponseBody::compressed(content, exchange, compressor),
+        // How long it would be is not known without compressing it.
+        Some(None) => ResponseBody::own(Bytes::new(), Some(exchange)),
+    })
+}
+
+/// What the request said of compression, on a route that compresses.
+fn compress_asked(exchange: &Exchange) -> Option<&Asked> {
+    exchange.filtered.as_ref()?.compress.as_ref()
 }
 
 /// Weir's answer to a request that belongs to no route. A body is not read, and nothing after it.
@@ -144,6 +174,16 @@ fn problem(status: StatusCode, detail: &str, request_id: Option<&HeaderValue>) -
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A gRPC answer without a message: the status is in the head.
+fn call_failed(failure: Failure) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, grpc::CONTENT);
+    headers.insert(grpc::STATUS, grpc::status_of(failure));
+    headers.insert(grpc::MESSAGE, HeaderValue::from_static(failure.detail()));
     response
 }
 

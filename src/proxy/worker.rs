@@ -1,10 +1,12 @@
 //! A worker: a thread with its own runtime, and all that its connections share without locks.
 
 use super::clock::{Clock, Tick};
+use super::compress;
 use super::connection;
 use super::filter::LocalFilters;
 use super::listener;
 use super::mirror;
+use super::tls::Handshakes;
 use super::upstream::pool::LocalPool;
 use crate::boundary::drain::{DrainWatch, Phase};
 use crate::boundary::outcomes::{ListenerShard, WorkerOutcomes, WorkerShard};
@@ -96,7 +98,9 @@ pub(super) struct Worker {
     pub(super) rng: RefCell<SmallRng>,
     pub(super) draining: Cell<bool>,
     pub(super) drain_began: Cell<Tick>,
+    pub(super) handshakes: Rc<Handshakes>,
     pub(super) mirrors: mirror::Budget,
+    pub(super) compressors: compress::Places,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
     outcomes: Arc<WorkerOutcomes>,
@@ -131,7 +135,9 @@ impl Worker {
             rng: RefCell::new(rng),
             draining: Cell::new(false),
             drain_began: Cell::default(),
+            handshakes: Rc::default(),
             mirrors: mirror::Budget::default(),
+            compressors: compress::Places::default(),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,
@@ -175,7 +181,12 @@ impl Worker {
 
     /// This worker's share of `max_connections`.
     fn room(&self) -> usize {
-        self.limits().max_connections.div_ceil(self.workers)
+        self.share(self.limits().max_connections)
+    }
+
+    /// This worker's share of a number that is the whole process's.
+    pub(super) fn share(&self, of: usize) -> usize {
+        of.div_ceil(self.workers)
     }
 
     /// Waits while the worker has as many connections as it may; the kernel's queue holds the others.

@@ -41,13 +41,8 @@ impl Checker<'_> {
         };
         let answer = self.own_answer(raw, matches);
         let compress = self.compress(raw);
-        let filters = Filters {
-            request: request?,
-            response: response?,
-            rewrite: rewrite?,
-            answer: answer?,
-            compress: compress?,
-        };
+        let filters =
+            Filters { request: request?, response: response?, rewrite: rewrite?, answer: answer?, compress: compress? };
         Some((filters != Filters::default()).then(|| Arc::new(filters)))
     }
 

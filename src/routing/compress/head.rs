@@ -46,17 +46,18 @@ impl Asked {
     }
 }
 
-/// Makes the answer's head what the client is to get. Gives the coding that the body is to have, when it is to have
-/// one. `length`: of the body in bytes, where the header does not say it but it is known.
+/// Makes the answer's head what the client is to get. `length`: of the body in bytes, where the header does not say it
+/// but it is known. `begin` is asked when the body is to be compressed; what it gives is handed on, and with None the
+/// answer goes as it is.
 ///
 /// Every answer that some client would get compressed says so in `Vary`.
-pub fn edit_head(
+pub fn edit_head<C>(
     asked: &Asked,
     status: StatusCode,
     headers: &mut HeaderMap,
     length: Option<u64>,
-    coding: Option<Coding>,
-) -> Option<Coding> {
+    begin: impl FnOnce(Coding) -> Option<C>,
+) -> Option<C> {
     if status == StatusCode::NOT_MODIFIED {
         not_modified(asked, headers);
         return None;
@@ -65,13 +66,14 @@ pub fn edit_head(
         return None;
     }
     vary(headers);
-    let coding = coding?;
+    let coding = asked.coding?;
+    let begun = begin(coding)?;
     headers.insert(header::CONTENT_ENCODING, coding.value());
     headers.remove(header::CONTENT_LENGTH);
     // A range of these bytes is none of the target's.
     headers.remove(header::ACCEPT_RANGES);
     weaken(headers);
-    Some(coding)
+    Some(begun)
 }
 
 fn can_be_compressed(status: StatusCode, headers: &HeaderMap, length: Option<u64>) -> bool {
@@ -179,7 +181,7 @@ mod tests {
     fn edited(asked: &Asked, status: u16, fields: &[(&str, &str)]) -> (HeaderMap, Option<Coding>) {
         let mut headers = map(fields);
         let status = StatusCode::from_u16(status).unwrap();
-        let coding = edit_head(asked, status, &mut headers, None, asked.coding);
+        let coding = edit_head(asked, status, &mut headers, None, Some);
         (headers, coding)
     }
 
@@ -241,11 +243,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_gets_no_compressor_goes_as_it_is() {
+        let fields = [HTML, ("content-length", "5000"), ("etag", "\"abc\"")];
+        let mut headers = map(&fields);
+        let gzip = asked(&[("accept-encoding", "gzip")]);
+        assert_eq!(edit_head(&gzip, StatusCode::OK, &mut headers, None, |_| None::<()>), None);
+        assert_eq!(headers.remove(header::VARY).unwrap(), "Accept-Encoding");
+        assert_eq!(headers, map(&fields));
+    }
+
+    #[test]
     fn a_length_that_only_the_body_says_counts() {
         let gzip = asked(&[("accept-encoding", "gzip")]);
         for (length, coding) in [(0, None), (1023, None), (1024, Some(Coding::Gzip))] {
             let mut headers = map(&[HTML]);
-            assert_eq!(edit_head(&gzip, StatusCode::OK, &mut headers, Some(length), gzip.coding), coding, "{length}");
+            assert_eq!(edit_head(&gzip, StatusCode::OK, &mut headers, Some(length), Some), coding, "{length}");
             assert_eq!(headers.contains_key(header::VARY), coding.is_some());
         }
     }
