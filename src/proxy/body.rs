@@ -9,6 +9,7 @@ use super::exchange::Exchange;
 use super::failure::Failure;
 use super::io::Driving;
 use super::upstream::{Lease, quiet};
+use super::vet;
 use crate::boundary::outcomes::Reason;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -130,7 +131,7 @@ impl Body for RequestBody {
         if incoming.is_end_stream() {
             upload.finish();
         }
-        Poll::Ready(Some(Ok(frame)))
+        Poll::Ready(Some(Ok(vetted(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -206,11 +207,12 @@ impl Body for ResponseBody {
                 if matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream()) {
                     body.finish();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(vetted(frame))))
             }
             Some(Err(_)) => {
                 if let Some(exchange) = &mut body.exchange {
                     exchange.failed(Some(Reason::Reset));
+                    exchange.client.answer_broke();
                 }
                 body.finish();
                 Poll::Ready(Some(Err(Broken("the target's body broke off"))))
@@ -234,6 +236,20 @@ impl Body for ResponseBody {
             Source::Target { incoming, .. } => incoming.size_hint(),
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
+    }
+}
+
+/// Data as it is; of trailers only what may stand there.
+fn vetted(frame: Frame<Bytes>) -> Frame<Bytes> {
+    if !frame.is_trailers() {
+        return frame;
+    }
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            vet::trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
     }
 }
 

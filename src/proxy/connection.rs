@@ -38,6 +38,9 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// at once would cross with the request of a busy client.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
+/// Room for a head beyond the longest that is allowed, and for bodies.
+const BUFFER_BYTES: usize = 64 * 1024;
+
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What the requests of a connection know of it.
@@ -67,6 +70,8 @@ pub(super) struct Client {
     tunnel: Cell<Option<Box<Tunnel>>>,
     /// The connection is given up because the target's answer stands still.
     stalled: Cell<bool>,
+    /// An answer broke off whose end only the connection's end shows (RFC 9112 §8).
+    cut: Cell<bool>,
 }
 
 impl Client {
@@ -96,6 +101,7 @@ impl Client {
             served: Cell::new(0),
             tunnel: Cell::new(None),
             stalled: Cell::new(false),
+            cut: Cell::new(false),
         })
     }
 
@@ -107,6 +113,25 @@ impl Client {
     /// A request that Weir can't read or won't route: no route and no variant to count it for.
     pub(super) fn rejected(&self) {
         self.listener.shards[self.worker.id].rejected.add(1);
+    }
+
+    /// A head that did not come whole in time.
+    fn head_was_late(&self) {
+        self.rejected();
+        self.listener.shards[self.worker.id].late_heads.add(1);
+    }
+
+    /// How an HTTP/2 connection ended that was not closed in order.
+    fn count_http2_error(&self, error: Option<&hyper::Error>) {
+        let error = error.and_then(std::error::Error::source).and_then(|source| source.downcast_ref::<h2::Error>());
+        let ours = error.filter(|error| error.is_go_away() && error.is_library());
+        let calmed = ours.and_then(h2::Error::reason) == Some(h2::Reason::ENHANCE_YOUR_CALM);
+        if self.pulse.is_flooded() || calmed {
+            self.listener.shards[self.worker.id].floods.add(1);
+        }
+        if self.pulse.is_flooded() || ours.is_some() {
+            self.rejected();
+        }
     }
 
     /// Whose request it is: the peer's, or whom trusted proxies say they have it from, nearest untrusted first.
@@ -134,6 +159,12 @@ impl Client {
     pub(super) fn switch_to(&self, tunnel: Tunnel) {
         self.pulse.switch();
         self.tunnel.set(Some(Box::new(tunnel)));
+    }
+
+    /// The target's answer broke off. To HTTP/1.0, which knows no chunks, the connection's orderly end would say that it
+    /// is whole.
+    pub(super) fn answer_broke(&self) {
+        self.cut.set(self.version.get() == Version::HTTP_10);
     }
 
     /// Why an exchange that did not come to its end was cut.
@@ -195,7 +226,8 @@ pub(super) async fn serve(
     let client = Client::new(&worker, listener, peer, (tls, h2));
     let pulse = Rc::clone(&client.pulse);
     if h2 {
-        Box::pin(http2(&client, ClientIo::http2(stream, pulse))).await
+        let io = ClientIo::http2(stream, pulse, worker.limits().max_streams);
+        Box::pin(http2(&client, io)).await
     } else {
         http1(&client, ClientIo::http1(stream, pulse)).await
     }
@@ -227,7 +259,8 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo) {
             End::Park => {}
             End::Http2 => {
                 client.h2.set(true);
-                return Box::pin(http2(client, io.into_http2())).await;
+                let io = io.into_http2(client.worker.limits().max_streams);
+                return Box::pin(http2(client, io)).await;
             }
             End::HeadTimeout => return Box::pin(time_out(client, io)).await,
             End::Close => return,
@@ -348,22 +381,27 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
         .max_send_buf_size(64 * 1024)
+        .max_local_error_reset_streams(Some(limits.max_streams as usize * 2))
         .enable_connect_protocol();
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut told = false;
-    std::future::poll_fn(|cx| {
+    let result = std::future::poll_fn(|cx| {
         let idle = client.idle_since.get().after(h2_idle_limit(client));
         let is_idle = client.in_flight.get() == 0 && idle <= client.worker.clock.now();
         if !told && (client.must_leave() || is_idle) {
             told = true;
             connection.as_mut().graceful_shutdown();
+            if is_idle && client.served.get() == 0 {
+                client.head_was_late();
+            }
         }
-        if connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(result);
         }
-        poll_stall(client, &watch, told, cx)
+        poll_stall(client, &watch, told, cx).map(Ok)
     })
     .await;
+    client.count_http2_error(result.err().as_ref());
 }
 
 fn h2_idle_limit(client: &Client) -> Duration {
@@ -403,12 +441,15 @@ fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_
 }
 
 async fn time_out(client: &Client, io: ClientIo) {
-    client.rejected();
+    client.head_was_late();
     linger(io.into_stream(), REQUEST_TIMEOUT).await;
 }
 
 async fn close(client: &Client, io: ClientIo, unread: bool) {
     let mut stream = io.into_stream();
+    if client.cut.get() {
+        return stream.reset();
+    }
     if unread {
         return linger(stream, b"").await;
     }
@@ -463,6 +504,8 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExec {
 pub(super) fn http1_builder(limits: &crate::limits::Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.max_header_size(limits.max_header_bytes);
+    // A head that is too long is noticed when it is whole or the buffer is full.
+    builder.max_buf_size(limits.max_header_bytes.saturating_add(BUFFER_BYTES));
     if limits.max_headers != 100 {
         builder.max_headers(limits.max_headers);
     }

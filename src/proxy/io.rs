@@ -6,6 +6,7 @@
 //! can't send, are written here, between messages.
 
 use super::clock::{Clock, Tick};
+use super::flood::Frames;
 use super::guard::Guard;
 use bytes::{Buf, Bytes};
 use std::cell::{Cell, RefCell};
@@ -16,6 +17,9 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+/// Bytes of interim responses that wait to be taken.
+const MAX_INTERIM: usize = 64 * 1024;
 
 /// What the driver and the requests of a connection know of its stream.
 pub(super) struct Pulse {
@@ -33,6 +37,10 @@ pub(super) struct Pulse {
     http2: Cell<bool>,
     /// What comes now belongs to another protocol.
     switched: Cell<bool>,
+    /// Requests answered whole that an HTTP/2 client has not been credited with.
+    answered: Cell<u32>,
+    /// The client was cut off for a flood of HTTP/2 frames.
+    flooded: Cell<bool>,
 }
 
 impl Pulse {
@@ -46,6 +54,8 @@ impl Pulse {
             has_interim: Cell::new(false),
             http2: Cell::new(false),
             switched: Cell::new(false),
+            answered: Cell::new(0),
+            flooded: Cell::new(false),
         }
     }
     pub(super) fn moved(&self) -> Tick {
@@ -61,10 +71,14 @@ impl Pulse {
     pub(super) fn flushed(&self) -> bool {
         self.flushed.get()
     }
-    /// Queues a whole interim response; it leaves with the next write or flush.
+    /// Queues a whole interim response; it leaves with the next write or flush. Those that a client does not take are
+    /// not kept without end.
     pub(super) fn send_interim(&self, head: &[u8]) {
-        self.interim.borrow_mut().extend_from_slice(head);
-        self.has_interim.set(true);
+        let mut interim = self.interim.borrow_mut();
+        if interim.len() + head.len() <= MAX_INTERIM {
+            interim.extend_from_slice(head);
+            self.has_interim.set(true);
+        }
     }
     pub(super) fn is_http2(&self) -> bool {
         self.http2.get()
@@ -72,6 +86,13 @@ impl Pulse {
     /// After a protocol switch the bytes are not requests any more.
     pub(super) fn switch(&self) {
         self.switched.set(true);
+    }
+    /// A request was answered whole.
+    pub(super) fn answered(&self) {
+        self.answered.set(self.answered.get().saturating_add(1));
+    }
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded.get()
     }
     fn mark(&self) {
         self.moved.set(self.clock.now());
@@ -83,15 +104,41 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// Closes with a reset, so that nobody takes what was sent for whole.
+    pub(super) fn reset(self) {
+        let tcp = match &self {
+            Stream::Tcp(tcp) => tcp,
+            Stream::Tls(tls) => tls.get_ref().0,
+        };
+        // Were it refused, the connection would end without TLS's closing alert at least.
+        let _ = socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
+
 pub(super) struct ClientIo {
     stream: Stream,
     /// Bytes that an earlier hyper connection had read and not used.
     unread: Bytes,
     /// For HTTP/1: what may be handed on to hyper.
     guard: Option<Guard>,
+    /// For HTTP/2: what the client's frames cost.
+    frames: Option<Box<Followed>>,
     /// Nothing was handed on yet: this may be HTTP/2 by prior knowledge.
     undecided: bool,
     pulse: Rc<Pulse>,
+}
+
+/// A client's HTTP/2 frames, and when they were last looked at.
+struct Followed {
+    frames: Frames,
+    looked: Tick,
+}
+
+impl Followed {
+    fn new(max_streams: u32, pulse: &Pulse) -> Option<Box<Followed>> {
+        Some(Box::new(Followed { frames: Frames::new(max_streams), looked: pulse.clock.now() }))
+    }
 }
 
 /// How HTTP/2 begins (RFC 9113 §3.4), as far as no HTTP/1 request does.
@@ -100,14 +147,16 @@ const PREFACE: &[u8] = b"PRI * HTTP/2";
 impl ClientIo {
     pub(super) fn http1(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
         let undecided = matches!(stream, Stream::Tcp(_));
-        ClientIo { stream, unread: Bytes::new(), guard: Some(Guard::default()), undecided, pulse }
+        ClientIo { stream, unread: Bytes::new(), guard: Some(Guard::default()), frames: None, undecided, pulse }
     }
-    pub(super) fn http2(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
-        ClientIo { stream, unread: Bytes::new(), guard: None, undecided: false, pulse }
+    pub(super) fn http2(stream: Stream, pulse: Rc<Pulse>, max_streams: u32) -> ClientIo {
+        let frames = Followed::new(max_streams, &pulse);
+        ClientIo { stream, unread: Bytes::new(), guard: None, frames, undecided: false, pulse }
     }
     /// The stream of a client that speaks HTTP/2 without having been asked.
-    pub(super) fn into_http2(self) -> ClientIo {
-        ClientIo { guard: None, undecided: false, ..self }
+    pub(super) fn into_http2(self, max_streams: u32) -> ClientIo {
+        let frames = Followed::new(max_streams, &self.pulse);
+        ClientIo { guard: None, frames, undecided: false, ..self }
     }
     pub(super) fn put_back(&mut self, unread: Bytes) {
         if !unread.is_empty() {
@@ -165,6 +214,17 @@ impl ClientIo {
         }
     }
 
+    /// Counts what the client's frames cost. True when that is too much.
+    fn is_flood(&mut self, bytes: &[u8]) -> bool {
+        let Some(followed) = &mut self.frames else { return false };
+        let now = self.pulse.clock.now();
+        let ticks = now.sweeps_since(followed.looked);
+        followed.looked = now;
+        let flood = followed.frames.pass(bytes, ticks, self.pulse.answered.take()).is_err();
+        self.pulse.flooded.set(flood);
+        flood
+    }
+
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let pulse = Rc::clone(&self.pulse);
         let mut interim = pulse.interim.borrow_mut();
@@ -183,6 +243,9 @@ impl AsyncRead for ClientIo {
         if !switched && self.guard.as_ref().is_some_and(Guard::refused) && self.unread.is_empty() {
             return Poll::Ready(Ok(()));
         }
+        if self.pulse.flooded.get() {
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         if self.undecided {
             ready!(self.poll_first(cx, buf))?;
@@ -199,6 +262,11 @@ impl AsyncRead for ClientIo {
             let n = self.unread.len().min(buf.remaining());
             buf.put_slice(&self.unread[..n]);
             self.unread.advance(n);
+        }
+        if self.frames.is_some() && self.is_flood(&buf.filled()[before..]) {
+            // hyper reads the stream's end.
+            buf.set_filled(before);
+            return Poll::Ready(Ok(()));
         }
         if buf.filled().len() > before {
             self.pulse.mark();
@@ -260,6 +328,12 @@ impl AsyncWrite for ClientIo {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.guard.is_some() {
             return self.poll_flush(cx);
+        }
+        if self.pulse.flooded.get()
+            && let Some(followed) = self.frames.take()
+        {
+            // Goes into an empty buffer, or says nothing.
+            let _ = Pin::new(&mut self.stream).poll_write(cx, &followed.frames.last_words());
         }
         match &mut self.stream {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),

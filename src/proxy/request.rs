@@ -4,8 +4,9 @@ use super::body::{RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::headers::Hops;
 use super::tunnel::{self, Tunnel};
-use super::{forward, headers, respond};
+use super::{forward, headers, respond, vet};
 use crate::routing::request::to_origin_form;
 use crate::routing::table::{Decision, RequestView};
 use http::header::{self, HeaderValue};
@@ -34,12 +35,21 @@ pub(super) async fn serve(
         client.rejected();
         return Ok(respond::refuse(&client, unfit.into(), has_body));
     }
+    let hops = if parts.method == Method::OPTIONS { headers::count_hop(&mut parts.headers) } else { Hops::Left };
+    let has_length = has_body || client.is_http2();
+    if hops == Hops::Invalid || has_length && vet::request_length(&mut parts.headers).is_none() {
+        client.rejected();
+        return Ok(respond::refuse(&client, respond::Refusal::BAD_NUMBER, has_body));
+    }
     let Some(decision) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
     };
     let place = (decision.route, decision.variant, decision.forced);
     let exchange = Exchange::begin(Rc::clone(&client), local, place, started);
+    if hops == Hops::Spent {
+        return Ok(respond::options(exchange, has_body));
+    }
 
     let headers::Passed { request_id: id, upgrade } =
         headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
@@ -115,6 +125,11 @@ fn upload(
     }
     let max = client.worker.limits().max_body;
     let held = parts.headers.get(header::EXPECT).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if held && client.version.get() == Version::HTTP_10 {
+        // HTTP/1.0 has no interim responses: the body comes anyway (RFC 9110 §10.1.1).
+        parts.headers.remove(header::EXPECT);
+    }
+    let held = held && client.version.get() != Version::HTTP_10;
     let upload = Upload::new(client, held, max);
     if max.is_some_and(|max| incoming.size_hint().lower() > max) {
         return Err(Failure::BodyTooLarge);

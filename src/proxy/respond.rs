@@ -12,8 +12,9 @@ use crate::routing::table::Decision;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version};
+use std::rc::Rc;
 
-const ALL_BUT_CONNECT: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+const PASSED_ON: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 /// Why Weir answers a request that it can't or won't route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +28,16 @@ impl Refusal {
     pub(super) const NO_ROUTE: Refusal =
         Refusal::new(StatusCode::NOT_FOUND, "no route matches this host and path", false);
     const CONNECT: Refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is for forward proxies", true);
+    const TRACE: Refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "TRACE is not passed on", true);
     const BAD_TARGET: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the request's target is not valid", true);
-    const BAD_HOST: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "a request must have exactly one valid Host", true);
+    const BAD_HOST: Refusal = Refusal::new(
+        StatusCode::BAD_REQUEST,
+        "a request must have exactly one valid Host, the one that its target names",
+        true,
+    );
+
+    pub(super) const BAD_NUMBER: Refusal =
+        Refusal::new(StatusCode::BAD_REQUEST, "Content-Length and Max-Forwards must be one number each", true);
 
     const fn new(status: StatusCode, detail: &'static str, close: bool) -> Refusal {
         Refusal { status, detail, close }
@@ -39,6 +48,7 @@ impl From<Unfit> for Refusal {
     fn from(unfit: Unfit) -> Refusal {
         match unfit {
             Unfit::Connect => Refusal::CONNECT,
+            Unfit::Trace => Refusal::TRACE,
             Unfit::Target => Refusal::BAD_TARGET,
             Unfit::Host => Refusal::BAD_HOST,
         }
@@ -100,11 +110,24 @@ pub(super) fn failed(
     response.map(|text| ResponseBody::own(text, Some(exchange)))
 }
 
+/// Weir's answer to an OPTIONS that was to go no further than here (RFC 9110 §7.6.2, §9.3.7).
+pub(super) fn options(mut exchange: Exchange, has_body: bool) -> Response<ResponseBody> {
+    let client = Rc::clone(&exchange.client);
+    exchange.answered(StatusCode::OK);
+    let mut response = Response::new(ResponseBody::own(Bytes::new(), Some(exchange)));
+    response.headers_mut().insert(header::ALLOW, PASSED_ON);
+    if has_body {
+        client.unread_body.set(true);
+    }
+    client.finish_head(response.headers_mut(), has_body);
+    response
+}
+
 /// Weir's answer to a request that belongs to no route. A body is not read, and nothing after it.
 pub(super) fn refuse(client: &Client, refusal: Refusal, has_body: bool) -> Response<ResponseBody> {
     let mut response = problem(refusal.status, refusal.detail, None);
     if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().insert(header::ALLOW, ALL_BUT_CONNECT);
+        response.headers_mut().insert(header::ALLOW, PASSED_ON);
     }
     if has_body {
         client.unread_body.set(true);

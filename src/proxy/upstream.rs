@@ -274,6 +274,11 @@ impl Lease {
         self.connection.as_ref().is_some_and(|connection| connection.used && connection.idle_since < now)
     }
 
+    /// What the target sent can't be trusted: nobody else gets the connection.
+    pub(super) fn abandon(&mut self) {
+        self.connection = None;
+    }
+
     pub(super) fn drive(&mut self, cx: &Context<'_>) {
         if let Some(connection) = &mut self.connection {
             connection.drive(cx);
