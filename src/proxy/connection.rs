@@ -5,6 +5,7 @@
 //! the time: how long a head may take, how long nothing may move, how long to stay idle.
 
 use super::clock::{Tick, Watch};
+use super::frames::Breach;
 use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
 use super::request;
@@ -126,10 +127,10 @@ impl Client {
         let error = error.and_then(std::error::Error::source).and_then(|source| source.downcast_ref::<h2::Error>());
         let ours = error.filter(|error| error.is_go_away() && error.is_library());
         let calmed = ours.and_then(h2::Error::reason) == Some(h2::Reason::ENHANCE_YOUR_CALM);
-        if self.pulse.is_flooded() || calmed {
+        if calmed || self.pulse.breach() == Some(Breach::Flood) {
             self.listener.shards[self.worker.id].floods.add(1);
         }
-        if self.pulse.is_flooded() || ours.is_some() {
+        if ours.is_some() || self.pulse.breach().is_some() {
             self.rejected();
         }
     }

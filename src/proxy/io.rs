@@ -6,7 +6,7 @@
 //! can't send, are written here, between messages.
 
 use super::clock::{Clock, Tick};
-use super::flood::Frames;
+use super::frames::{Breach, Frames};
 use super::guard::Guard;
 use bytes::{Buf, Bytes};
 use std::cell::{Cell, RefCell};
@@ -39,8 +39,8 @@ pub(super) struct Pulse {
     switched: Cell<bool>,
     /// Requests answered whole that an HTTP/2 client has not been credited with.
     answered: Cell<u32>,
-    /// The client was cut off for a flood of HTTP/2 frames.
-    flooded: Cell<bool>,
+    /// Why the client was cut off for its HTTP/2 frames.
+    breach: Cell<Option<Breach>>,
 }
 
 impl Pulse {
@@ -55,7 +55,7 @@ impl Pulse {
             http2: Cell::new(false),
             switched: Cell::new(false),
             answered: Cell::new(0),
-            flooded: Cell::new(false),
+            breach: Cell::new(None),
         }
     }
     pub(super) fn moved(&self) -> Tick {
@@ -91,8 +91,8 @@ impl Pulse {
     pub(super) fn answered(&self) {
         self.answered.set(self.answered.get().saturating_add(1));
     }
-    pub(super) fn is_flooded(&self) -> bool {
-        self.flooded.get()
+    pub(super) fn breach(&self) -> Option<Breach> {
+        self.breach.get()
     }
     fn mark(&self) {
         self.moved.set(self.clock.now());
@@ -214,15 +214,15 @@ impl ClientIo {
         }
     }
 
-    /// Counts what the client's frames cost. True when that is too much.
-    fn is_flood(&mut self, bytes: &[u8]) -> bool {
+    /// Looks at the client's frames. True when it is to be cut off for them.
+    fn is_breach(&mut self, bytes: &[u8]) -> bool {
         let Some(followed) = &mut self.frames else { return false };
         let now = self.pulse.clock.now();
         let ticks = now.sweeps_since(followed.looked);
         followed.looked = now;
-        let flood = followed.frames.pass(bytes, ticks, self.pulse.answered.take()).is_err();
-        self.pulse.flooded.set(flood);
-        flood
+        let breach = followed.frames.pass(bytes, ticks, self.pulse.answered.take()).err();
+        self.pulse.breach.set(breach);
+        breach.is_some()
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -243,7 +243,7 @@ impl AsyncRead for ClientIo {
         if !switched && self.guard.as_ref().is_some_and(Guard::refused) && self.unread.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        if self.pulse.flooded.get() {
+        if self.pulse.breach.get().is_some() {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -263,7 +263,7 @@ impl AsyncRead for ClientIo {
             buf.put_slice(&self.unread[..n]);
             self.unread.advance(n);
         }
-        if self.frames.is_some() && self.is_flood(&buf.filled()[before..]) {
+        if self.frames.is_some() && self.is_breach(&buf.filled()[before..]) {
             // hyper reads the stream's end.
             buf.set_filled(before);
             return Poll::Ready(Ok(()));
@@ -329,11 +329,11 @@ impl AsyncWrite for ClientIo {
         if self.guard.is_some() {
             return self.poll_flush(cx);
         }
-        if self.pulse.flooded.get()
+        if let Some(breach) = self.pulse.breach.get()
             && let Some(followed) = self.frames.take()
         {
             // Goes into an empty buffer, or says nothing.
-            let _ = Pin::new(&mut self.stream).poll_write(cx, &followed.frames.last_words());
+            let _ = Pin::new(&mut self.stream).poll_write(cx, &followed.frames.last_words(breach));
         }
         match &mut self.stream {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),

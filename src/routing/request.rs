@@ -52,7 +52,7 @@ pub fn to_origin_form(parts: &mut Parts) -> Result<(), Unfit> {
             _ => {}
         }
         parts.headers.insert(header::HOST, named);
-        parts.uri = path_of(&parts.uri)?;
+        parts.uri = path_of(&parts.uri, parts.version)?;
     } else if host.is_none() && parts.version != Version::HTTP_10 {
         return Err(Unfit::Host);
     }
@@ -71,12 +71,14 @@ fn named_host(scheme: Option<&str>, authority: &str) -> Result<HeaderValue, Unfi
     HeaderValue::from_str(authority).map_err(|_| Unfit::Target)
 }
 
-/// What is left of a target in absolute form. An empty path is `/` (RFC 9112 §3.2.1).
-fn path_of(uri: &Uri) -> Result<Uri, Unfit> {
+/// What is left of a target in absolute form. An empty path is `/` (RFC 9112 §3.2.1); HTTP/2 has none (RFC 9113 §8.3.1).
+fn path_of(uri: &Uri, version: Version) -> Result<Uri, Unfit> {
     let target = uri.path_and_query().ok_or(Unfit::Target)?;
     match target.as_str() {
         "/" => Ok(Uri::from_static("/")),
-        query if query.starts_with('?') => format!("/{query}").parse().map_err(|_| Unfit::Target),
+        query if query.starts_with('?') && version != Version::HTTP_2 => {
+            format!("/{query}").parse().map_err(|_| Unfit::Target)
+        }
         _ => Ok(Uri::from(target.clone())),
     }
 }
