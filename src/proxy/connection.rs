@@ -6,6 +6,7 @@
 
 use super::clock::{Tick, Watch};
 use super::frames::Breach;
+use super::guard::TooLong;
 use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
 use super::request;
@@ -42,6 +43,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// Room for a head beyond the longest that is allowed, and for bodies.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+const TARGET_TOO_LONG: &[u8] = b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const HEAD_TOO_LONG: &[u8] =
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What the requests of a connection know of it.
@@ -176,6 +180,9 @@ impl Client {
     /// Nothing has moved for too long. The target is to blame when the client has taken all that there was.
     fn give_up(&self) {
         self.stalled.set(self.answering.get() > 0 && self.uploads.get() == 0 && self.pulse.flushed());
+        if self.answering.get() > 0 {
+            self.answer_broke();
+        }
     }
 
     /// A drain ends what is under way with its answer; an idle client has a moment to ask once more, and is told then.
@@ -204,6 +211,7 @@ enum End {
     Http2,
     /// A request head did not come whole in time.
     HeadTimeout,
+    HeadTooLong(TooLong),
     /// Idle, stalled or drained: closed without a word.
     Close,
 }
@@ -230,7 +238,8 @@ pub(super) async fn serve(
         let io = ClientIo::http2(stream, pulse, worker.limits().max_streams);
         Box::pin(http2(&client, io)).await
     } else {
-        http1(&client, ClientIo::http1(stream, pulse)).await
+        let io = ClientIo::http1(stream, pulse, worker.limits().max_header_bytes);
+        http1(&client, io).await
     }
 }
 
@@ -264,6 +273,8 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo) {
                 return Box::pin(http2(client, io)).await;
             }
             End::HeadTimeout => return Box::pin(time_out(client, io)).await,
+            End::HeadTooLong(what) => return Box::pin(refuse_long(client, io, what)).await,
+            End::Close if client.cut.get() => return io.into_stream().reset(),
             End::Close => return,
             End::Done(result) => {
                 let refused = result.is_err_and(|error| error.is_parse());
@@ -338,6 +349,9 @@ fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_
     let pulse = &client.pulse;
     if pulse.is_http2() {
         return Poll::Ready(End::Http2);
+    }
+    if let (Some(what), 0, true) = (pulse.too_long(), client.in_flight.get(), pulse.flushed()) {
+        return Poll::Ready(End::HeadTooLong(what));
     }
     loop {
         let (due, end) = if client.in_flight.get() > 0 || client.uploads.get() > 0 || !pulse.flushed() {
@@ -444,6 +458,12 @@ fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_
 async fn time_out(client: &Client, io: ClientIo) {
     client.head_was_late();
     linger(io.into_stream(), REQUEST_TIMEOUT).await;
+}
+
+async fn refuse_long(client: &Client, io: ClientIo, what: TooLong) {
+    client.rejected();
+    let words = if what == TooLong::Target { TARGET_TOO_LONG } else { HEAD_TOO_LONG };
+    linger(io.into_stream(), words).await;
 }
 
 async fn close(client: &Client, io: ClientIo, unread: bool) {

@@ -13,15 +13,23 @@ use memchr::memchr;
 
 /// Stands for a refused message: not a token, so that hyper's parser fails on it.
 const REFUSED: u8 = 0;
-/// A line longer than this has been refused by hyper's own limit before.
-const MAX_LINE: usize = 2 * 1024 * 1024;
+/// The longest target; hyper takes no longer one.
+const MAX_TARGET: usize = 65_534;
 
 /// Follows one client's stream of requests.
-#[derive(Default)]
 pub struct Guard {
     at: At,
     /// The part of a head's current line that came in earlier reads.
     line: Vec<u8>,
+    max_head: usize,
+    too_long: Option<TooLong>,
+}
+
+/// What of a head is longer than allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooLong {
+    Target,
+    Head,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,25 +58,45 @@ impl Default for At {
 
 /// A message that must be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bad;
+enum Bad {
+    Malformed,
+    TooLong(TooLong),
+}
 
 impl Guard {
+    /// Allows heads of so many bytes.
+    pub fn new(max_head: usize) -> Guard {
+        Guard { at: At::default(), line: Vec::new(), max_head, too_long: None }
+    }
+
     /// Looks at bytes just read. Gives how many of them may be handed on; the last of those is made invalid when a
-    /// message had to be refused.
+    /// message had to be refused for its form. Of one that is too long nothing more is handed on.
     pub fn check(&mut self, bytes: &mut [u8]) -> usize {
         let mut start = 0;
+        if self.too_long.is_some() {
+            return 0;
+        }
         while start < bytes.len() {
             match self.step(&bytes[start..]) {
                 Ok(taken) => start += taken,
-                Err(Bad) => {
+                Err(bad) => {
                     self.at = At::Refused;
                     self.line = Vec::new();
+                    if let Bad::TooLong(what) = bad {
+                        self.too_long = Some(what);
+                        return start;
+                    }
                     bytes[start] = REFUSED;
                     return start + 1;
                 }
             }
         }
         bytes.len()
+    }
+
+    /// Why nothing is handed on, when it is for a length; the answer is Weir's to give then.
+    pub fn too_long(&self) -> Option<TooLong> {
+        self.too_long
     }
 
     /// A message was refused: nothing that the client sends is read any more.
@@ -91,7 +119,7 @@ impl Guard {
                 Ok(taken as usize)
             }
             At::ChunkLine(line) => {
-                self.at = match line.next(bytes[0]).ok_or(Bad)? {
+                self.at = match line.next(bytes[0]).ok_or(Bad::Malformed)? {
                     ChunkLine::Whole(0) => At::Trailers { line: 0, cr: false },
                     ChunkLine::Whole(size) => At::ChunkData(size),
                     line => At::ChunkLine(line),
@@ -102,7 +130,7 @@ impl Guard {
                 self.at = match (come, bytes[0]) {
                     (0, b'\r') => At::ChunkEnd(1),
                     (1, b'\n') => At::ChunkLine(ChunkLine::BEGIN),
-                    _ => return Err(Bad),
+                    _ => return Err(Bad::Malformed),
                 };
                 Ok(1)
             }
@@ -110,13 +138,13 @@ impl Guard {
                 self.at = match (bytes[0], line, cr) {
                     (b'\n', 0, true) => At::default(),
                     (b'\n', _, true) => At::Trailers { line: 0, cr: false },
-                    (b'\n', _, false) | (_, _, true) => return Err(Bad),
+                    (b'\n', _, false) | (_, _, true) => return Err(Bad::Malformed),
                     (b'\r', ..) => At::Trailers { line, cr: true },
                     _ => At::Trailers { line: line.saturating_add(1), cr: false },
                 };
                 Ok(1)
             }
-            At::Refused => Err(Bad),
+            At::Refused => Err(Bad::Malformed),
         }
     }
 
@@ -126,6 +154,7 @@ impl Guard {
         while let Some(feed) = memchr(b'\n', &bytes[start..]) {
             let piece = &bytes[start..start + feed];
             start += feed + 1;
+            head.grow(feed + 1, self.max_head)?;
             let over = if self.line.is_empty() {
                 head.line(piece)?
             } else {
@@ -140,10 +169,8 @@ impl Guard {
                 return Ok(start);
             }
         }
+        head.grow(bytes.len() - start, self.max_head)?;
         self.line.extend_from_slice(&bytes[start..]);
-        if self.line.len() > MAX_LINE {
-            return Err(Bad);
-        }
         self.at = At::Head(head);
         Ok(bytes.len())
     }
@@ -154,38 +181,52 @@ impl Guard {
 struct Head {
     /// The request line has come.
     begun: bool,
+    bytes: usize,
     length: Option<u64>,
     chunked: bool,
 }
 
 impl Head {
+    /// So many bytes more have come; what they are is looked at after.
+    fn grow(&mut self, bytes: usize, max: usize) -> Result<(), Bad> {
+        self.bytes += bytes;
+        if self.begun {
+            if self.bytes > max {
+                return Err(Bad::TooLong(TooLong::Head));
+            }
+        } else if self.bytes > max.min(MAX_TARGET) {
+            return Err(Bad::TooLong(TooLong::Target));
+        }
+        Ok(())
+    }
+
     /// Takes a line, without its line feed. True when the head ends with it.
     fn line(&mut self, line: &[u8]) -> Result<bool, Bad> {
-        let Some((b'\r', line)) = line.split_last() else { return Err(Bad) };
+        let Some((b'\r', line)) = line.split_last() else { return Err(Bad::Malformed) };
         match line.first() {
             // Empty lines before a request are let pass (RFC 9112 §2.2).
             None => return Ok(self.begun),
-            Some(b' ' | b'\t') => return Err(Bad),
+            Some(b' ' | b'\t') => return Err(Bad::Malformed),
             Some(b'c' | b'C' | b't' | b'T') if self.begun => self.field(line)?,
             Some(_) if self.begun => {}
             // A fragment is not part of a target (RFC 9112 §3.2); hyper would cut it off.
-            Some(_) if memchr(b'#', line).is_some() => return Err(Bad),
+            Some(_) if memchr(b'#', line).is_some() => return Err(Bad::Malformed),
             Some(_) => self.begun = true,
         }
         Ok(false)
     }
 
     fn field(&mut self, line: &[u8]) -> Result<(), Bad> {
-        let Some(colon) = memchr(b':', line) else { return Err(Bad) };
+        let Some(colon) = memchr(b':', line) else { return Err(Bad::Malformed) };
         let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
         if name.eq_ignore_ascii_case(b"content-length") {
-            let length = decimal(value).ok_or(Bad)?;
+            let length = decimal(value).ok_or(Bad::Malformed)?;
             if self.chunked || self.length.replace(length).is_some() {
-                return Err(Bad);
+                return Err(Bad::Malformed);
             }
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             if self.chunked || self.length.is_some() || !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Bad);
+                return Err(Bad::Malformed);
             }
             self.chunked = true;
         }
@@ -224,7 +265,7 @@ mod tests {
 
     /// What hyper would get when the bytes come in pieces of `piece` bytes.
     fn handed_on(input: &[u8], piece: usize) -> (Vec<u8>, bool) {
-        let mut guard = Guard::default();
+        let mut guard = Guard::new(4096);
         let mut out = Vec::new();
         for part in input.chunks(piece) {
             let mut part = part.to_vec();
@@ -314,11 +355,30 @@ mod tests {
 
     #[test]
     fn a_head_in_small_pieces_keeps_one_line_only() {
-        let mut guard = Guard::default();
+        let mut guard = Guard::new(4096);
         assert_eq!(guard.check(&mut b"GET / HTTP/1.1\r\nHost: a\r\nX: y".to_vec()), 29);
         assert_eq!(guard.line, b"X: y");
         assert_eq!(guard.check(&mut b"\r\n".to_vec()), 2);
         assert_eq!(guard.line, b"");
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_handed_on() {
+        for (head, what) in [
+            (format!("GET /{} HTTP/1.1\r\n", "a".repeat(5000)), TooLong::Target),
+            ("\r\n".repeat(3000), TooLong::Target),
+            (format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(5000)), TooLong::Head),
+            (format!("GET / HTTP/1.1\r\n{}", "X: a\r\n".repeat(1000)), TooLong::Head),
+        ] {
+            for piece in [1, 7, 1000, 100_000] {
+                let mut guard = Guard::new(4096);
+                let handed_on: usize = head.as_bytes().chunks(piece).map(|part| guard.check(&mut part.to_vec())).sum();
+                assert!(handed_on <= 4096, "{handed_on} of {what:?} in pieces of {piece}");
+                assert!(guard.refused() && guard.too_long() == Some(what), "{what:?} in pieces of {piece}");
+            }
+        }
+        let mut two = format!("GET / HTTP/1.1\r\n\r\nGET /{} HTTP/1.1\r\n\r\n", "a".repeat(5000)).into_bytes();
+        assert_eq!(Guard::new(4096).check(&mut two), 18, "the first request is");
     }
 
     proptest::proptest! {

@@ -7,7 +7,7 @@
 
 use super::clock::{Clock, Tick};
 use super::frames::{Breach, Frames};
-use super::guard::Guard;
+use super::guard::{Guard, TooLong};
 use bytes::{Buf, Bytes};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -37,6 +37,8 @@ pub(super) struct Pulse {
     http2: Cell<bool>,
     /// What comes now belongs to another protocol.
     switched: Cell<bool>,
+    /// A request head is longer than allowed: it is the driver's to say so.
+    too_long: Cell<Option<TooLong>>,
     /// Requests answered whole that an HTTP/2 client has not been credited with.
     answered: Cell<u32>,
     /// Why the client was cut off for its HTTP/2 frames.
@@ -54,6 +56,7 @@ impl Pulse {
             has_interim: Cell::new(false),
             http2: Cell::new(false),
             switched: Cell::new(false),
+            too_long: Cell::new(None),
             answered: Cell::new(0),
             breach: Cell::new(None),
         }
@@ -90,6 +93,9 @@ impl Pulse {
     /// A request was answered whole.
     pub(super) fn answered(&self) {
         self.answered.set(self.answered.get().saturating_add(1));
+    }
+    pub(super) fn too_long(&self) -> Option<TooLong> {
+        self.too_long.get()
     }
     pub(super) fn breach(&self) -> Option<Breach> {
         self.breach.get()
@@ -145,9 +151,9 @@ impl Followed {
 const PREFACE: &[u8] = b"PRI * HTTP/2";
 
 impl ClientIo {
-    pub(super) fn http1(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
+    pub(super) fn http1(stream: Stream, pulse: Rc<Pulse>, max_head: usize) -> ClientIo {
         let undecided = matches!(stream, Stream::Tcp(_));
-        ClientIo { stream, unread: Bytes::new(), guard: Some(Guard::default()), frames: None, undecided, pulse }
+        ClientIo { stream, unread: Bytes::new(), guard: Some(Guard::new(max_head)), frames: None, undecided, pulse }
     }
     pub(super) fn http2(stream: Stream, pulse: Rc<Pulse>, max_streams: u32) -> ClientIo {
         let frames = Followed::new(max_streams, &pulse);
@@ -199,6 +205,9 @@ impl ClientIo {
                 if let Some(guard) = &mut self.guard {
                     let kept = guard.check(&mut buf.filled_mut()[before..]);
                     buf.set_filled(before + kept);
+                    if kept == 0 && !ended {
+                        return self.poll_refused();
+                    }
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -211,6 +220,17 @@ impl ClientIo {
                 return Poll::Pending;
             }
             ready!(read);
+        }
+    }
+
+    /// After a refused message there is nothing: the end, or what the driver says in place of hyper.
+    fn poll_refused(&self) -> Poll<io::Result<()>> {
+        match self.guard.as_ref().and_then(Guard::too_long) {
+            None => Poll::Ready(Ok(())),
+            what => {
+                self.pulse.too_long.set(what);
+                Poll::Pending
+            }
         }
     }
 
@@ -241,7 +261,7 @@ impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let switched = self.pulse.switched.get();
         if !switched && self.guard.as_ref().is_some_and(Guard::refused) && self.unread.is_empty() {
-            return Poll::Ready(Ok(()));
+            return self.poll_refused();
         }
         if self.pulse.breach.get().is_some() {
             return Poll::Ready(Ok(()));
@@ -255,8 +275,12 @@ impl AsyncRead for ClientIo {
                 Stream::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, buf))?,
             }
             if let Some(guard) = self.guard.as_mut().filter(|_| !switched) {
+                let read = buf.filled().len() - before;
                 let kept = guard.check(&mut buf.filled_mut()[before..]);
                 buf.set_filled(before + kept);
+                if kept == 0 && read > 0 {
+                    return self.poll_refused();
+                }
             }
         } else {
             let n = self.unread.len().min(buf.remaining());

@@ -18,5 +18,8 @@ mod reload;
 mod routing;
 mod state;
 mod streaming;
+mod strict_http2;
+mod strict_requests;
+mod strict_responses;
 mod support;
 mod tunnels;

@@ -1,12 +1,15 @@
 //! The vocabulary: a site to describe, a Weir to start, upstreams to record, raw clients to speak.
 
+pub mod bench;
+pub mod frames;
 pub mod site;
 pub mod upstream;
 pub mod weir;
 pub mod wire;
 
+pub use bench::Bench;
 pub use site::{Site, split_site};
-pub use upstream::{Gate, Reply, Upstream, refused_port};
+pub use upstream::{Gate, Reply, Request, Upstream, refused_port};
 pub use weir::Weir;
 pub use wire::{Answer, Wire};
 
