@@ -11,6 +11,8 @@ mod exchange;
 mod failure;
 mod forward;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 pub mod headers;
 mod io;
