@@ -2,6 +2,7 @@
 
 use crate::boundary::drain::{Drain, DrainWatch, Phase};
 use crate::config::{AdminAddr, Config, Listener, ListenerTls};
+use crate::control::command::Origin;
 use crate::control::{self, Control};
 use crate::proxy::tls::{self, TlsPlan};
 use crate::proxy::worker::{self, Ended, ListenerPlan, WorkerPlan};
@@ -116,7 +117,7 @@ impl App {
 
     /// Control says in the log what became of it; the old configuration stays where the new one is bad.
     async fn reload(&self) {
-        let _ = self.control.reload("signal").await;
+        let _ = self.control.reload(Origin::signal("SIGHUP")).await;
     }
 
     /// Unready, no new clients, what is under way is finished; cut at the deadline or at a second signal.
@@ -156,6 +157,8 @@ struct Signals {
     interrupt: Signal,
     quit: Signal,
     hangup: Signal,
+    /// Heard so that it does not end the process: a file at its limit is an error of the write.
+    _file_limit: Signal,
 }
 
 impl Signals {
@@ -165,6 +168,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             hangup: signal(SignalKind::hangup())?,
+            _file_limit: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 }

@@ -2,5 +2,6 @@
 //! and the drain signal.
 
 pub mod drain;
+pub mod mirror;
 pub mod outcomes;
 pub mod table;

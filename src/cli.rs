@@ -4,12 +4,18 @@
 pub mod check;
 pub mod client;
 pub mod demo;
+pub mod diff;
 pub mod explain;
+pub mod history;
 pub mod reload;
+pub mod save;
 pub mod serve;
 pub mod shift;
 pub mod status;
+pub mod switch;
 pub mod token;
+pub mod undo;
+pub mod write;
 
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
@@ -54,8 +60,18 @@ enum Verb {
     Explain(explain::ExplainArgs),
     /// Change a route's weights
     Shift(shift::ShiftArgs),
+    /// Give everything to one variant, if its targets are healthy
+    Switch(switch::SwitchArgs),
+    /// Bring an earlier revision back, client for client
+    Undo(undo::UndoArgs),
+    /// Show who changed a route, when, why and to what
+    History(history::HistoryArgs),
     /// Read the configuration file again
     Reload(reload::ReloadArgs),
+    /// Show where live weights are not the file's, and which files are not what is running
+    Diff(diff::DiffArgs),
+    /// Write live weights into the files that define the routes
+    Save(save::SaveArgs),
     /// Make a token for the admin API
     Token(token::TokenArgs),
 }
@@ -83,7 +99,12 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(&args, &admin),
         Verb::Explain(args) => explain::run(&args, &admin),
         Verb::Shift(args) => shift::run(&args, &admin),
+        Verb::Switch(args) => switch::run(&args, &admin),
+        Verb::Undo(args) => undo::run(&args, &admin),
+        Verb::History(args) => history::run(&args, &admin),
         Verb::Reload(args) => reload::run(&args, &admin),
+        Verb::Diff(args) => diff::run(&args, &admin),
+        Verb::Save(args) => save::run(&args, &admin),
         Verb::Token(args) => token::run(&args),
     }
 }

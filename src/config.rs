@@ -5,25 +5,32 @@
 
 mod compile;
 mod cursor;
+pub mod edit;
 pub mod error;
 mod findings;
 mod include;
 mod interpolate;
+pub mod list;
 pub mod model;
+pub mod provenance;
 mod raw;
 mod source;
 mod units;
 
 pub use error::{Diagnostic, Report, Severity};
 pub use model::*;
+pub use source::{FILE_BYTES, Overlay};
+pub use units::shown_duration;
 
 #[cfg(test)]
 mod tests;
 
 use cursor::{Context, Cursor};
 use findings::Findings;
+use provenance::{Filled, Provenance};
 use source::{Place, Sources};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Looks up an environment variable.
 type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
@@ -31,7 +38,7 @@ type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
 /// What may be said for no other reason than that a file could not be read whole: it may define what is missed.
 const ABSENT: [&str; 5] = ["unknown-pool", "no-listener", "no-route", "no-state-dir", "open-admin"];
 /// The same within a file that has broken lines: one of them may hold what is missed.
-const INCOMPLETE: [&str; 10] = [
+const INCOMPLETE: [&str; 11] = [
     "missing-key",
     "weights-missing",
     "weights-sum",
@@ -39,6 +46,7 @@ const INCOMPLETE: [&str; 10] = [
     "bad-variants",
     "no-target",
     "bad-rule",
+    "bad-preview",
     "bad-condition",
     "bad-sticky",
     "unused-pool",
@@ -48,18 +56,27 @@ const INCOMPLETE: [&str; 10] = [
 ///
 /// A config with errors gives none; warnings come beside the config.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Loaded {
-    let mut sources = Sources::default();
+    load_over(path, env, Overlay::new())
+}
+
+/// As [`load`], with texts in place of what some of the files hold.
+pub fn load_over(path: &Path, env: &dyn Fn(&str) -> Option<String>, overlay: Overlay) -> Loaded {
+    let mut sources = Sources::new(overlay);
     let mut findings = Findings::default();
     let mut gaps = Gaps::default();
+    let mut filled = Filled::default();
     let main = sources.read(path, None, &mut findings);
-    let mut file = read(main, &sources, env, &mut findings, &mut gaps);
-    for (path, pattern) in include::included(&file.include, &sources, &mut findings) {
+    let mut file = read(main, &sources, env, &mut findings, &mut gaps, &mut filled);
+    let patterns = file.include.clone();
+    for (path, pattern) in include::included(&patterns, &sources, &mut findings) {
         let other = sources.read(&path, Some(pattern), &mut findings);
-        let other = read(other, &sources, env, &mut findings, &mut gaps);
+        let other = read(other, &sources, env, &mut findings, &mut gaps, &mut filled);
         include::merge(&mut file, other, &mut findings);
     }
     let first = findings.len();
+    let provenance = Provenance::of(&file, &sources, filled);
     let config = compile::compile(file, &sources, &mut findings);
+    let config = config.map(|config| Config { provenance: Arc::new(provenance), ..config });
     findings.retain_from(first, |code, place| !gaps.explain(code, place, &sources));
     Loaded { config, report: findings.into_report(&sources) }
 }
@@ -93,7 +110,14 @@ impl Gaps {
 }
 
 /// What is written in one file.
-fn read(file: usize, sources: &Sources, env: Env<'_>, findings: &mut Findings, gaps: &mut Gaps) -> raw::File {
+fn read(
+    file: usize,
+    sources: &Sources,
+    env: Env<'_>,
+    findings: &mut Findings,
+    gaps: &mut Gaps,
+    filled: &mut Filled,
+) -> raw::File {
     let source = sources.file(file);
     if !source.complete {
         gaps.unread = true;
@@ -106,7 +130,7 @@ fn read(file: usize, sources: &Sources, env: Env<'_>, findings: &mut Findings, g
         return raw::File::default();
     }
     let first = findings.len();
-    let mut cx = Context { file, source, folder: sources.folder(file), env, findings };
+    let mut cx = Context { file, source, folder: sources.folder(file), env, findings, filled };
     let top = Cursor::new(&parsed.tree, Place { file, start: 0, end: 0 }, String::new());
     let written = raw::file(&mut cx, top);
     findings.retain_from(first, |code, place| !gaps.explain(code, place, sources));

@@ -5,26 +5,34 @@
 //! only changes go through the controller.
 
 mod admin;
+mod audit;
 pub mod command;
 mod controller;
 mod derive;
 #[cfg(test)]
 mod fixtures;
 mod ground;
+mod history;
+mod lists;
 mod metrics;
 mod outcomes;
 mod persist;
+mod probe;
+mod replace;
 mod resolve;
+mod save;
 
 use crate::boundary::drain::{Drain, Phase};
 use crate::boundary::outcomes::{ListenerOutcomes, WorkerOutcomes};
 use crate::boundary::table::{Published, Publisher};
 use crate::config::{self, AdminAddr, Config};
 use arc_swap::ArcSwap;
-use command::{BadFile, ChangeError, Changed, Command, Installed, ReloadError, ReloadSummary, WeightChange};
-use controller::{Controller, log_installed};
-use ground::{Addresses, Ground};
-use persist::{Found, SetAside, StateDir, StateError};
+use command::{BadFile, ChangeError, Changed, Command, Installed, Origin, ReloadError, ReloadSummary, WeightChange};
+use controller::{Controller, file_lines, log_change, log_installed};
+use ground::{Addresses, Cause, Ground};
+use history::Trimming;
+use jiff::Timestamp;
+use persist::{Commit, Found, SetAside, StateDir, StateError};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -36,6 +44,8 @@ use tokio::task::JoinSet;
 
 /// How many commands may wait; a sender past that waits too.
 const COMMAND_QUEUE: usize = 1024;
+/// How often a switch looks at targets that change under its eyes.
+const SWITCH_ATTEMPTS: u32 = 5;
 
 /// The control plane's handle. All clones are the same one.
 #[derive(Clone)]
@@ -82,6 +92,7 @@ struct Shared {
 struct StateStatus {
     dir: Option<PathBuf>,
     set_aside: Option<SetAside>,
+    history_set_aside: Option<SetAside>,
 }
 
 /// Binds the admin addresses, reads the state directory and derives the first table.
@@ -92,17 +103,21 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     let Start { config, workers, drain, env } = start;
     let sockets = admin_sockets(&config).await?;
     let admin_addrs = sockets.iter().filter_map(admin::Socket::addr).collect();
-    let (state, found) = open_state(config.server.state_dir.clone()).await.map_err(state_error)?;
+    let (state, mut found) = open_state(config.server.state_dir.clone()).await.map_err(state_error)?;
     let dir = config.server.state_dir.clone();
     let addresses = resolve::addresses(&config, &Addresses::new()).await;
-    let (ground, mut installed) = Ground::start(config, &found.routes, addresses, workers);
+    let cause = Cause { origin: Origin::file(&config.path), now: Timestamp::now() };
+    let (mut ground, mut installed) =
+        Ground::start(config, std::mem::take(&mut found.past), addresses, workers, &cause);
+    ground.trim_history(cause.now);
     installed.added.clear();
     log_installed(&installed);
-    save_first(&ground, state.clone(), &found).await.map_err(state_error)?;
+    save_first(&ground, &installed, state.clone(), &found).await.map_err(state_error)?;
     let publisher = Publisher::new(derive::table(&ground, 1));
     let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
     let snapshot = Arc::new(ArcSwap::from_pointee(ground.clone()));
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
+    tokio::spawn(lists::keep_reading(Arc::clone(&snapshot), commands.downgrade()));
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
         publisher: publisher.clone(),
@@ -113,10 +128,11 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
         reload_ok: AtomicBool::new(true),
         ready: AtomicBool::new(false),
         drain,
-        state: StateStatus { dir, set_aside: found.set_aside },
+        state: StateStatus { dir, set_aside: found.set_aside, history_set_aside: found.history_set_aside },
         env,
     });
-    let controller = Controller { ground, state, publisher: publisher.clone(), snapshot, commands: queue };
+    let trimming = Trimming::done(ground.totals, cause.now);
+    let controller = Controller { ground, state, publisher: publisher.clone(), snapshot, trimming, commands: queue };
     tokio::spawn(controller.run());
     Ok((Control { shared }, publisher))
 }
@@ -163,9 +179,10 @@ impl Control {
     }
 
     /// Reads the file again, checks it whole and swaps it in. A bad file changes nothing.
-    pub async fn reload(&self, actor: &str) -> Result<ReloadSummary, ReloadError> {
+    pub async fn reload(&self, origin: Origin) -> Result<ReloadSummary, ReloadError> {
         let _one_at_a_time = self.shared.reloading.acquire().await;
-        let result = self.try_reload().await;
+        let actor = origin.actor.clone();
+        let result = self.try_reload(origin).await;
         self.shared.reload_ok.store(result.is_ok(), Relaxed);
         match &result {
             Ok(summary) => tracing::info!(
@@ -184,7 +201,7 @@ impl Control {
         result
     }
 
-    async fn try_reload(&self) -> Result<ReloadSummary, ReloadError> {
+    async fn try_reload(&self, origin: Origin) -> Result<ReloadSummary, ReloadError> {
         let ground = self.ground();
         let (path, env) = (ground.config.path.clone(), self.shared.env);
         let shown = path.display().to_string();
@@ -195,17 +212,36 @@ impl Control {
         };
         let addresses = resolve::addresses(&config, &ground.addresses).await;
         let (reply, answer) = oneshot::channel();
-        let installed = self.ask(Command::Install { config: Box::new(config), addresses, reply }, answer).await;
+        let installed = self.ask(Command::Install { config: Box::new(config), addresses, origin, reply }, answer).await;
         let installed: Result<Installed, StateError> = installed.ok_or(ReloadError::Stopped)?;
         let installed = installed.map_err(ReloadError::NotSaved)?;
         Ok(ReloadSummary { installed, report: loaded.report })
     }
 
-    /// Changes a route's weights. When this returns, the change is saved and every request that starts sees it.
-    async fn change_weights(&self, change: WeightChange) -> Result<Changed, ChangeError> {
-        let (reply, answer) = oneshot::channel();
-        let changed = self.ask(Command::ChangeWeights { change, reply }, answer).await;
-        changed.ok_or(ChangeError::Stopped)?
+    /// Changes a route's live state. When this returns, the change is saved and every request that starts sees it.
+    async fn change(&self, change: &WeightChange) -> Result<Changed, ChangeError> {
+        let mut attempts = 1;
+        loop {
+            let mut change = change.clone();
+            if let Err(error) = probe::before(&self.ground(), &mut change).await {
+                let refused = Err(error);
+                log_change(&change, &refused);
+                return refused;
+            }
+            let (reply, answer) = oneshot::channel();
+            let changed = self.ask(Command::Change { change, reply }, answer).await;
+            match changed.ok_or(ChangeError::Stopped)? {
+                Err(ChangeError::Unprobed(_)) if attempts < SWITCH_ATTEMPTS => attempts += 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// What a change would do now. Nothing is changed.
+    async fn would_change(&self, change: &WeightChange) -> Result<Changed, ChangeError> {
+        let (ground, mut change) = (self.ground(), change.clone());
+        probe::before(&ground, &mut change).await?;
+        ground.changed(&change, Timestamp::now())
     }
 
     async fn ask<A>(&self, command: Command, answer: oneshot::Receiver<A>) -> Option<A> {
@@ -257,16 +293,50 @@ async fn open_state(dir: Option<PathBuf>) -> Result<(Option<Arc<StateDir>>, Foun
         let kept = aside.path.display().to_string();
         tracing::error!(kept, why = aside.why, "the saved live state is not used: the file's weights start");
     }
+    if let Some(aside) = &found.history_set_aside {
+        let kept = aside.path.display().to_string();
+        tracing::error!(kept, why = aside.why, "the history is damaged: what could be read of it goes on");
+    }
+    for entry in &found.unacknowledged {
+        let revision = entry.revision();
+        let (route, generation) = (revision.route, revision.generation);
+        tracing::warn!(route, generation, "a change was under way when weir ended, and was not done");
+    }
     Ok((Some(Arc::new(state)), found))
 }
 
 /// What the file and the saved state made together is on disk before the first request sees it. A restart that
-/// changes nothing writes nothing, so that a full disk does not stop it.
-async fn save_first(ground: &Ground, state: Option<Arc<StateDir>>, found: &Found) -> Result<(), StateError> {
-    let body = ground.to_saved();
-    let Some(state) = state.filter(|_| body != found.body) else { return Ok(()) };
-    let written = tokio::task::spawn_blocking(move || state.write(&body)).await;
-    written.unwrap_or_else(|error| Err(StateError::writer(&error)))
+/// changes nothing writes nothing, so that a full disk does not stop it; nor does it where only the history would
+/// get something.
+async fn save_first(
+    ground: &Ground,
+    installed: &Installed,
+    state: Option<Arc<StateDir>>,
+    found: &Found,
+) -> Result<(), StateError> {
+    let Some(state) = state else { return Ok(()) };
+    let lost = found.unacknowledged.iter().map(|entry| audit::unacknowledged(entry));
+    let commit = Commit {
+        body: ground.to_saved(),
+        revisions: installed.revisions.clone(),
+        routes: ground.routes.clone(),
+        totals: ground.totals,
+        audit: lost.chain(file_lines(installed)).collect(),
+    };
+    let same = commit.body == found.body;
+    if same && commit.revisions.is_empty() && commit.audit.is_empty() && found.history_set_aside.is_none() {
+        return Ok(());
+    }
+    let writer = Arc::clone(&state);
+    let written = tokio::task::spawn_blocking(move || writer.commit(&commit)).await;
+    match written.unwrap_or_else(|error| Err(StateError::writer(&error))) {
+        Err(error) if same => {
+            tracing::warn!(%error, "the history could not be written; the next change will try again");
+            state.distrust_history();
+            Ok(())
+        }
+        written => written,
+    }
 }
 
 fn state_error(error: StateError) -> StartError {
@@ -284,6 +354,8 @@ fn listen_hint(error: &io::Error) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    mod history;
+
     use super::fixtures::{Process, config, shop, shop_in};
     use super::*;
     use proptest::prelude::*;
@@ -454,10 +526,10 @@ mod tests {
         let reply = reload().await;
         assert_eq!((reply.status, reply.problem().as_str()), (400, "invalid-configuration"));
         assert_eq!(reply.json()["errors"].as_array().unwrap().len(), 2, "{reply:?}");
-        assert!(process.control.reload("SIGHUP").await.is_err());
+        assert!(process.control.reload(Origin::signal("SIGHUP")).await.is_err());
         assert_eq!(process.live("shop"), (2, vec![95_000, 5_000]));
         write(80, 20, "");
-        assert_eq!(process.control.reload("SIGHUP").await.unwrap().installed.file_won, ["shop"]);
+        assert_eq!(process.control.reload(Origin::signal("SIGHUP")).await.unwrap().installed.file_won, ["shop"]);
         assert_eq!(process.live("shop"), (3, vec![80_000, 20_000]));
         let text = String::from_utf8(process.get("/metrics").await.body).unwrap();
         assert!(text.contains("\nweir_config_last_reload_success 1\n"));

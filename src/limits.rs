@@ -6,8 +6,29 @@ use std::time::Duration;
 pub const BUCKETS: u32 = 100_000;
 /// Variants a route may have; the table keeps a variant as one byte.
 pub const VARIANTS_PER_ROUTE: usize = 64;
+/// Fields that a route's `request_headers` or `response_headers` may change, and the longest value there, in bytes.
+pub const HEADER_EDITS: usize = 100;
+pub const HEADER_VALUE_BYTES: usize = 8 * 1024;
+/// The longest file that a route answers with, in bytes; each worker has a copy.
+pub const RESPOND_FILE_BYTES: u64 = 1024 * 1024;
+/// The longest request body that is read and dropped where a route answers by itself, in bytes.
+pub const DROPPED_BODY_BYTES: u64 = 64 * 1024;
 /// The longest sticky key that is hashed, in bytes; a longer value counts as absent.
 pub const STICKY_KEY_BYTES: usize = 4096;
+/// The longest bearer token that a sticky key is looked for in, in bytes.
+pub const TOKEN_BYTES: usize = 8 * 1024;
+/// The largest file of a rule's `in_file`, in bytes, and the most lines that it may have.
+pub const LIST_BYTES: u64 = 256 * 1024 * 1024;
+pub const LIST_LINES: usize = 10_000_000;
+/// How often the files of `in_file` are looked at. A changed one is read when two looks in a row find the same, or
+/// after this many that found it changing.
+pub const LIST_INTERVAL: Duration = Duration::from_secs(1);
+pub const LIST_LOOKS: u32 = 10;
+/// The largest regular expression when compiled, in bytes, and all of a configuration together.
+pub const REGEX_BYTES: usize = 10 * 1024 * 1024;
+pub const ALL_REGEX_BYTES: usize = 256 * 1024 * 1024;
+/// The memory that a regular expression may take for its search, in bytes, a worker.
+pub const REGEX_SEARCH_BYTES: usize = 256 * 1024;
 /// The longest admin request body, in bytes.
 pub const ADMIN_BODY_BYTES: usize = 1024 * 1024;
 /// Admin connections served at once, a listening address.
@@ -18,6 +39,21 @@ pub const ADMIN_READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ADMIN_CONNECTION_AGE: Duration = Duration::from_secs(120);
 /// The longest reason for a change, in bytes.
 pub const REASON_BYTES: usize = 1024;
+/// Revisions kept of a route.
+pub const HISTORY_PER_ROUTE: usize = 200;
+/// Of all routes together: revisions, and the bytes of their records.
+pub const HISTORY_REVISIONS: usize = 50_000;
+pub const HISTORY_BYTES: usize = 32 * 1024 * 1024;
+/// How old a revision may get.
+pub const HISTORY_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+/// A route's newest revisions, the present one and the one before, stay whatever the total and their age.
+pub const HISTORY_KEPT: usize = 2;
+/// The audit log is put aside when it would grow past this, in bytes; one older one is kept.
+pub const AUDIT_BYTES: u64 = 32 * 1024 * 1024;
+/// The longest that a target may take to accept the connection that a switch asks it for.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that a switch opens at once.
+pub const PROBES: usize = 256;
 /// Idempotency keys remembered, and for how long.
 pub const IDEMPOTENCY_KEYS: usize = 1024;
 pub const IDEMPOTENCY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -33,6 +69,14 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 pub const PARK_AFTER: Duration = Duration::from_millis(100);
 /// An idle upstream connection is closed after this long, below the 60–75 s at which servers close theirs.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
+/// Copies of requests for mirrors that a worker has under way at once, and the bytes that it holds for them; further
+/// ones are dropped.
+pub const MIRRORS_PER_WORKER: usize = 256;
+pub const MIRROR_BYTES_PER_WORKER: usize = 8 * 1024 * 1024;
+/// The longest body that a mirror can be told to take.
+pub const MIRROR_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// What is read of the answer to a copy; past it the connection is closed instead.
+pub const MIRROR_ANSWER_BYTES: usize = 256 * 1024;
 /// Upper bounds of the duration histograms, in microseconds; the last bucket is +Inf.
 pub const DURATION_BOUNDS_US: [u64; 16] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
@@ -42,7 +86,17 @@ pub const DURATION_BOUNDS_US: [u64; 16] = [
 const _: () = assert!(VARIANTS_PER_ROUTE <= u8::MAX as usize);
 const _: () = assert!(SWEEP_INTERVAL.as_millis() <= PARK_AFTER.as_millis());
 const _: () = assert!(REASON_BYTES < ADMIN_BODY_BYTES);
+const _: () = assert!(HISTORY_KEPT >= 2 && HISTORY_KEPT < HISTORY_PER_ROUTE);
+const _: () = assert!(HISTORY_PER_ROUTE < HISTORY_REVISIONS);
+// A reason's bytes may be written as six each.
+const _: () = assert!(HISTORY_PER_ROUTE * 6 * REASON_BYTES < HISTORY_BYTES && ADMIN_BODY_BYTES < AUDIT_BYTES as usize);
+const _: () = assert!(PROBE_TIMEOUT.as_millis() < ADMIN_CONNECTION_AGE.as_millis());
 const _: () = assert!(RESOLVE_TIMEOUT.as_millis() < RESOLVE_INTERVAL.as_millis());
+// A value's place in a list is 32 bits.
+const _: () = assert!(LIST_BYTES < u32::MAX as u64);
+const _: () = assert!(REGEX_BYTES <= ALL_REGEX_BYTES);
+const _: () = assert!(2 * MIRROR_BODY_BYTES <= MIRROR_BYTES_PER_WORKER);
+const _: () = assert!(MIRRORS_PER_WORKER > 0 && MIRROR_ANSWER_BYTES > 0);
 const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
 
 /// The operator's `[limits]`, with its defaults.

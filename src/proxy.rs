@@ -9,6 +9,7 @@ mod clock;
 mod connection;
 mod exchange;
 mod failure;
+mod filter;
 mod forward;
 mod frames;
 #[doc(hidden)]
@@ -17,6 +18,7 @@ mod guard;
 pub mod headers;
 mod io;
 mod listener;
+mod mirror;
 mod request;
 mod respond;
 pub mod tls;

@@ -1,10 +1,21 @@
 //! Which variant answers a request. Pure: no I/O, no clock, no global randomness.
 
+pub mod cover;
+pub mod edits;
 pub mod explain;
+pub mod filters;
 mod index;
+pub mod list;
 pub mod matcher;
+pub mod mirror;
+pub mod networks;
+pub mod pattern;
+pub mod redirect;
 pub mod request;
+pub mod rewrite;
 pub mod rule;
+#[cfg(test)]
+mod samples;
 pub mod split;
 pub mod sticky;
 pub mod table;

@@ -1,3 +1,5 @@
+//! Chunked bodies as raw bytes: see `checks::chunks` for what must hold.
+
 #![no_main]
 
 #[path = "../checks.rs"]

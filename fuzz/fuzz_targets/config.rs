@@ -1,3 +1,5 @@
+//! Configuration files: see `checks::config` for what must hold.
+
 #![no_main]
 
 #[path = "../checks.rs"]

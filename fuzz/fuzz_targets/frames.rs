@@ -1,3 +1,5 @@
+//! A client's HTTP/2 frames as raw bytes: see `checks::frames` for what must hold.
+
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -1,3 +1,5 @@
+//! Cookies, query parameters, forwarded addresses and targets: see `checks::keys` for what must hold.
+
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -1,3 +1,5 @@
+//! Requests as raw bytes: see `checks::requests` for what must hold.
+
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -3,6 +3,7 @@
 //! Control builds a [`Published`] whole and swaps it in; a worker keeps its own copy of the pointer and checks with
 //! one load a request whether it changed, so that a request sees exactly one table and no counter is shared.
 
+use super::mirror::Mirroring;
 use super::outcomes::{TargetOutcomes, VariantOutcomes};
 use crate::limits::Limits;
 use crate::routing::table::RoutingTable;
@@ -20,6 +21,8 @@ pub struct Published {
     pub pools: Vec<Arc<Pool>>,
     /// Indexed by route, then variant.
     pub outcomes: Vec<Vec<Arc<VariantOutcomes>>>,
+    /// Indexed by route.
+    pub mirrors: Vec<Option<Box<Mirroring>>>,
     pub settings: Settings,
     /// Each route's generation, for explanations.
     pub generations: Vec<u64>,

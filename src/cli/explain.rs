@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthStr;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct ExplainArgs {
-    /// The URL that a client would ask for, such as http://shop.example.com/cart?uid=7
+    /// The URL that a client would ask for, such as `http://shop.example.com/cart?uid=7`
     pub url: String,
     /// A header that it would send; may be given several times
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]

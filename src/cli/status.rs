@@ -64,11 +64,11 @@ fn table(routes: &[Value], stats: &Value) -> String {
                 percent(&variant["weight"]),
                 percent(&variant["configured_weight"]),
                 served.get(nth).cloned().unwrap_or_else(|| "-".to_owned()),
-                format!("{}/{}", variant["healthy_targets"], variant["targets"]),
+                targets(variant),
             ]);
         }
     }
-    let mut out = aligned(&rows);
+    let mut out = aligned(&rows, RIGHT);
     let state = &stats["state"];
     if let (Some("set aside"), Some(detail)) = (state["status"].as_str(), state["detail"].as_str()) {
         out.push_str(&format!("\nwarning: {detail}; it is kept as {}\n", text(&state["file"])));
@@ -92,13 +92,14 @@ fn served(route: &Value, stats: &Value) -> Vec<String> {
     counts.iter().map(share).collect()
 }
 
-fn aligned(rows: &[[String; 9]]) -> String {
+/// Rows under each other; the columns where `right` says so stand right-aligned.
+pub fn aligned<const N: usize>(rows: &[[String; N]], right: [bool; N]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 9] = std::array::from_fn(width);
+    let widths: [usize; N] = std::array::from_fn(width);
     let mut out = String::new();
     for row in rows {
         let cells =
-            row.iter().zip(widths).zip(RIGHT).map(|((cell, width), right)| {
+            row.iter().zip(widths).zip(right).map(|((cell, width), right)| {
                 if right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
             });
         out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
@@ -108,7 +109,7 @@ fn aligned(rows: &[[String; 9]]) -> String {
 }
 
 /// A string as it is, a number as written, nothing as `-`.
-fn text(value: &Value) -> String {
+pub fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
@@ -116,7 +117,15 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn percent(value: &Value) -> String {
+/// How many of them are healthy; a variant without a pool has none.
+fn targets(variant: &Value) -> String {
+    match variant["pool"] {
+        Value::Null => "-".to_owned(),
+        _ => format!("{}/{}", variant["healthy_targets"], variant["targets"]),
+    }
+}
+
+pub fn percent(value: &Value) -> String {
     format!("{} %", text(value))
 }
 
@@ -135,14 +144,17 @@ mod tests {
             json!({"name": "shop", "generation": 12, "variants": [
                 variant("stable", "shop-v1", 99.875, 100), variant("canary", "shop-v2", 0.125, 0)]}),
             json!({"name": "api", "generation": 1, "variants": [variant("blue", "api-blue", 100.0, 100)]}),
+            json!({"name": "old", "generation": 1, "variants": [{"name": "redirect", "pool": null, "version": null,
+                "weight": 100, "configured_weight": 100, "targets": 0, "healthy_targets": 0}]}),
         ];
         let stats = json!({"routes": [{"name": "shop", "variants": [
             {"unforced": {"2xx": 700, "5xx": 50}, "forced": {"2xx": 9}}, {"unforced": {"2xx": 250}}]}]});
         let expected = "\
-ROUTE  GENERATION  VARIANT  POOL      VERSION    WEIGHT   FILE   SERVED  TARGETS
-shop           12  stable   shop-v1   -        99.875 %  100 %  75.00 %      1/2
-                   canary   shop-v2   1.42.0    0.125 %    0 %  25.00 %      1/2
-api             1  blue     api-blue  -           100 %  100 %        -      1/2
+ROUTE  GENERATION  VARIANT   POOL      VERSION    WEIGHT   FILE   SERVED  TARGETS
+shop           12  stable    shop-v1   -        99.875 %  100 %  75.00 %      1/2
+                   canary    shop-v2   1.42.0    0.125 %    0 %  25.00 %      1/2
+api             1  blue      api-blue  -           100 %  100 %        -      1/2
+old             1  redirect  -         -           100 %  100 %        -        -
 ";
         assert_eq!(table(&routes, &stats), expected);
     }

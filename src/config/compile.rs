@@ -1,17 +1,25 @@
 //! From what is written to what is meant: checks every value against its neighbours, resolves names, fills in
 //! defaults. Goes on after an error, so that one check shows them all.
 
+mod filters;
 mod listen;
+mod lists;
+mod loops;
+mod matches;
+mod mirror;
 mod pools;
+mod preview;
 mod routes;
 mod rules;
+mod sticky;
 
 use super::cursor::{Size, word};
 use super::findings::Findings;
 use super::model::{Config, Log, Server};
 use super::raw;
-use super::source::{At, Place, Sources, listed, shown};
+use super::source::{At, Place, Sources, listed};
 use crate::limits::Limits;
+use lists::Lists;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -24,11 +32,15 @@ const TOP: Place = Place { file: 0, start: 0, end: 0 };
 pub struct Checker<'a> {
     pub sources: &'a Sources,
     pub findings: &'a mut Findings,
+    /// The files of `in_file` that were read so far.
+    lists: Lists,
+    /// What regular expressions take so far, in bytes.
+    regex_bytes: usize,
 }
 
 /// The whole configuration; None when anything in `findings` is an error.
 pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> Option<Config> {
-    let mut check = Checker { sources, findings };
+    let mut check = Checker { sources, findings, lists: Lists::default(), regex_bytes: 0 };
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
@@ -37,6 +49,9 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
     check.ports(&file.listeners, file.admin.as_ref());
     let pools = check.pools(&file.pools);
     let routes = check.routes(&file.routes, &file.pools);
+    if let (Some(routes), Some(listeners)) = (&routes, &listeners) {
+        check.redirect_loops(&file.routes, routes, listeners);
+    }
     if file.listeners.is_empty() {
         let help = "[[listener]] with name = \"http\" and bind = \"127.0.0.1:8080\"";
         check.findings.error("no-listener", TOP, "there is no listener, so nothing can be served").help(help);
@@ -45,6 +60,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
         let help = "[[route]] with name = \"site\" and variants = { stable = \"POOL\" }";
         check.findings.error("no-route", TOP, "there is no route, so nothing can be served").help(help);
     }
+    let lists = check.lists.into_files();
     if findings.has_errors() {
         return None;
     }
@@ -57,6 +73,8 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
         listeners: listeners?,
         pools: pools?,
         routes: routes?,
+        provenance: Default::default(),
+        lists,
     })
 }
 
@@ -88,7 +106,7 @@ impl Checker<'_> {
         let parsed = written.value.parse::<ipnet::IpNet>().ok();
         let network = parsed.or_else(|| written.value.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from));
         if network.is_none() {
-            let message = format!("{} is neither an IP address nor a network", shown(&written.value));
+            let message = format!("{} is neither an IP address nor a network", written.shown());
             let help = "write \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.7\"";
             self.findings.error("bad-address", written.place, message).help(help);
         }
@@ -158,7 +176,7 @@ impl Checker<'_> {
     fn name(&mut self, what: &str, name: &At<String>) {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if name.value.is_empty() || name.value.len() > 64 || !name.value.chars().all(allowed) {
-            let message = format!("{} is not a name for a {what}", shown(&name.value));
+            let message = format!("{} is not a name for a {what}", name.shown());
             let help = "names have 1 to 64 letters, digits, `_`, `.` and `-`";
             self.findings.error("bad-name", name.place, message).help(help);
         }
@@ -169,7 +187,7 @@ impl Checker<'_> {
         let mut first: HashMap<&str, Place> = HashMap::new();
         for name in names {
             if let Some(place) = first.get(name.value.as_str()) {
-                let message = format!("there is another {what} {}", shown(&name.value));
+                let message = format!("there is another {what} {}", name.shown());
                 self.findings.error("duplicate-name", name.place, message).other(*place);
             } else {
                 first.insert(&name.value, name.place);
@@ -179,7 +197,7 @@ impl Checker<'_> {
 
     /// Reports a name that refers to nothing.
     fn unknown(&mut self, code: &'static str, what: &str, name: &At<String>, known: &[&str]) {
-        let message = format!("there is no {what} {}", shown(&name.value));
+        let message = format!("there is no {what} {}", name.shown());
         let help = match super::cursor::nearest(&name.value, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => format!("no {what} is defined"),

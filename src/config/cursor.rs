@@ -1,9 +1,12 @@
 //! Takes typed values out of a TOML table by key. What has another type is reported where it stands; so is, when
 //! the cursor is finished, every key that nobody took.
 
+pub mod templates;
+
 use super::findings::Findings;
 use super::interpolate::interpolate;
-use super::source::{At, Place, Source, floor_boundary, listed, shown};
+use super::provenance::{FILLED_BYTES, Filled};
+use super::source::{At, Place, Source, floor_boundary, listed};
 use super::units;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -21,6 +24,7 @@ pub struct Context<'a> {
     pub folder: &'a Path,
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub findings: &'a mut Findings,
+    pub filled: &'a mut Filled,
 }
 
 impl Context<'_> {
@@ -115,6 +119,14 @@ impl<'t> Cursor<'t> {
         Some(At::new(strings, cx.place(value.span())))
     }
 
+    /// A string, or a list of strings.
+    pub fn one_or_more(&mut self, cx: &mut Context<'_>, key: &'static str) -> Option<At<Vec<At<String>>>> {
+        if self.is_list(key) {
+            return self.strings(cx, key);
+        }
+        self.string(cx, key).map(|one| At::new(vec![one.clone()], one.place))
+    }
+
     pub fn boolean(&mut self, cx: &mut Context<'_>, key: &'static str) -> Option<At<bool>> {
         let value = self.take(key)?;
         let place = cx.place(value.span());
@@ -176,7 +188,7 @@ impl<'t> Cursor<'t> {
                 None
             }
             Err(help) => {
-                let message = format!("{} is not a duration", shown(&written.value));
+                let message = format!("{} is not a duration", written.shown());
                 cx.findings.error("bad-duration", written.place, message).help(help);
                 None
             }
@@ -201,7 +213,7 @@ impl<'t> Cursor<'t> {
         match units::size(&written.value) {
             Ok(bytes) => Some(At::new(Size::Bytes(bytes), place)),
             Err(help) => {
-                cx.findings.error("bad-size", place, format!("{} is not a size", shown(&written.value))).help(help);
+                cx.findings.error("bad-size", place, format!("{} is not a size", written.shown())).help(help);
                 None
             }
         }
@@ -248,6 +260,18 @@ impl<'t> Cursor<'t> {
         self.entries.get(key).is_some_and(|value| value.get_ref().is_array())
     }
 
+    pub fn is_table(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|value| value.get_ref().is_table())
+    }
+
+    pub fn is_string(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|value| value.get_ref().is_str())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub fn is_empty_list(&self, key: &str) -> bool {
         let list = self.entries.get(key).and_then(|value| value.get_ref().as_array());
         list.is_some_and(|items| items.is_empty())
@@ -279,6 +303,20 @@ impl<'t> Cursor<'t> {
         for (name, value) in self.in_order(cx) {
             let path = self.path_of(&name.value);
             entries.extend(sub_table(cx, value, path).map(|cursor| (name, cursor)));
+        }
+        entries
+    }
+
+    /// Every entry as (name, string or table), in the file's order.
+    pub fn into_entries(self, cx: &mut Context<'_>) -> Vec<(At<String>, Entry<'t>)> {
+        let mut entries = Vec::new();
+        for (name, value) in self.in_order(cx) {
+            let path = self.path_of(&name.value);
+            let entry = match value.get_ref() {
+                DeValue::Table(table) => Some(Entry::Table(Cursor::new(table, cx.place(value.span()), path))),
+                _ => text(cx, value, &path, "a string or a table").map(Entry::String),
+            };
+            entries.extend(entry.map(|entry| (name, entry)));
         }
         entries
     }
@@ -317,6 +355,11 @@ impl<'t> Cursor<'t> {
     }
 }
 
+pub enum Entry<'t> {
+    String(At<String>),
+    Table(Cursor<'t>),
+}
+
 pub enum StringOrTable {
     String(At<String>),
     Table(Place),
@@ -335,7 +378,7 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
 pub fn word(findings: &mut Findings, written: &At<String>, path: &str, allowed: &[&'static str]) -> Option<usize> {
     let found = allowed.iter().position(|word| *word == written.value);
     if found.is_none() {
-        let message = format!("`{path}` is {}, expected {}", shown(&written.value), one_of(allowed));
+        let message = format!("`{path}` is {}, expected {}", written.shown(), one_of(allowed));
         let finding = findings.error("bad-value", written.place, message);
         if let Some(near) = nearest(&written.value, allowed.iter().copied()) {
             finding.help(format!("did you mean \"{near}\"?"));
@@ -420,7 +463,12 @@ fn text(cx: &mut Context<'_>, value: &Spanned<DeValue<'_>>, path: &str, expected
         return Some(At::new(written.to_owned(), place));
     }
     match interpolate(written, cx.folder, cx.env) {
-        Ok(text) => Some(At::new(text, place)),
+        Ok(text) if cx.filled.note(&text, written) => Some(At::filled(text, place, written)),
+        Ok(_) => {
+            let message = format!("what variables and files stand for is longer than {FILLED_BYTES} bytes in all");
+            cx.findings.error("interpolation", place, message);
+            None
+        }
         Err(unfilled) => {
             for one in unfilled {
                 let place = within(cx.source, place, &one.text);

@@ -2,18 +2,22 @@
 
 use super::findings::Findings;
 use super::raw::File;
-use super::source::{At, Place, Sources, shown};
+use super::source::{At, Place, Sources};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The files that the main file includes, each with the pattern that names it; sorted within a pattern.
 /// A file that two patterns name comes once.
-pub fn included(patterns: &[At<String>], sources: &Sources, findings: &mut Findings) -> Vec<(PathBuf, Place)> {
+pub fn included<'p>(
+    patterns: &'p [At<String>],
+    sources: &Sources,
+    findings: &mut Findings,
+) -> Vec<(PathBuf, &'p At<String>)> {
     let main = sources.file(0);
     let folder = main.given.parent().unwrap_or(Path::new(""));
-    let mut files: Vec<(PathBuf, Place)> = Vec::new();
+    let mut files: Vec<(PathBuf, &At<String>)> = Vec::new();
     for pattern in patterns {
-        let found = match matching(folder, &pattern.value) {
+        let found = match matching(folder, &pattern.value, &pattern.shown()) {
             Ok(found) => found,
             Err(message) => {
                 findings.error("include", pattern.place, message);
@@ -22,10 +26,10 @@ pub fn included(patterns: &[At<String>], sources: &Sources, findings: &mut Findi
         };
         for path in found {
             if std::path::absolute(&path).is_ok_and(|path| path == main.path) {
-                let message = format!("{} includes the file that it stands in", shown(&pattern.value));
+                let message = format!("{} includes the file that it stands in", pattern.shown());
                 findings.error("include", pattern.place, message);
             } else if !files.iter().any(|(other, _)| *other == path) {
-                files.push((path, pattern.place));
+                files.push((path, pattern));
             }
         }
     }
@@ -57,13 +61,14 @@ pub fn merge(main: &mut File, other: File, findings: &mut Findings) {
     }
 }
 
-fn matching(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
+/// The files that a pattern names, sorted; otherwise what to say of it, where it is called `shown`.
+pub fn matching(folder: &Path, pattern: &str, shown: &str) -> Result<Vec<PathBuf>, String> {
     let (parent, last) = pattern.rsplit_once('/').map_or(("", pattern), |(parent, last)| (parent, last));
     if parent.contains(['*', '?']) {
-        return Err(format!("{}: `*` and `?` stand in the last part of a path only", shown(pattern)));
+        return Err(format!("{shown}: `*` and `?` stand in the last part of a path only"));
     }
     if last.is_empty() {
-        return Err(format!("{} names no file", shown(pattern)));
+        return Err(format!("{shown} names no file"));
     }
     if !last.contains(['*', '?']) {
         return Ok(vec![folder.join(pattern)]);
@@ -76,11 +81,11 @@ fn matching(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     let entries = match std::fs::read_dir(listed) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(format!("cannot list {}: {error}", listed.display())),
+        Err(error) => return Err(format!("{shown}: cannot list its folder: {error}")),
     };
     let mut names = Vec::new();
     for entry in entries {
-        let name = entry.map_err(|error| format!("cannot list {}: {error}", listed.display()))?.file_name();
+        let name = entry.map_err(|error| format!("{shown}: cannot list its folder: {error}"))?.file_name();
         if matches(last, &name.to_string_lossy()) {
             names.push(name);
         }

@@ -16,10 +16,31 @@ pub struct Unfilled {
     pub help: Option<String>,
 }
 
+/// A piece of a text with placeholders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    Text(String),
+    Placeholder(&'static str),
+}
+
 /// The text with everything filled in, or every place that could not be.
 ///
 /// `folder` is where relative paths start. An empty variable counts as unset for `:-`, as in a shell.
 pub fn interpolate(text: &str, folder: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Vec<Unfilled>> {
+    let parts = interpolate_around(text, &[], folder, env)?;
+    let text = |part| if let Part::Text(text) = part { text } else { String::new() };
+    Ok(parts.into_iter().map(text).collect())
+}
+
+/// As [`interpolate`], but the names in `placeholders` are no variables: each `${name}` of them stays a part of its own.
+/// Text in a row is one part.
+pub fn interpolate_around(
+    text: &str,
+    placeholders: &[&'static str],
+    folder: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<Part>, Vec<Unfilled>> {
+    let mut parts = Vec::new();
     let mut filled = String::with_capacity(text.len());
     let mut unfilled = Vec::new();
     let mut rest = text;
@@ -37,14 +58,31 @@ pub fn interpolate(text: &str, folder: &Path, env: &dyn Fn(&str) -> Option<Strin
             unfilled.push(Unfilled { text: rest[at..].to_owned(), message, help });
             return Err(unfilled);
         };
-        match value(&rest[start..end], folder, env) {
-            Ok(value) => filled.push_str(&value),
-            Err((message, help)) => unfilled.push(Unfilled { text: rest[at..=end].to_owned(), message, help }),
+        let inside = &rest[start..end];
+        let name = inside.split_once(":-").map_or(inside, |(name, _)| name);
+        match placeholders.iter().find(|placeholder| **placeholder == name) {
+            Some(placeholder) if inside == name => {
+                if !filled.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut filled)));
+                }
+                parts.push(Part::Placeholder(placeholder));
+            }
+            Some(_) => {
+                let message = format!("`{name}` is filled in for each request and takes no default");
+                unfilled.push(Unfilled { text: rest[at..=end].to_owned(), message, help: None });
+            }
+            None => match value(inside, folder, env) {
+                Ok(value) => filled.push_str(&value),
+                Err((message, help)) => unfilled.push(Unfilled { text: rest[at..=end].to_owned(), message, help }),
+            },
         }
         rest = &rest[end + 1..];
     }
     filled.push_str(rest);
-    if unfilled.is_empty() { Ok(filled) } else { Err(unfilled) }
+    if !filled.is_empty() {
+        parts.push(Part::Text(filled));
+    }
+    if unfilled.is_empty() { Ok(parts) } else { Err(unfilled) }
 }
 
 fn value(
@@ -109,6 +147,22 @@ mod tests {
         ] {
             assert_eq!(fill(text).unwrap(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn placeholders_stay() {
+        let env = |name: &str| (name == "SET").then(|| "${a}".to_owned());
+        let around = |text: &str| interpolate_around(text, &["a", "b"], Path::new("/nonexistent"), &env);
+        let text = |text: &str| Part::Text(text.to_owned());
+        let (a, b) = (Part::Placeholder("a"), Part::Placeholder("b"));
+        assert_eq!(around(""), Ok(vec![]));
+        assert_eq!(around("${a}"), Ok(vec![a.clone()]));
+        assert_eq!(around("x${a}${b}y${SET}$${a}"), Ok(vec![text("x"), a, b, text("y${a}${a}")]));
+        let unfilled = around("${A} ${b:-x} ${b }").unwrap_err();
+        let texts: Vec<&str> = unfilled.iter().map(|one| one.text.as_str()).collect();
+        assert_eq!(texts, ["${A}", "${b:-x}", "${b }"]);
+        assert_eq!(unfilled[0].message, "the environment variable A is not set");
+        assert_eq!(unfilled[1].message, "`b` is filled in for each request and takes no default");
     }
 
     #[test]

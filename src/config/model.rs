@@ -1,9 +1,14 @@
 //! The configuration as the rest of Weir takes it: valid by construction, names resolved, defaults filled in.
 
+use super::list::ListFile;
+use super::provenance::Provenance;
 use crate::limits::Limits;
-use crate::routing::{matcher::RequestMatch, rule::Rule, split::Weight, sticky::Sticky};
+use crate::routing::filters::Filters;
+use crate::routing::mirror::Mirror;
+use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -17,6 +22,10 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub pools: Vec<PoolConfig>,
     pub routes: Vec<RouteConfig>,
+    /// Where all this is written.
+    pub provenance: Arc<Provenance>,
+    /// The files of `in_file`, each once. Rules have their content.
+    pub lists: Vec<ListFile>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +105,9 @@ pub enum TargetAddr {
     Name { host: String, port: u16 },
 }
 
+/// What the rule is called that a route's `preview` makes.
+pub const PREVIEW_RULE: &str = "preview";
+
 #[derive(Clone, Debug)]
 pub struct RouteConfig {
     pub name: String,
@@ -105,15 +117,30 @@ pub struct RouteConfig {
     /// Starting weights, one per variant; they sum to 100.
     pub weights: Vec<Weight>,
     pub rules: Vec<Rule>,
+    /// Which requests get the idle one of two variants, whatever the rules say.
+    pub preview: Option<Condition>,
     pub sticky: Option<Sticky>,
+    /// What is hashed with a client's key: the sticky group's name, otherwise the route's.
+    pub salt: String,
     pub timeout: Duration,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
+    pub filters: Option<Arc<Filters>>,
+    pub mirror: Option<Mirror>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VariantConfig {
     pub name: String,
-    /// Index into [`Config::pools`].
-    pub pool: usize,
+    /// Index into [`Config::pools`]; None where the route answers by itself.
+    pub pool: Option<usize>,
+}
+
+impl RouteConfig {
+    /// Why there are no shares to change, where the route has no targets.
+    pub fn answers_by_itself(&self) -> Option<String> {
+        let [VariantConfig { name, pool: None }] = self.variants.as_slice() else { return None };
+        let route = &self.name;
+        Some(format!("route {route:?} has `{name}` and answers by itself: there are no versions to shift between"))
+    }
 }

@@ -4,8 +4,11 @@
 //! its feature, everything else is reported as unknown. Hand-written instead of derived, since derived readers stop
 //! at the first error and lose the places of what they flatten.
 
+pub mod filters;
+mod matches;
+
 use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
-use super::source::{At, Place};
+use super::source::{At, Place, listed};
 use super::units::shown_duration;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -119,12 +122,16 @@ pub struct Route {
     pub variants: Option<Vec<Named<String>>>,
     pub weights: Option<Weights>,
     pub active: Option<At<String>>,
+    pub active_key: Option<Place>,
     /// `weights` or `active` stands there, though perhaps of a wrong type.
     pub has_shares: bool,
     pub sticky: Option<Sticky>,
     pub timeout: Option<At<Duration>>,
     pub on_move: Option<OnMove>,
     pub rules: Vec<Rule>,
+    pub preview: Option<When>,
+    pub filters: filters::Filters,
+    pub mirror: Option<Mirror>,
 }
 
 /// What becomes of open tunnels whose clients have moved to another variant.
@@ -133,12 +140,17 @@ pub struct OnMove {
     pub close_within: Option<At<Duration>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Match {
     pub place: Place,
     pub host: Option<At<String>>,
+    pub host_regex: Option<At<String>>,
     pub path: Option<At<String>>,
     pub path_exact: Option<At<String>>,
+    pub path_regex: Option<At<String>>,
+    pub methods: Option<At<Vec<At<String>>>>,
+    /// On headers and query parameters, each with one subject.
+    pub conditions: Vec<When>,
 }
 
 #[derive(Debug)]
@@ -153,8 +165,17 @@ pub struct Sticky {
     pub place: Place,
     pub keys: Option<At<Vec<At<String>>>>,
     pub fallback: Option<At<String>>,
+    pub group: Option<At<String>>,
     pub cookie: Option<At<String>>,
     pub ttl: Option<At<Duration>>,
+}
+
+#[derive(Debug)]
+pub struct Mirror {
+    pub pool: Option<At<String>>,
+    pub percent: Option<At<f64>>,
+    pub max_body: Option<At<Size>>,
+    pub timeout: Option<At<Duration>>,
 }
 
 #[derive(Debug)]
@@ -170,7 +191,7 @@ pub struct Rule {
 }
 
 /// A condition with all its keys; which of them may stand together is checked later.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct When {
     pub place: Place,
     pub path: String,
@@ -178,8 +199,10 @@ pub struct When {
     pub cookie: Option<At<String>>,
     pub query: Option<At<String>>,
     pub methods: Option<At<Vec<At<String>>>>,
+    pub networks: Option<At<Vec<At<String>>>>,
     pub equals: Option<At<String>>,
     pub is_in: Option<At<Vec<At<String>>>>,
+    pub in_file: Option<At<String>>,
     pub prefix: Option<At<String>>,
     pub suffix: Option<At<String>>,
     pub regex: Option<At<String>>,
@@ -187,7 +210,7 @@ pub struct When {
     pub all: Option<At<Vec<When>>>,
     pub any: Option<At<Vec<When>>>,
     pub not: Option<Box<When>>,
-    /// The keys that stand here and say where to look, those not built among them.
+    /// The keys that stand here and say where to look.
     pub subjects: Vec<&'static str>,
     /// The keys that stand here and say what to find there.
     pub tests: Vec<&'static str>,
@@ -289,7 +312,7 @@ fn access_log(cx: &mut Context<'_>, mut table: Cursor<'_>) {
     if let Some(output) = table.string(cx, "output")
         && output.value != "off"
     {
-        cx.not_built(output.place, format_args!("{} = {:?}", table.path_of("output"), output.value));
+        cx.not_built(output.place, format_args!("{} = {}", table.path_of("output"), output.shown()));
     }
     let format = table.string(cx, "format");
     one_of(cx, format.as_ref(), &table.path_of("format"), &["json", "combined"]);
@@ -307,13 +330,13 @@ fn listener(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Listener {
     table.require(cx, "name", "\"http\"");
     let name = table.string(cx, "name");
     if let Some(name) = &name {
-        table.path = format!("listener.{}", name.value);
+        table.path = format!("listener.{}", name.written());
     }
     table.require(cx, "bind", "\"127.0.0.1:8080\"");
     only(cx, &mut table, "proxy_protocol", "off", &["v1", "v2", "any"]);
     let mut bind = table.string(cx, "bind");
     if let Some(address) = bind.take_if(|address| address.value.starts_with("unix:")) {
-        cx.not_built(address.place, format_args!("{} = {:?}", table.path_of("bind"), address.value));
+        cx.not_built(address.place, format_args!("{} = {}", table.path_of("bind"), address.shown()));
     }
     let tls = table.table(cx, "tls").map(|table| listener_tls(cx, table));
     table.finish(cx);
@@ -369,7 +392,7 @@ fn targets(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<Vec<At<Str
         match target {
             StringOrTable::Table(place) => cx.not_built(place, format_args!("{path} = [{{ addr, weight }}]")),
             StringOrTable::String(target) if target.value.starts_with("unix:") => {
-                cx.not_built(target.place, format_args!("{path} = [{:?}]", target.value));
+                cx.not_built(target.place, format_args!("{path} = [{}]", target.shown()));
             }
             StringOrTable::String(target) => targets.push(target),
         }
@@ -382,20 +405,24 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     table.require(cx, "name", "\"shop\"");
     let name = table.string(cx, "name");
     if let Some(name) = &name {
-        table.path = format!("route.{}", name.value);
+        table.path = format!("route.{}", name.written());
     }
-    table.require(cx, "variants", "{ stable = \"POOL\" }");
+    if !table.has("redirect") && !table.has("respond") {
+        table.require(cx, "variants", "{ stable = \"POOL\" }");
+    }
     let place = table.place;
     let matches = match table.table(cx, "match") {
-        Some(matches) => route_match(cx, matches),
-        None => Match { place, host: None, path: None, path_exact: None },
+        Some(matches) => matches::route_match(cx, matches),
+        None => Match { place, ..Match::default() },
     };
     let variants = table.table(cx, "variants").map(|variants| variants.into_strings(cx));
     let weights = table.table(cx, "weights").map(|weights| shares(cx, weights));
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
-    let later = ["retry", "rescue", "on_empty", "request_headers", "response_headers", "rollout", "preview"];
+    let preview = table.table(cx, "preview").map(|table| when(cx, table));
+    let later = ["retry", "rescue", "on_empty", "rollout"];
     table.not_built(cx, &later);
+    let filters = filters::filters(cx, &mut table);
     let route = Route {
         place,
         name,
@@ -405,10 +432,14 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         weights,
         has_shares: table.has("weights") || table.has("active"),
         active: table.string(cx, "active"),
+        active_key: table.key_place(cx, "active"),
         sticky,
         timeout: table.duration(cx, "timeout", POSITIVE),
         on_move: table.table(cx, "on_move").map(|table| on_move(cx, table)),
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
+        preview,
+        filters,
+        mirror: table.table(cx, "mirror").map(|table| mirror(cx, table)),
     };
     table.finish(cx);
     route
@@ -421,18 +452,6 @@ fn on_move(cx: &mut Context<'_>, mut table: Cursor<'_>) -> OnMove {
     on_move
 }
 
-fn route_match(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Match {
-    let matches = Match {
-        place: table.place,
-        host: table.string(cx, "host"),
-        path: table.string(cx, "path"),
-        path_exact: table.string(cx, "path_exact"),
-    };
-    table.not_built(cx, &["path_regex", "method", "header", "query"]);
-    table.finish(cx);
-    matches
-}
-
 fn shares(cx: &mut Context<'_>, table: Cursor<'_>) -> Weights {
     Weights { place: table.place, shares: table.into_numbers(cx) }
 }
@@ -442,6 +461,7 @@ fn sticky(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Sticky {
         place: table.place,
         keys: table.strings(cx, "key"),
         fallback: table.string(cx, "fallback"),
+        group: table.string(cx, "group"),
         cookie: table.string(cx, "cookie"),
         ttl: table.duration(cx, "ttl", COOKIE_LIFE),
     };
@@ -449,11 +469,23 @@ fn sticky(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Sticky {
     sticky
 }
 
+fn mirror(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Mirror {
+    table.require(cx, "pool", "\"shop-v3\"");
+    let mirror = Mirror {
+        pool: table.string(cx, "pool"),
+        percent: table.number(cx, "percent"),
+        max_body: table.size(cx, "max_body"),
+        timeout: table.duration(cx, "timeout", POSITIVE),
+    };
+    table.finish(cx);
+    mirror
+}
+
 fn rule(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Rule {
     table.require(cx, "name", "\"testers\"");
     let name = table.string(cx, "name");
     if let Some(name) = &name {
-        table.path = format!("{} {:?}", table.path, name.value);
+        table.path = format!("{} {:?}", table.path, name.written());
     }
     table.require(cx, "when", "{ header = \"x-canary\", equals = \"always\" }");
     let rule = Rule {
@@ -472,13 +504,7 @@ fn rule(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Rule {
 fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
     let here = |keys: &[&'static str]| keys.iter().copied().filter(|key| table.has(key)).collect();
     let subjects = here(&["header", "cookie", "query", "method", "ip", "all", "any", "not"]);
-    let tests = here(&["equals", "in", "prefix", "suffix", "regex", "present", "in_file"]);
-    table.not_built(cx, &["in_file", "ip"]);
-    let methods = if table.is_list("method") {
-        table.strings(cx, "method")
-    } else {
-        table.string(cx, "method").map(|method| At::new(vec![method.clone()], method.place))
-    };
+    let tests = tests(cx, &mut table, &["equals", "in", "prefix", "suffix", "regex", "present", "in_file"]);
     let mut nested = |table: &mut Cursor<'_>, key| {
         let tables = table.tables(cx, key)?;
         let conditions = tables.value.into_iter().map(|table| when(cx, table)).collect();
@@ -491,28 +517,38 @@ fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
         header: table.string(cx, "header"),
         cookie: table.string(cx, "cookie"),
         query: table.string(cx, "query"),
-        methods,
+        methods: table.one_or_more(cx, "method"),
+        networks: table.one_or_more(cx, "ip"),
+        all,
+        any,
+        not: table.table(cx, "not").map(|table| Box::new(when(cx, table))),
+        subjects,
+        in_file: table.string(cx, "in_file"),
+        ..tests
+    };
+    table.finish(cx);
+    when
+}
+
+/// The tests in a table, and which of the `known` ones stand there; nothing else of a condition.
+fn tests(cx: &mut Context<'_>, table: &mut Cursor<'_>, known: &[&'static str]) -> When {
+    When {
+        tests: known.iter().copied().filter(|key| table.has(key)).collect(),
         equals: table.string(cx, "equals"),
         is_in: table.strings(cx, "in"),
         prefix: table.string(cx, "prefix"),
         suffix: table.string(cx, "suffix"),
         regex: table.string(cx, "regex"),
         present: table.boolean(cx, "present"),
-        all,
-        any,
-        not: table.table(cx, "not").map(|table| Box::new(when(cx, table))),
-        subjects,
-        tests,
-    };
-    table.finish(cx);
-    when
+        ..When::default()
+    }
 }
 
 /// A key of which one value is built and `later` ones are not.
 fn only(cx: &mut Context<'_>, table: &mut Cursor<'_>, key: &'static str, built: &'static str, later: &[&'static str]) {
     let Some(written) = table.string(cx, key) else { return };
     if later.contains(&written.value.as_str()) {
-        cx.not_built(written.place, format_args!("{} = {:?}", table.path_of(key), written.value));
+        cx.not_built(written.place, format_args!("{} = {}", table.path_of(key), written.shown()));
         return;
     }
     let mut allowed = vec![built];

@@ -5,6 +5,7 @@
 //! (the TOML parser bounds brackets by itself, but builds and frees one nested table per part of a key).
 
 use super::findings::Findings;
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,14 +13,14 @@ use toml::de::DeTable;
 use toml_parser::lexer::TokenKind;
 
 /// The largest configuration file, in bytes. Of pure garbage the parser makes some 300 times as much.
-const FILE_BYTES: u64 = 4 * 1024 * 1024;
+pub const FILE_BYTES: usize = 4 * 1024 * 1024;
 /// The most parts of a dotted key.
 const KEY_PARTS: usize = 16;
 /// The most syntax errors reported of one file.
 const SYNTAX_ERRORS: usize = 100;
 
 /// A range of bytes in one of the [`Sources`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub file: usize,
     pub start: usize,
@@ -31,11 +32,40 @@ pub struct Place {
 pub struct At<T> {
     pub value: T,
     pub place: Place,
+    /// The text with its `${…}`, of a value that was filled in.
+    written: Option<Box<str>>,
 }
 
 impl<T> At<T> {
     pub fn new(value: T, place: Place) -> At<T> {
-        At { value, place }
+        At { value, place, written: None }
+    }
+
+    /// A value that `${…}` made of the text `written`.
+    pub fn filled(value: T, place: Place, written: &str) -> At<T> {
+        At { value, place, written: Some(written.into()) }
+    }
+
+    /// Another value that was made of this one.
+    pub fn with<U>(&self, value: U) -> At<U> {
+        At { value, place: self.place, written: self.written.clone() }
+    }
+
+    /// Whether a variable or a file has a part in the value. What such a value holds may be a secret and is not said.
+    pub fn is_filled(&self) -> bool {
+        self.written.is_some()
+    }
+}
+
+impl At<String> {
+    /// The value as messages may name it: with its `${…}` as they are written, and not what they stand for.
+    pub fn written(&self) -> &str {
+        self.written.as_deref().unwrap_or(&self.value)
+    }
+
+    /// The same, quoted.
+    pub fn shown(&self) -> String {
+        shown(self.written())
     }
 }
 
@@ -53,9 +83,15 @@ pub struct Source {
     line_starts: Vec<usize>,
 }
 
+/// Texts that are read in place of what the files on disk hold, by absolute path.
+pub type Overlay = HashMap<PathBuf, Vec<u8>>;
+
 /// All files read so far; a place's `file` is an index into them.
 #[derive(Debug, Default)]
-pub struct Sources(Vec<Source>);
+pub struct Sources {
+    files: Vec<Source>,
+    overlay: Overlay,
+}
 
 /// Line and column, from 1; the column in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,16 +101,21 @@ pub struct Position {
 }
 
 impl Sources {
-    /// Reads a file; what keeps it from being read is an error at `from`, or at the file's own start.
-    pub fn read(&mut self, path: &Path, from: Option<Place>, findings: &mut Findings) -> usize {
-        let (text, failure) = match read_text(path) {
+    pub fn new(overlay: Overlay) -> Sources {
+        Sources { files: Vec::new(), overlay }
+    }
+
+    /// Reads a file; what keeps it from being read is an error at `from`, which names it, or at the file's own start.
+    pub fn read(&mut self, path: &Path, from: Option<&At<String>>, findings: &mut Findings) -> usize {
+        let (text, failure) = match self.read_text(path) {
             Ok(text) => (text, None),
             Err(failure) => (failure.text, Some((failure.at, failure.message))),
         };
         let file = self.add(path, text, failure.is_none());
         if let Some((at, message)) = failure {
-            let place = from.unwrap_or(Place { file, start: at, end: at });
+            let place = from.map_or(Place { file, start: at, end: at }, |from| from.place);
             let message = match from {
+                Some(from) if from.is_filled() => format!("{}: {message}", from.written()),
                 Some(_) => format!("{}: {message}", path.display()),
                 None => message,
             };
@@ -87,22 +128,43 @@ impl Sources {
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let name = path.display().to_string();
-        self.0.push(Source { given: path.to_path_buf(), name, path: absolute, text, complete, line_starts });
-        self.0.len() - 1
+        self.files.push(Source { given: path.to_path_buf(), name, path: absolute, text, complete, line_starts });
+        self.files.len() - 1
     }
 
     pub fn file(&self, file: usize) -> &Source {
-        &self.0[file]
+        &self.files[file]
+    }
+
+    pub fn files(&self) -> &[Source] {
+        &self.files
     }
 
     /// The folder that relative paths in this file start from.
     pub fn folder(&self, file: usize) -> &Path {
-        self.0[file].path.parent().unwrap_or(Path::new("/"))
+        self.files[file].path.parent().unwrap_or(Path::new("/"))
     }
 
     /// A path written in this file, absolute.
     pub fn resolve(&self, file: usize, path: &str) -> PathBuf {
         self.folder(file).join(path)
+    }
+
+    fn read_text(&self, path: &Path) -> Result<String, Unreadable> {
+        let plain = |message: String| Unreadable { text: String::new(), at: 0, message };
+        let bytes = match std::path::absolute(path).ok().and_then(|path| self.overlay.get(&path)) {
+            Some(bytes) if bytes.len() > FILE_BYTES => return Err(plain(too_large(FILE_BYTES))),
+            Some(bytes) => bytes.clone(),
+            None => read_bytes(path, FILE_BYTES as u64).map_err(plain)?,
+        };
+        String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let mut bytes = error.into_bytes();
+            let byte = bytes[at];
+            bytes.truncate(at);
+            let text = String::from_utf8(bytes).unwrap_or_default();
+            Unreadable { text, at, message: format!("not UTF-8: byte 0x{byte:02x}; TOML files are UTF-8 text") }
+        })
     }
 }
 
@@ -161,19 +223,6 @@ struct Unreadable {
     message: String,
 }
 
-fn read_text(path: &Path) -> Result<String, Unreadable> {
-    let plain = |message: String| Unreadable { text: String::new(), at: 0, message };
-    let bytes = read_bytes(path, FILE_BYTES).map_err(plain)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let mut bytes = error.into_bytes();
-        let byte = bytes[at];
-        bytes.truncate(at);
-        let text = String::from_utf8(bytes).unwrap_or_default();
-        Unreadable { text, at, message: format!("not UTF-8: byte 0x{byte:02x}; TOML files are UTF-8 text") }
-    })
-}
-
 /// A whole file of at most `most` bytes; otherwise what to tell the operator.
 pub fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| format!("cannot read: {error}");
@@ -181,9 +230,13 @@ pub fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > most {
-        return Err(format!("larger than {most} bytes"));
+        return Err(too_large(most));
     }
     Ok(bytes)
+}
+
+fn too_large(most: impl Display) -> String {
+    format!("larger than {most} bytes")
 }
 
 pub struct Parsed<'s> {

@@ -5,7 +5,10 @@
 
 mod access;
 mod body;
+mod changes;
+mod configuration;
 mod documents;
+mod effective;
 mod explain;
 mod handlers;
 mod idempotency;
@@ -37,12 +40,20 @@ pub struct Api {
     remembered: Arc<Remembered>,
     /// One scrape at a time: with 10,000 routes an answer is large.
     scraping: Arc<Semaphore>,
+    /// One at a time of those that read files: a hostile text takes hundreds of times its size to check.
+    reading: Arc<Semaphore>,
 }
 
 impl Api {
     pub fn new(control: Control) -> Api {
         let exposition = Arc::new(Exposition::new(control.clone()));
-        Api { control, exposition, remembered: Arc::default(), scraping: Arc::new(Semaphore::new(1)) }
+        Api {
+            control,
+            exposition,
+            remembered: Arc::default(),
+            scraping: Arc::new(Semaphore::new(1)),
+            reading: Arc::new(Semaphore::new(1)),
+        }
     }
 }
 
@@ -57,11 +68,18 @@ fn router(scope: Scope, api: Api) -> Router {
         Scope::Everything => health
             .route("/api/v1/routes", get(handlers::routes))
             .route("/api/v1/routes/{route}", get(handlers::route))
-            .route("/api/v1/routes/{route}/weights", patch(handlers::patch_weights).put(handlers::put_weights))
             .route("/api/v1/routes/{route}/explain", post(explain::of_route))
             .route("/api/v1/explain", post(explain::of_any))
+            .route("/api/v1/routes/{route}/weights", patch(changes::patch_weights).put(changes::put_weights))
+            .route("/api/v1/routes/{route}/history", get(changes::history))
+            .route("/api/v1/routes/{route}/undo", post(changes::undo))
+            .route("/api/v1/routes/{route}/switch", post(changes::switch))
             .route("/api/v1/stats", get(handlers::stats))
-            .route("/api/v1/reload", post(handlers::reload)),
+            .route("/api/v1/reload", post(handlers::reload))
+            .route("/api/v1/config/effective", get(configuration::effective))
+            .route("/api/v1/config/diff", get(configuration::diff))
+            .route("/api/v1/config/validate", post(configuration::validate))
+            .route("/api/v1/config/save", post(configuration::save)),
     };
     routes
         .fallback(not_found)
@@ -235,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn unknown_paths_and_methods_are_problems() {
         let process = Process::start(shop()).await;
-        for path in ["/", "/api/v1/config/effective", "/api/v1/routes/shop/weights/x", "/api/v2/routes"] {
+        for path in ["/", "/api/v1/config/nothing", "/api/v1/routes/shop/weights/x", "/api/v2/routes"] {
             let reply = process.get(path).await;
             assert_eq!((reply.status, reply.problem().as_str()), (404, "not-found"), "{path}");
         }

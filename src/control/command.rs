@@ -1,17 +1,21 @@
 //! What may be asked of the controller, and what it answers.
 
 use super::ground::{Addresses, LiveRoute};
+use super::history::Entry;
 use super::persist::StateError;
+use super::save::{Env, SaveError, SaveRequest, Saving};
 use crate::boundary::table::Pool;
+use crate::config::list::ListFile;
 use crate::config::{Config, Report};
 use crate::routing::split::Weight;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Everything that changes the ground state.
 #[derive(Debug)]
 pub enum Command {
-    ChangeWeights {
+    Change {
         change: WeightChange,
         reply: oneshot::Sender<Result<Changed, ChangeError>>,
     },
@@ -19,10 +23,27 @@ pub enum Command {
     Install {
         config: Box<Config>,
         addresses: Addresses,
+        origin: Origin,
         reply: oneshot::Sender<Result<Installed, StateError>>,
+    },
+    /// Write live weights into the files that define the routes.
+    Save {
+        request: SaveRequest,
+        env: Env,
+        reply: oneshot::Sender<Result<Saving, SaveError>>,
     },
     /// Names resolved again. Not part of what is saved.
     Resolved(Addresses),
+    /// Files of `in_file` read again. Not part of what is saved.
+    Relisted(Relisted),
+}
+
+/// The new content of lists, by their index in the configuration that was in force when they were read. With another
+/// one in force they are void: its own lists were read later.
+#[derive(Clone, Debug)]
+pub struct Relisted {
+    pub config: Arc<Config>,
+    pub lists: Vec<(usize, ListFile)>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,13 +54,31 @@ pub struct WeightChange {
     pub origin: Origin,
 }
 
-/// The weights asked for, by the variants' names.
-#[derive(Clone, Debug, PartialEq)]
+/// The live state asked for, by the variants' names.
+#[derive(Clone, Debug)]
 pub enum Edit {
     /// Variants not named keep theirs and the baseline takes the difference.
     Patch(Vec<(String, Weight)>),
     /// Every variant is named.
     Replace(Vec<(String, Weight)>),
+    /// Everything to one variant.
+    Switch(Switch),
+    /// An earlier revision's assignment.
+    Undo {
+        /// Its generation; None: the revision before the present one.
+        to: Option<u64>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct Switch {
+    pub to: String,
+    /// Go on though targets are not healthy.
+    pub force: bool,
+    /// The pool whose targets were asked just now; None: not yet.
+    pub probed: Option<Arc<Pool>>,
+    /// What was found wrong with them.
+    pub overrode: Vec<String>,
 }
 
 /// The generations that the caller would change.
@@ -58,20 +97,35 @@ impl IfMatch {
     }
 }
 
-/// Who asks, from where and why, for the log.
-#[derive(Clone, Debug)]
+/// Who asks, from where and why, for the log and the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The token's name, or `local`.
+    /// The token's name, `local`, `signal` or `file`.
     pub actor: String,
+    /// The caller's address, the signal's name or the file's path.
     pub source: String,
     pub reason: Option<String>,
 }
 
-/// A route as a change left it. With `before` equal to its weights nothing changed, and the generation neither.
+impl Origin {
+    pub fn signal(name: &str) -> Origin {
+        Origin { actor: "signal".to_owned(), source: name.to_owned(), reason: None }
+    }
+
+    pub fn file(path: &Path) -> Origin {
+        Origin { actor: "file".to_owned(), source: path.display().to_string(), reason: None }
+    }
+}
+
+/// A route as a change left it.
 #[derive(Clone, Debug)]
 pub struct Changed {
+    pub before: Arc<LiveRoute>,
     pub route: RouteView,
-    pub before: Vec<Weight>,
+    /// Of an undo: the generation whose assignment it has.
+    pub to: Option<u64>,
+    /// Of a switch: what it was told to pass over.
+    pub overrode: Vec<String>,
 }
 
 /// One route with what its document is made of.
@@ -94,9 +148,42 @@ pub enum ChangeError {
     #[error("{detail}")]
     Weights { field: String, detail: String },
     #[error(transparent)]
+    Undo(UndoError),
+    #[error("{}", unhealthy(.variant, .targets))]
+    Unhealthy { variant: String, targets: Vec<BadTarget> },
+    /// The variant's pool is another than the one that was probed.
+    #[error("the targets of {0:?} changed while they were looked at; try again")]
+    Unprobed(String),
+    #[error(transparent)]
     NotSaved(StateError),
     #[error("weir is stopping")]
     Stopped,
+}
+
+/// Why an earlier revision can't come back, with the generations of those that are kept, newest first.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct UndoError {
+    pub why: UndoRefused,
+    pub detail: String,
+    pub revisions: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UndoRefused {
+    /// Never was, or is not kept any more.
+    Unknown,
+    /// There is none before the present one.
+    Nothing,
+    /// The route has other variants now.
+    VariantsChanged,
+}
+
+/// A target that a switch does not go to, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadTarget {
+    pub target: String,
+    pub why: String,
 }
 
 /// What a configuration that was swapped in changed. All lists hold routes' names.
@@ -112,6 +199,8 @@ pub struct Installed {
     pub live_kept: Vec<String>,
     /// Keys whose new value takes effect with the next start.
     pub needs_restart: Vec<&'static str>,
+    /// What each route's history got, in the file's order.
+    pub revisions: Vec<Arc<Entry>>,
 }
 
 /// A reload that was done.
@@ -137,6 +226,31 @@ pub enum ReloadError {
 pub struct BadFile {
     pub path: String,
     pub report: Report,
+}
+
+impl Changed {
+    /// The generation rose.
+    pub fn changed(&self) -> bool {
+        self.before.generation != self.route.live.generation
+    }
+}
+
+impl std::fmt::Display for BadTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "target {}: {}", self.target, self.why)
+    }
+}
+
+/// How many targets an error's text names; the document has them all.
+const NAMED_TARGETS: usize = 8;
+
+fn unhealthy(variant: &str, targets: &[BadTarget]) -> String {
+    let named: Vec<String> = targets.iter().take(NAMED_TARGETS).map(ToString::to_string).collect();
+    let more = match targets.len().saturating_sub(NAMED_TARGETS) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    format!("not every target of {variant:?} is healthy: {}{more}", named.join("; "))
 }
 
 impl RouteView {

@@ -1,16 +1,19 @@
 //! The one task that owns the ground state.
 //!
-//! Order of a change: validate, save (fsync), publish, acknowledge. Saving may wait for a disk, so whatever queued up
+//! Order of a change: validate, save (history, audit log and live state, each with fsync), publish, acknowledge. Saving may wait for a disk, so whatever queued up
 //! meanwhile is taken as one batch: saved once, published once, then answered. A batch that can't be saved changes
 //! nothing. Readers look at the last published snapshot and never wait for this task.
 
-use super::command::{ChangeError, Changed, Command, Installed, WeightChange};
-use super::derive;
-use super::ground::{Addresses, Ground, listed};
-use super::persist::{StateDir, StateError};
+use super::command::{ChangeError, Changed, Command, Installed, Origin, Relisted, WeightChange};
+use super::ground::{Addresses, Cause, Ground, listed};
+use super::history::{Entry, FILE, Trimming};
+use super::persist::{Commit, StateDir, StateError};
+use super::save::{self, Env, SaveError, SaveRequest, Saving};
+use super::{audit, derive};
 use crate::boundary::table::Publisher;
 use crate::config::Config;
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +26,7 @@ pub struct Controller {
     pub state: Option<Arc<StateDir>>,
     pub publisher: Publisher,
     pub snapshot: Arc<ArcSwap<Ground>>,
+    pub trimming: Trimming,
     pub commands: mpsc::Receiver<Command>,
 }
 
@@ -36,11 +40,15 @@ impl Controller {
     }
 
     async fn commit(&mut self, batch: Vec<Command>) {
-        let mut draft = Draft { ground: self.ground.clone(), save: false, publish: false, replies: Vec::new() };
+        let mut draft = Draft::of(&self.ground, Timestamp::now());
+        let mut saves = Vec::new();
         for command in batch {
             match command {
-                Command::ChangeWeights { change, reply } => draft.change_weights(change, reply),
-                Command::Install { config, addresses, reply } => draft.install(*config, addresses, reply),
+                Command::Change { change, reply } => draft.change(change, reply),
+                Command::Install { config, addresses, origin, reply } => {
+                    draft.install(*config, addresses, origin, reply);
+                }
+                Command::Save { request, env, reply } => saves.push((request, env, reply)),
                 Command::Resolved(addresses) => {
                     // Holds whether or not the rest of the batch can be saved.
                     if let Some(ground) = self.ground.resolved(addresses.clone()) {
@@ -48,21 +56,62 @@ impl Controller {
                     }
                     draft.resolve(addresses);
                 }
+                Command::Relisted(relisted) => {
+                    // As with addresses.
+                    if let Some(ground) = self.ground.relisted(&relisted) {
+                        draft.relist(&relisted, &ground);
+                        self.publish(ground);
+                    }
+                }
             }
         }
-        let saved = if draft.save { self.save(&draft.ground).await } else { Ok(()) };
+        let trim = draft.save && self.trimming.is_due(draft.ground.totals, draft.now);
+        if trim {
+            draft.ground.trim_history(draft.now);
+        }
+        let saved = if draft.save { self.save(&mut draft).await } else { Ok(()) };
+        if saved.is_ok() && trim {
+            self.trimming = Trimming::done(draft.ground.totals, draft.now);
+        }
         if saved.is_ok() && draft.publish {
             self.publish(draft.ground);
         }
         for reply in draft.replies {
             reply.send(&saved);
         }
+        for (request, env, reply) in saves {
+            // The caller may have gone; what is in the files stands.
+            let _ = reply.send(self.write_back(request, env).await);
+        }
     }
 
-    async fn save(&self, ground: &Ground) -> Result<(), StateError> {
+    /// Live weights into the files. After the batch, so that only what is on disk gets there.
+    async fn write_back(&mut self, request: SaveRequest, env: Env) -> Result<Saving, SaveError> {
+        let (ground, origin) = (self.ground.clone(), request.origin.clone());
+        let written = tokio::task::spawn_blocking(move || save::write(&ground, &request, env)).await;
+        let (config, result) = written.map_err(|_| SaveError::Stopped)?;
+        if let Some(config) = config {
+            self.publish(self.ground.with_file(config));
+            let mut draft = Draft::of(&self.ground, Timestamp::now());
+            draft.audit.extend(result.iter().map(|saving| audit::saved(saving, &origin, draft.now)));
+            // Without this the file wins at the next start, with the weights that are live.
+            if let Err(error) = self.save(&mut draft).await {
+                tracing::warn!(%error, "the state directory does not know yet that the files have the live weights");
+            }
+        }
+        result
+    }
+
+    async fn save(&self, draft: &mut Draft) -> Result<(), StateError> {
         let Some(state) = self.state.clone() else { return Ok(()) };
-        let body = ground.to_saved();
-        let saved = tokio::task::spawn_blocking(move || state.write(&body)).await;
+        let commit = Commit {
+            body: draft.ground.to_saved(),
+            revisions: std::mem::take(&mut draft.revisions),
+            routes: draft.ground.routes.clone(),
+            totals: draft.ground.totals,
+            audit: std::mem::take(&mut draft.audit),
+        };
+        let saved = tokio::task::spawn_blocking(move || state.commit(&commit)).await;
         saved.unwrap_or_else(|error| Err(StateError::writer(&error)))
     }
 
@@ -77,13 +126,16 @@ impl Controller {
 /// The ground state as a batch would leave it.
 struct Draft {
     ground: Ground,
+    now: Timestamp,
     save: bool,
     publish: bool,
+    revisions: Vec<Arc<Entry>>,
+    audit: Vec<String>,
     replies: Vec<Reply>,
 }
 
 enum Reply {
-    Weights {
+    Change {
         change: WeightChange,
         result: Result<Changed, ChangeError>,
         to: oneshot::Sender<Result<Changed, ChangeError>>,
@@ -95,25 +147,56 @@ enum Reply {
 }
 
 impl Draft {
-    fn change_weights(&mut self, change: WeightChange, to: oneshot::Sender<Result<Changed, ChangeError>>) {
-        let result = self.ground.changed(&change).map(|route| {
-            let before = self.ground.routes[route.index].weights.clone();
-            if route.live.generation != self.ground.routes[route.index].generation {
-                self.ground.apply(&route);
-                self.save = true;
-                self.publish = true;
-            }
-            Changed { route, before }
-        });
-        self.replies.push(Reply::Weights { change, result, to });
+    fn of(ground: &Ground, now: Timestamp) -> Draft {
+        Draft {
+            ground: ground.clone(),
+            now,
+            save: false,
+            publish: false,
+            revisions: Vec::new(),
+            audit: Vec::new(),
+            replies: Vec::new(),
+        }
     }
 
-    fn install(&mut self, config: Config, addresses: Addresses, to: oneshot::Sender<Result<Installed, StateError>>) {
-        let (ground, installed) = self.ground.reloaded(config, addresses);
+    fn change(&mut self, change: WeightChange, to: oneshot::Sender<Result<Changed, ChangeError>>) {
+        let result = self.ground.changed(&change, self.now);
+        if let Ok(changed) = &result
+            && changed.changed()
+        {
+            self.ground.apply(&changed.route);
+            let newest = changed.route.live.history.newest();
+            self.revisions.extend(newest.cloned());
+            self.audit.extend(newest.map(|entry| audit::changed(entry)));
+            self.save = true;
+            self.publish = true;
+        }
+        self.replies.push(Reply::Change { change, result, to });
+    }
+
+    fn install(
+        &mut self,
+        config: Config,
+        addresses: Addresses,
+        origin: Origin,
+        to: oneshot::Sender<Result<Installed, StateError>>,
+    ) {
+        let cause = Cause { origin, now: self.now };
+        let (ground, installed) = self.ground.reloaded(config, addresses, &cause);
         self.ground = ground;
+        self.revisions.extend(installed.revisions.iter().cloned());
+        self.audit.push(audit::reloaded(&installed, &cause.origin, self.now));
+        self.audit.extend(file_lines(&installed));
         self.save = true;
         self.publish = true;
         self.replies.push(Reply::Install { installed, to });
+    }
+
+    /// `relisted` is of the state before this batch; a configuration that came with the batch has newer lists.
+    fn relist(&mut self, relisted: &Relisted, ground: &Ground) {
+        if Arc::ptr_eq(&self.ground.config, &relisted.config) {
+            self.ground.config = Arc::clone(&ground.config);
+        }
     }
 
     fn resolve(&mut self, addresses: Addresses) {
@@ -126,10 +209,12 @@ impl Draft {
 impl Reply {
     fn send(self, saved: &Result<(), StateError>) {
         match self {
-            Reply::Weights { change, result, to } => {
+            Reply::Change { change, result, to } => {
                 let result = match (result, saved) {
                     // Whatever was decided upon a draft that was thrown away is void.
-                    (Ok(_) | Err(ChangeError::Stale(_)), Err(error)) => Err(ChangeError::NotSaved(error.clone())),
+                    (Ok(_) | Err(ChangeError::Stale(_) | ChangeError::Undo(_)), Err(error)) => {
+                        Err(ChangeError::NotSaved(error.clone()))
+                    }
                     (result, _) => result,
                 };
                 log_change(&change, &result);
@@ -147,23 +232,35 @@ impl Reply {
     }
 }
 
-fn log_change(change: &WeightChange, result: &Result<Changed, ChangeError>) {
+pub fn log_change(change: &WeightChange, result: &Result<Changed, ChangeError>) {
     let origin = &change.origin;
     let reason = origin.reason.as_deref().unwrap_or("");
     match result {
-        Ok(Changed { route, before }) if *before != route.live.weights => tracing::info!(
-            route = change.route, generation = route.live.generation,
-            before = listed(&route.config.routes[route.index], before),
-            after = listed(&route.config.routes[route.index], &route.live.weights),
-            actor = ?origin.actor, source = origin.source, reason = ?reason,
-            "weights changed"
-        ),
+        Ok(changed) if changed.changed() => {
+            let Changed { route, before, overrode, .. } = changed;
+            let config = &route.config.routes[route.index];
+            tracing::info!(
+                route = change.route, generation = route.live.generation,
+                before = listed(config, &before.weights), after = listed(config, &route.live.weights),
+                actor = ?origin.actor, source = origin.source, reason = ?reason,
+                "weights changed"
+            );
+            for what in overrode {
+                tracing::warn!(route = change.route, what, "a forced switch went on in spite of this");
+            }
+        }
         Ok(_) => {}
         Err(error) => tracing::warn!(
             route = ?change.route, actor = ?origin.actor, source = origin.source, reason = ?reason, %error,
             "weights not changed"
         ),
     }
+}
+
+/// The audit log's lines of where the file's weights came into force.
+pub fn file_lines(installed: &Installed) -> impl Iterator<Item = String> {
+    let won = installed.revisions.iter().filter(|entry| entry.revision().action == FILE);
+    won.map(|entry| audit::changed(entry))
 }
 
 /// What the file made of live weights: the events that an operator must see.

@@ -1,10 +1,12 @@
 //! Ground state to what the data plane sees. Derived whole each time and never edited; parts that did not change are
 //! shared with the table before, so that a worker can tell by the pointer that a pool is the one it knows.
 
-use super::ground::{Addresses, Ground};
+use super::ground::{Addresses, Ground, LiveRoute};
 use super::outcomes::{Registry, target_name};
+use crate::boundary::mirror::Mirroring;
 use crate::boundary::table::{Pool, Published, Settings, Target};
-use crate::config::{Config, PoolConfig, TargetAddr};
+use crate::config::{Config, PREVIEW_RULE, PoolConfig, RouteConfig, TargetAddr};
+use crate::routing::rule::{Outcome, Rule};
 use crate::routing::table::{Route, RoutingTable, Variant};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,19 +19,43 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         matches: route.matches.clone(),
         variants: route.variants.iter().map(|v| Variant { name: v.name.clone(), pool: v.pool }).collect(),
         assignment: live.assignment.clone(),
-        rules: route.rules.clone(),
+        rules: preview(route, live).into_iter().chain(route.rules.iter().cloned()).collect(),
         sticky: route.sticky.clone(),
+        salt: route.salt.clone(),
         timeout: route.timeout,
         close_moved_within: route.close_moved_within,
+        filters: route.filters.clone(),
     });
     Published {
         serial,
         routing: RoutingTable::new(routes.collect()),
         pools: ground.pools.to_vec(),
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
+        mirrors: mirrors(config, &ground.outcomes),
         settings: Settings { trusted_proxies: config.server.trusted_proxies.clone(), limits: config.limits },
         generations: ground.routes.iter().map(|live| live.generation).collect(),
     }
+}
+
+/// The rule that comes before the others: previews go to the idle variant. Which one that is follows the live weights,
+/// and is settled here, once a table: the one with less; of two with the same, the second.
+fn preview(route: &RouteConfig, live: &LiveRoute) -> Option<Rule> {
+    let when = route.preview.clone()?;
+    let idle = if live.weights.first() < live.weights.get(1) { 0 } else { 1 };
+    Some(Rule { name: PREVIEW_RULE.to_owned(), when, then: Outcome::Variant(idle) })
+}
+
+/// Each route's mirror.
+fn mirrors(config: &Config, outcomes: &Registry) -> Vec<Option<Box<Mirroring>>> {
+    let mut serving = vec![false; config.pools.len()];
+    let pools = config.routes.iter().flat_map(|route| &route.variants).filter_map(|variant| variant.pool);
+    pools.for_each(|pool| serving[pool] = true);
+    let mirroring = |route: &RouteConfig| {
+        let mirror = route.mirror.clone()?;
+        let shares_pool = serving[mirror.pool];
+        Some(Box::new(Mirroring { mirror, shares_pool, outcomes: outcomes.mirror(&route.name) }))
+    };
+    config.routes.iter().map(mirroring).collect()
 }
 
 /// The configuration's pools. One that is configured and resolved as it was before is the same `Arc`.
@@ -78,5 +104,36 @@ fn addrs(target: &TargetAddr, addresses: &Addresses) -> Vec<SocketAddr> {
     match target {
         TargetAddr::Ip(addr) => vec![*addr],
         TargetAddr::Name { host, port } => addresses.get(&(host.clone(), *port)).cloned().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::command::Edit;
+    use crate::control::fixtures::{cause, config, ground};
+    use crate::control::ground::tests::{change, named};
+    use crate::routing::rule::{Condition, Subject, Test};
+
+    #[test]
+    fn a_preview_goes_to_whichever_has_less_of_the_live_traffic() {
+        let mut file = config(&[("r", &[("blue", 100.0), ("green", 0.0)])]);
+        let header = Subject::Header(http::HeaderName::from_static("x-preview"));
+        let given = |then| Rule {
+            name: "given".to_owned(),
+            when: Condition::Is(Subject::Method, Test::Equals("GET".to_owned())),
+            then,
+        };
+        file.routes[0].preview = Some(Condition::Is(header, Test::Present(true)));
+        file.routes[0].rules = vec![given(Outcome::Variant(0))];
+        let mut ground = ground(file);
+        for (green, idle) in [(0.0, 1), (49.999, 1), (50.0, 1), (50.001, 0), (100.0, 0), (10.0, 1)] {
+            let changed = ground.changed(&change(Edit::Patch(named(&[("green", green)]))), cause().now).unwrap();
+            ground.apply(&changed.route);
+            let published = table(&ground, 1);
+            let rules = &published.routing.routes()[0].rules;
+            assert_eq!(rules.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), ["preview", "given"]);
+            assert!(matches!(rules[0].then, Outcome::Variant(to) if to == idle), "{green}: {:?}", rules[0].then);
+        }
     }
 }

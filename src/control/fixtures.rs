@@ -1,12 +1,15 @@
 //! Configurations for tests, and a process that serves one.
 
-use super::ground::Ground;
+use super::command::Origin;
+use super::ground::{Cause, Ground, Past};
+use super::history::Entry;
+use super::persist::Commit;
 use super::{Control, Start, start};
 use crate::boundary::drain::Drain;
 use crate::boundary::table::Publisher;
 use crate::config::{Admin, AdminAddr, Config, Log, PoolConfig, RouteConfig, Server, TargetAddr, Token, VariantConfig};
 use crate::limits::Limits;
-use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+use crate::routing::matcher::{HostMatch, RequestMatch};
 use crate::routing::split::Weight;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -25,16 +28,17 @@ pub fn weights(percents: &[f64]) -> Vec<Weight> {
 pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
     let route = |(name, variants): &(&str, &[(&str, f64)])| RouteConfig {
         name: (*name).to_owned(),
-        matches: RequestMatch {
-            host: HostMatch::Exact(format!("{name}.localhost")),
-            path: PathMatch::Prefix(String::new()),
-        },
-        variants: variants.iter().map(|(name, _)| VariantConfig { name: (*name).to_owned(), pool: 0 }).collect(),
+        matches: RequestMatch { host: HostMatch::Exact(format!("{name}.localhost")), ..RequestMatch::default() },
+        variants: variants.iter().map(|(name, _)| VariantConfig { name: (*name).to_owned(), pool: Some(0) }).collect(),
         weights: weights(&variants.iter().map(|(_, percent)| *percent).collect::<Vec<_>>()),
         rules: Vec::new(),
+        preview: None,
         sticky: None,
+        salt: (*name).to_owned(),
         timeout: Duration::from_secs(15),
         close_moved_within: None,
+        filters: None,
+        mirror: None,
     };
     Config {
         path: "/nowhere/weir.toml".into(),
@@ -61,6 +65,8 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             queue_timeout: Duration::from_secs(1),
         }],
         routes: routes.iter().map(route).collect(),
+        provenance: Arc::default(),
+        lists: Vec::new(),
     }
 }
 
@@ -80,7 +86,18 @@ pub fn with_tokens(mut config: Config, tokens: Vec<Token>) -> Config {
 }
 
 pub fn ground(config: Config) -> Ground {
-    Ground::start(config, &HashMap::new(), HashMap::new(), 2).0
+    Ground::start(config, Past::default(), HashMap::new(), 2, &cause()).0
+}
+
+/// One that saves this ground state, with these revisions added to the history.
+pub fn commit(ground: &Ground, revisions: Vec<Arc<Entry>>) -> Commit {
+    let routes = ground.routes.clone();
+    Commit { body: ground.to_saved(), revisions, routes, totals: ground.totals, audit: Vec::new() }
+}
+
+pub fn cause() -> Cause {
+    let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+    Cause { origin: Origin::file(Path::new("/nowhere/weir.toml")), now }
 }
 
 /// A started control plane without data plane.

@@ -5,14 +5,20 @@
 //! saved) and at reload (against what is live): the file's weights are *starting* weights, and the live ones go on for
 //! as long as the file says what it said when they were set. A file that says something new wins.
 
-use super::command::{ChangeError, Edit, Installed, RouteView, WeightChange};
+mod edit;
+
+pub use edit::place_of;
+
+use super::command::{ChangeError, Changed, Installed, Origin, Relisted, RouteView, WeightChange};
 use super::derive;
+use super::history::{self, Entry, History, Revision, Totals};
 use super::outcomes::Registry;
 use super::persist::{self, Saved};
 use crate::boundary::outcomes::VariantOutcomes;
 use crate::boundary::table::Pool;
 use crate::config::{Config, RouteConfig};
 use crate::routing::split::{Assignment, Weight};
+use jiff::Timestamp;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,6 +36,8 @@ pub struct Ground {
     /// In the order of the configuration's pools.
     pub pools: Arc<[Arc<Pool>]>,
     pub outcomes: Arc<Registry>,
+    /// Of all routes' histories.
+    pub totals: Totals,
     index: Arc<HashMap<String, usize>>,
 }
 
@@ -44,29 +52,90 @@ pub struct LiveRoute {
     pub outcomes: Vec<Arc<VariantOutcomes>>,
     /// As it stands in the state file, so that a change of one route in 10,000 serialises one.
     pub record: String,
+    pub history: History,
+}
+
+/// What is known of routes from before, by name. A route may have a history and no saved state: when that was lost.
+#[derive(Debug, Default)]
+pub struct Past {
+    pub saved: HashMap<String, Saved>,
+    pub histories: HashMap<String, History>,
+}
+
+/// Who brings a configuration, and when.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    pub origin: Origin,
+    pub now: Timestamp,
+}
+
+impl Past {
+    /// Gives every route of the configuration whose history does not know its saved state a revision of that, and
+    /// gives these.
+    fn completed(&mut self, config: &Config, cause: &Cause) -> Vec<Arc<Entry>> {
+        let mut added = Vec::new();
+        for route in &config.routes {
+            let Some(saved) = self.saved.get(&route.name) else { continue };
+            let history = self.histories.entry(route.name.clone()).or_default();
+            if history.newest().is_some_and(|newest| newest.generation == saved.generation) {
+                continue;
+            }
+            let reason = Some("how it came to this is not known".to_owned());
+            let revision = Revision {
+                variants: saved.variants.clone(),
+                origin: Origin { reason, ..cause.origin.clone() },
+                ..revision(route, saved.generation, &saved.assignment, cause.origin.clone(), cause.now)
+            };
+            let entry = Arc::new(Entry::of(&revision));
+            *history = history.with(Arc::clone(&entry));
+            added.push(entry);
+        }
+        added
+    }
 }
 
 impl Ground {
     /// The first ground state. Every saved route that the file still has goes on or gives way by [`reconcile`].
     pub fn start(
         config: Config,
-        saved: &HashMap<String, Saved>,
+        mut past: Past,
         addresses: Addresses,
         workers: usize,
+        cause: &Cause,
     ) -> (Ground, Installed) {
         let outcomes = Registry::new(workers).extended(&config);
-        Ground::build(config, saved, addresses, outcomes, &[])
+        let mut revisions = past.completed(&config, cause);
+        let (ground, mut installed) = Ground::build(config, &past, addresses, outcomes, &[], cause);
+        revisions.append(&mut installed.revisions);
+        (ground, Installed { revisions, ..installed })
     }
 
     /// The ground state with another configuration.
-    pub fn reloaded(&self, config: Config, addresses: Addresses) -> (Ground, Installed) {
-        let live = self.config.routes.iter().zip(&self.routes);
-        let saved = live.map(|(route, live)| (route.name.clone(), Saved::of(route, live))).collect();
+    pub fn reloaded(&self, config: Config, addresses: Addresses, cause: &Cause) -> (Ground, Installed) {
+        let live = || self.config.routes.iter().zip(&self.routes);
+        let past = Past {
+            saved: live().map(|(route, live)| (route.name.clone(), Saved::of(route, live))).collect(),
+            histories: live().map(|(route, live)| (route.name.clone(), live.history.clone())).collect(),
+        };
         let outcomes = self.outcomes.extended(&config);
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let (ground, mut installed) = Ground::build(config, &saved, addresses, outcomes, &previous);
+        let (ground, mut installed) = Ground::build(config, &past, addresses, outcomes, &previous, cause);
         installed.needs_restart = needs_restart(&self.config, &ground.config);
         (ground, installed)
+    }
+
+    /// The ground state after live weights went into the file: `config` differs from the running one in the file's
+    /// weights only, and what is live goes on as it is.
+    pub fn with_file(&self, config: Config) -> Ground {
+        let live = |(new, (old, live)): (&RouteConfig, (&RouteConfig, &Arc<LiveRoute>))| {
+            if new.weights == old.weights {
+                return Arc::clone(live);
+            }
+            let state = State { generation: live.generation, assignment: live.assignment.clone() };
+            Arc::new(LiveRoute::new(new, state, live.outcomes.clone(), live.history.clone()))
+        };
+        let routes = config.routes.iter().zip(self.config.routes.iter().zip(&self.routes)).map(live).collect();
+        Ground { config: Arc::new(config), routes, ..self.clone() }
     }
 
     /// The ground state with other addresses; None when they are the same.
@@ -79,6 +148,22 @@ impl Ground {
         Some(Ground { addresses: Arc::new(addresses), pools, ..self.clone() })
     }
 
+    /// The ground state with other lists in its rules; None when they belong to another configuration.
+    pub fn relisted(&self, relisted: &Relisted) -> Option<Ground> {
+        if !Arc::ptr_eq(&self.config, &relisted.config) {
+            return None;
+        }
+        let mut config = Config::clone(&self.config);
+        for (list, file) in &relisted.lists {
+            let rules = config.routes.iter_mut().flat_map(|route| &mut route.rules);
+            rules.for_each(|rule| rule.when.relist(*list, &file.values));
+            let previews = config.routes.iter_mut().filter_map(|route| route.preview.as_mut());
+            previews.for_each(|preview| preview.relist(*list, &file.values));
+            config.lists[*list] = file.clone();
+        }
+        Some(Ground { config: Arc::new(config), ..self.clone() })
+    }
+
     /// One route by name.
     pub fn route(&self, name: &str) -> Option<RouteView> {
         self.index.get(name).map(|index| self.view(*index))
@@ -89,25 +174,47 @@ impl Ground {
         (0..self.routes.len()).map(|index| self.view(index))
     }
 
-    /// What `change` would make of its route. Generation and assignment stay when the weights are what they were.
-    pub fn changed(&self, change: &WeightChange) -> Result<RouteView, ChangeError> {
+    /// What `change` would make of its route. Nothing changes, and the generation stays, when every bucket is where it
+    /// was.
+    pub fn changed(&self, change: &WeightChange, now: Timestamp) -> Result<Changed, ChangeError> {
         let view = self.route(&change.route).ok_or_else(|| ChangeError::NoRoute(change.route.clone()))?;
         if change.if_match.as_ref().is_some_and(|wanted| !wanted.allows(view.live.generation)) {
             return Err(ChangeError::Stale(Box::new(view)));
         }
-        let route = &view.config.routes[view.index];
-        let weights = asked(route, &view.live.weights, &change.edit)?;
-        if weights == view.live.weights {
-            return Ok(view);
+        let asked = edit::asked(&view, &change.edit)?;
+        let before = Arc::clone(&view.live);
+        let (to, overrode) = (asked.to, asked.overrode);
+        if asked.assignment == before.assignment {
+            return Ok(Changed { before, route: view, to, overrode });
         }
-        let assignment = view.live.assignment.moved_to(&weights).map_err(|error| weights_error("weights", &error))?;
-        let live = LiveRoute::new(route, view.live.generation + 1, assignment, view.live.outcomes.clone());
-        Ok(RouteView { live: Arc::new(live), ..view })
+        let route = &view.config.routes[view.index];
+        let revision = Revision {
+            action: asked.action.into(),
+            before: shares(route, &before.weights),
+            to,
+            overrode: overrode.clone(),
+            ..revision(route, before.generation + 1, &asked.assignment, change.origin.clone(), now)
+        };
+        let live = before.at(route, &revision);
+        Ok(Changed { before, route: RouteView { live: Arc::new(live), ..view }, to, overrode })
     }
 
     /// Puts a changed route in.
     pub fn apply(&mut self, view: &RouteView) {
+        let was = self.routes[view.index].history.totals();
+        self.totals = self.totals.minus(was).plus(view.live.history.totals());
         self.routes[view.index] = Arc::clone(&view.live);
+    }
+
+    /// Lets go of revisions that are too old, or too many in all.
+    pub fn trim_history(&mut self, now: Timestamp) {
+        let oldest = history::oldest_to_stay(self.routes.iter().map(|route| &route.history), now);
+        for route in &mut self.routes {
+            if let Some(history) = route.history.since(oldest) {
+                *route = Arc::new(route.with_history(history));
+            }
+        }
+        self.totals = totals(&self.routes);
     }
 
     /// The body of the state file.
@@ -126,26 +233,31 @@ impl Ground {
 
     fn build(
         config: Config,
-        saved: &HashMap<String, Saved>,
+        past: &Past,
         addresses: Addresses,
         outcomes: Registry,
         previous: &[(&crate::config::PoolConfig, Arc<Pool>)],
+        cause: &Cause,
     ) -> (Ground, Installed) {
         let mut installed =
             Installed { routes: config.routes.len(), pools: config.pools.len(), ..Installed::default() };
         let mut routes = Vec::with_capacity(config.routes.len());
         let mut index = HashMap::with_capacity(config.routes.len());
         for route in &config.routes {
-            let (live, verdict) = reconcile(route, saved.get(&route.name), &outcomes);
-            installed.note(route, &live, verdict);
+            let saved = past.saved.get(&route.name);
+            let history = past.histories.get(&route.name).cloned().unwrap_or_default();
+            let (state, verdict) = reconcile(route, saved, &history);
+            let live = LiveRoute::installed(route, saved, history, state, &outcomes, cause);
+            installed.note(route, &live, verdict, past.histories.get(&route.name));
             index.insert(route.name.clone(), routes.len());
             routes.push(Arc::new(live));
         }
-        installed.removed = saved.keys().filter(|name| !index.contains_key(*name)).cloned().collect();
+        installed.removed = past.saved.keys().filter(|name| !index.contains_key(*name)).cloned().collect();
         installed.removed.sort_unstable();
         let pools = derive::pools(&config, &addresses, &outcomes, previous);
         let ground = Ground {
             config: Arc::new(config),
+            totals: totals(&routes),
             routes,
             addresses: Arc::new(addresses),
             pools,
@@ -157,25 +269,89 @@ impl Ground {
 }
 
 impl LiveRoute {
-    fn new(
-        route: &RouteConfig,
-        generation: u64,
-        assignment: Assignment,
-        outcomes: Vec<Arc<VariantOutcomes>>,
-    ) -> LiveRoute {
+    fn new(route: &RouteConfig, state: State, outcomes: Vec<Arc<VariantOutcomes>>, history: History) -> LiveRoute {
+        let State { generation, assignment } = state;
         let weights = assignment.weights();
         let record = persist::record(route, generation, &assignment);
-        LiveRoute { generation, assignment, weights, outcomes, record }
+        LiveRoute { generation, assignment, weights, outcomes, record, history }
+    }
+
+    /// As a configuration has it now. Its history gets a revision where it has none of this generation.
+    fn installed(
+        route: &RouteConfig,
+        saved: Option<&Saved>,
+        history: History,
+        state: State,
+        outcomes: &Registry,
+        cause: &Cause,
+    ) -> LiveRoute {
+        let counters = route.variants.iter().map(|variant| outcomes.variant(&route.name, &variant.name)).collect();
+        if history.newest().is_some_and(|newest| newest.generation == state.generation) {
+            return LiveRoute::new(route, state, counters, history);
+        }
+        let action = if saved.is_some() { history::FILE } else { history::START };
+        let revision = Revision {
+            action: action.into(),
+            before: saved.map(Saved::shares).unwrap_or_default(),
+            ..revision(route, state.generation, &state.assignment, cause.origin.clone(), cause.now)
+        };
+        LiveRoute::new(route, state, counters, history.with(Arc::new(Entry::of(&revision))))
+    }
+
+    /// The state that a revision makes of this one.
+    fn at(&self, route: &RouteConfig, revision: &Revision) -> LiveRoute {
+        let state = State { generation: revision.generation, assignment: revision.assignment.clone() };
+        LiveRoute::new(route, state, self.outcomes.clone(), self.history.with(Arc::new(Entry::of(revision))))
+    }
+
+    fn with_history(&self, history: History) -> LiveRoute {
+        LiveRoute {
+            generation: self.generation,
+            assignment: self.assignment.clone(),
+            weights: self.weights.clone(),
+            outcomes: self.outcomes.clone(),
+            record: self.record.clone(),
+            history,
+        }
     }
 }
 
+/// A start of a revision: nothing known before it, nothing brought back or overridden.
+fn revision(route: &RouteConfig, generation: u64, assignment: &Assignment, origin: Origin, now: Timestamp) -> Revision {
+    Revision {
+        route: route.name.clone(),
+        generation,
+        // The record has no more.
+        time: Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now),
+        action: history::START.into(),
+        origin,
+        before: Vec::new(),
+        variants: route.variants.iter().map(|variant| variant.name.clone()).collect(),
+        assignment: assignment.clone(),
+        to: None,
+        overrode: Vec::new(),
+    }
+}
+
+fn shares(route: &RouteConfig, weights: &[Weight]) -> Vec<(String, Weight)> {
+    route.variants.iter().map(|variant| variant.name.clone()).zip(weights.iter().copied()).collect()
+}
+
+fn totals(routes: &[Arc<LiveRoute>]) -> Totals {
+    routes.iter().fold(Totals::default(), |totals, route| totals.plus(route.history.totals()))
+}
+
 impl Installed {
-    fn note(&mut self, route: &RouteConfig, live: &LiveRoute, verdict: Verdict) {
+    fn note(&mut self, route: &RouteConfig, live: &LiveRoute, verdict: Verdict, before: Option<&History>) {
         match verdict {
             Verdict::New => self.added.push(route.name.clone()),
             Verdict::FileWins => self.file_won.push(route.name.clone()),
             Verdict::LiveContinues if live.weights != route.weights => self.live_kept.push(route.name.clone()),
             Verdict::LiveContinues => {}
+        }
+        let newest = live.history.newest();
+        if newest != before.and_then(History::newest) {
+            self.revisions.extend(newest.cloned());
         }
     }
 }
@@ -188,15 +364,21 @@ enum Verdict {
     FileWins,
 }
 
+/// What is saved of a route, but for what the file said.
+struct State {
+    generation: u64,
+    assignment: Assignment,
+}
+
 /// The live state of a route as the file now has it.
 ///
 /// The live one goes on, bucket for bucket, when the file gives the same variants the same weights as when it was
 /// saved. Otherwise the file's weights come into force, moving as few clients as they can, at the next generation.
-fn reconcile(route: &RouteConfig, saved: Option<&Saved>, outcomes: &Registry) -> (LiveRoute, Verdict) {
-    let counters = route.variants.iter().map(|variant| outcomes.variant(&route.name, &variant.name)).collect();
+/// A route that is not saved starts with the file's weights, after the last generation that its history knows.
+fn reconcile(route: &RouteConfig, saved: Option<&Saved>, history: &History) -> (State, Verdict) {
     let Some(saved) = saved else {
-        let assignment = starting(route);
-        return (LiveRoute::new(route, 1, assignment, counters), Verdict::New);
+        let generation = history.newest().map_or(1, |newest| newest.generation + 1);
+        return (State { generation, assignment: starting(route) }, Verdict::New);
     };
     let map = variant_map(&saved.variants, route);
     let in_place = map.iter().enumerate().all(|(old, new)| *new == Some(old)) && map.len() == route.variants.len();
@@ -207,12 +389,12 @@ fn reconcile(route: &RouteConfig, saved: Option<&Saved>, outcomes: &Registry) ->
     if same_file {
         // Another order is another baseline: whoever holds the old generation must look again.
         let generation = if in_place { saved.generation } else { saved.generation + 1 };
-        return (LiveRoute::new(route, generation, carried, counters), Verdict::LiveContinues);
+        return (State { generation, assignment: carried }, Verdict::LiveContinues);
     }
     let assignment = carried.moved_to(&route.weights).unwrap_or_else(|_| starting(route));
     let unchanged = in_place && same_names && assignment == saved.assignment;
     let generation = if unchanged { saved.generation } else { saved.generation + 1 };
-    (LiveRoute::new(route, generation, assignment, counters), Verdict::FileWins)
+    (State { generation, assignment }, Verdict::FileWins)
 }
 
 /// The saved assignment with the variants' places of now; buckets of variants that are gone go where `remapped` puts
@@ -240,68 +422,6 @@ fn at(route: &RouteConfig, variant: Option<usize>) -> Option<Weight> {
     variant.map(|variant| route.weights[variant])
 }
 
-/// The weights that `edit` asks for, one per variant.
-fn asked(route: &RouteConfig, live: &[Weight], edit: &Edit) -> Result<Vec<Weight>, ChangeError> {
-    let (named, whole) = match edit {
-        Edit::Patch(named) => (named, false),
-        Edit::Replace(named) => (named, true),
-    };
-    let mut asked: Vec<Option<Weight>> = vec![None; route.variants.len()];
-    for (name, weight) in named {
-        let field = format!("weights.{name}");
-        let Some(place) = route.variants.iter().position(|variant| variant.name == *name) else {
-            let known: Vec<&str> = route.variants.iter().map(|variant| variant.name.as_str()).collect();
-            let detail = format!("route {:?} has no variant {name:?}; it has {}", route.name, known.join(", "));
-            return Err(ChangeError::Weights { field, detail });
-        };
-        if asked[place].replace(*weight).is_some() {
-            return Err(ChangeError::Weights { field, detail: format!("variant {name:?} is named twice") });
-        }
-    }
-    if named.is_empty() {
-        let detail = "no variant is named; name at least one, such as {\"weights\":{\"canary\":5}}".to_owned();
-        return Err(ChangeError::Weights { field: "weights".to_owned(), detail });
-    }
-    if whole && let Some(missing) = asked.iter().position(Option::is_none) {
-        let name = &route.variants[missing].name;
-        let detail = format!("variant {name:?} is missing; PUT names every variant, PATCH only those to change");
-        return Err(ChangeError::Weights { field: format!("weights.{name}"), detail });
-    }
-    if asked[0].is_none() {
-        asked[0] = Some(baseline_rest(route, live, &asked)?);
-    }
-    let weights: Vec<Weight> = asked.iter().zip(live).map(|(asked, live)| asked.unwrap_or(*live)).collect();
-    let sum: u32 = weights.iter().map(|weight| weight.thousandths()).sum();
-    if sum != Weight::FULL.thousandths() {
-        let detail = format!("weights sum to {} percent instead of 100: {}", percent(sum), listed(route, &weights));
-        return Err(ChangeError::Weights { field: "weights".to_owned(), detail });
-    }
-    Ok(weights)
-}
-
-/// What is left for the baseline.
-fn baseline_rest(route: &RouteConfig, live: &[Weight], asked: &[Option<Weight>]) -> Result<Weight, ChangeError> {
-    let others = asked.iter().zip(live).skip(1);
-    let taken: u32 = others.map(|(asked, live)| asked.unwrap_or(*live).thousandths()).sum();
-    let rest = Weight::FULL.thousandths().checked_sub(taken);
-    rest.and_then(|rest| Weight::from_thousandths(rest).ok()).ok_or_else(|| ChangeError::Weights {
-        field: "weights".to_owned(),
-        detail: format!(
-            "the variants besides the baseline {:?} would have {} percent, which leaves less than nothing for it",
-            route.variants[0].name,
-            percent(taken)
-        ),
-    })
-}
-
-fn weights_error(field: &str, error: &impl std::fmt::Display) -> ChangeError {
-    ChangeError::Weights { field: field.to_owned(), detail: error.to_string() }
-}
-
-fn percent(thousandths: u32) -> f64 {
-    f64::from(thousandths) / 1000.0
-}
-
 /// `stable 95, canary 5`.
 pub fn listed(route: &RouteConfig, weights: &[Weight]) -> String {
     let shares = route.variants.iter().zip(weights);
@@ -322,88 +442,58 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::command::{IfMatch, Origin};
-    use super::super::fixtures::{config, ground, shop, weights};
+pub mod tests {
+    use super::super::command::{Edit, IfMatch};
+    use super::super::fixtures::{cause, config, ground, shop, weights};
     use super::*;
     use proptest::prelude::*;
 
-    fn change(edit: Edit) -> WeightChange {
+    pub fn change(edit: Edit) -> WeightChange {
         let origin = Origin { actor: "test".to_owned(), source: "here".to_owned(), reason: None };
         WeightChange { route: "r".to_owned(), edit, if_match: None, origin }
     }
 
-    fn named(shares: &[(&str, f64)]) -> Vec<(String, Weight)> {
+    pub fn named(shares: &[(&str, f64)]) -> Vec<(String, Weight)> {
         shares.iter().map(|(name, percent)| ((*name).to_owned(), Weight::from_percent(*percent).unwrap())).collect()
     }
 
-    fn three() -> Config {
+    pub fn three() -> Config {
         config(&[("r", &[("a", 70.0), ("b", 20.0), ("c", 10.0)])])
     }
 
-    fn patched(shares: &[(&str, f64)]) -> Result<Vec<f64>, (String, String)> {
-        match ground(three()).changed(&change(Edit::Patch(named(shares)))) {
-            Ok(view) => Ok(view.live.weights.iter().map(|weight| weight.percent()).collect()),
-            Err(ChangeError::Weights { field, detail }) => Err((field, detail)),
-            Err(other) => panic!("{other}"),
-        }
-    }
-
     fn shift(ground: &mut Ground, shares: &[(&str, f64)]) {
-        let view = ground.changed(&change(Edit::Patch(named(shares)))).unwrap();
-        ground.apply(&view);
+        let changed = ground.changed(&change(Edit::Patch(named(shares))), cause().now).unwrap();
+        ground.apply(&changed.route);
     }
 
     #[test]
-    fn a_patch_gives_the_difference_to_the_baseline() {
-        assert_eq!(patched(&[("b", 25.0)]).unwrap(), [65.0, 25.0, 10.0]);
-        assert_eq!(patched(&[("b", 0.0), ("c", 0.0)]).unwrap(), [100.0, 0.0, 0.0]);
-        assert_eq!(patched(&[("b", 90.0)]).unwrap(), [0.0, 90.0, 10.0]);
-        assert_eq!(patched(&[("b", 0.001)]).unwrap(), [89.999, 0.001, 10.0]);
-        assert_eq!(patched(&[("a", 60.0), ("b", 30.0)]).unwrap(), [60.0, 30.0, 10.0]);
-    }
-
-    #[test]
-    fn a_patch_that_does_not_add_up_is_refused_with_the_field() {
-        for (shares, field, said) in [
-            (&[("b", 90.001)][..], "weights", "100.001 percent"),
-            (&[("a", 60.0)], "weights", "sum to 90 percent"),
-            (&[("a", 100.0)], "weights", "sum to 130 percent"),
-            (&[("d", 5.0)], "weights.d", "it has a, b, c"),
-            (&[("b", 5.0), ("b", 6.0)], "weights.b", "named twice"),
-            (&[], "weights", "no variant is named"),
-        ] {
-            let (named, detail) = patched(shares).unwrap_err();
-            assert_eq!(named, field, "{detail}");
-            assert!(detail.contains(said), "{detail}");
+    fn a_route_that_answers_by_itself_has_no_weights_to_change() {
+        for name in ["redirect", "respond"] {
+            let mut config = config(&[("r", &[(name, 100.0)])]);
+            config.routes[0].variants[0].pool = None;
+            let Err(ChangeError::Weights { field, detail }) =
+                ground(config).changed(&change(Edit::Patch(named(&[(name, 100.0)]))), cause().now)
+            else {
+                panic!()
+            };
+            assert_eq!(field, "weights");
+            assert!(detail.starts_with(&format!("route \"r\" has `{name}`")), "{detail}");
         }
-    }
-
-    #[test]
-    fn a_put_names_every_variant() {
-        let put = |shares: &[(&str, f64)]| ground(three()).changed(&change(Edit::Replace(named(shares))));
-        let view = put(&[("c", 1.0), ("a", 90.0), ("b", 9.0)]).unwrap();
-        assert_eq!(view.live.weights, weights(&[90.0, 9.0, 1.0]));
-        assert_eq!(view.live.generation, 2);
-        let Err(ChangeError::Weights { field, .. }) = put(&[("a", 90.0), ("c", 10.0)]) else { panic!() };
-        assert_eq!(field, "weights.b");
-        let Err(ChangeError::Weights { field, .. }) = put(&[("a", 90.0), ("b", 1.0), ("c", 1.0)]) else { panic!() };
-        assert_eq!(field, "weights");
     }
 
     #[test]
     fn the_same_weights_change_nothing_and_an_old_generation_is_refused() {
         let mut ground = ground(three());
-        let same = ground.changed(&change(Edit::Patch(named(&[("b", 20.0)])))).unwrap();
-        assert_eq!(same.live.generation, 1);
+        let same = ground.changed(&change(Edit::Patch(named(&[("b", 20.0)]))), cause().now).unwrap();
+        assert_eq!((same.route.live.generation, same.changed()), (1, false));
         shift(&mut ground, &[("b", 30.0)]);
         let at = |generation| WeightChange {
             if_match: Some(IfMatch::OneOf(vec![generation])),
             ..change(Edit::Patch(named(&[("b", 40.0)])))
         };
-        let Err(ChangeError::Stale(view)) = ground.changed(&at(1)) else { panic!() };
+        let Err(ChangeError::Stale(view)) = ground.changed(&at(1), cause().now) else { panic!() };
         assert_eq!(view.live.generation, 2);
-        assert_eq!(ground.changed(&at(2)).unwrap().live.generation, 3);
+        assert_eq!(ground.changed(&at(2), cause().now).unwrap().route.live.generation, 3);
     }
 
     #[test]
@@ -411,7 +501,7 @@ mod tests {
         let mut ground = ground(three());
         shift(&mut ground, &[("b", 45.0)]);
         shift(&mut ground, &[("c", 33.333), ("b", 1.0)]);
-        let (again, installed) = ground.reloaded(three(), Addresses::new());
+        let (again, installed) = ground.reloaded(three(), Addresses::new(), &cause());
         assert_eq!(again.routes[0].assignment, ground.routes[0].assignment);
         assert_eq!(again.routes[0].generation, 3);
         assert_eq!(installed.live_kept, ["r"]);
@@ -423,14 +513,14 @@ mod tests {
         let mut ground = ground(three());
         shift(&mut ground, &[("b", 45.0)]);
         let file = config(&[("r", &[("a", 50.0), ("b", 40.0), ("c", 10.0)])]);
-        let (again, installed) = ground.reloaded(file, Addresses::new());
+        let (again, installed) = ground.reloaded(file, Addresses::new(), &cause());
         assert_eq!(installed.file_won, ["r"]);
         assert_eq!(again.routes[0].weights, weights(&[50.0, 40.0, 10.0]));
         assert_eq!(again.routes[0].generation, 3);
         assert_eq!(again.routes[0].assignment.buckets_moved(&ground.routes[0].assignment), 5_000);
         // What was saved into the file is no change.
         let file = config(&[("r", &[("a", 45.0), ("b", 45.0), ("c", 10.0)])]);
-        let (again, _) = ground.reloaded(file, Addresses::new());
+        let (again, _) = ground.reloaded(file, Addresses::new(), &cause());
         assert_eq!(again.routes[0].generation, 2);
         assert_eq!(again.routes[0].assignment, ground.routes[0].assignment);
     }
@@ -440,7 +530,7 @@ mod tests {
         let mut ground = ground(three());
         shift(&mut ground, &[("b", 45.0)]);
         let file = config(&[("r", &[("b", 20.0), ("c", 10.0), ("a", 70.0)])]);
-        let (again, installed) = ground.reloaded(file, Addresses::new());
+        let (again, installed) = ground.reloaded(file, Addresses::new(), &cause());
         assert_eq!(again.routes[0].weights, weights(&[45.0, 10.0, 45.0]));
         assert_eq!(again.routes[0].generation, 3, "another baseline");
         assert_eq!(installed.live_kept, ["r"]);
@@ -453,7 +543,7 @@ mod tests {
         let mut ground = ground(three());
         shift(&mut ground, &[("b", 45.0)]);
         let moved = |file: &[(&str, f64)], map: &[Option<usize>]| {
-            let (again, installed) = ground.reloaded(config(&[("r", file)]), Addresses::new());
+            let (again, installed) = ground.reloaded(config(&[("r", file)]), Addresses::new(), &cause());
             assert_eq!(installed.file_won, ["r"]);
             assert_eq!(again.routes[0].generation, 3);
             let expected: Vec<f64> = file.iter().map(|(_, percent)| *percent).collect();
@@ -474,10 +564,10 @@ mod tests {
         let before = ground(shop());
         let counters = Arc::clone(&before.routes[0].outcomes[1]);
         counters.shards[0].retries.add(3);
-        let (without, installed) = before.reloaded(config(&[("other", &[("a", 100.0)])]), Addresses::new());
+        let (without, installed) = before.reloaded(config(&[("other", &[("a", 100.0)])]), Addresses::new(), &cause());
         assert_eq!(installed.removed, ["shop"]);
         assert_eq!(installed.added, ["other"]);
-        let (back, _) = without.reloaded(shop(), Addresses::new());
+        let (back, _) = without.reloaded(shop(), Addresses::new(), &cause());
         assert!(Arc::ptr_eq(&back.routes[0].outcomes[1], &counters));
         assert_eq!(back.routes[0].outcomes[1].total().retries, 3);
     }
@@ -485,11 +575,11 @@ mod tests {
     #[test]
     fn a_pool_that_did_not_change_is_the_same() {
         let before = ground(shop());
-        let (same, _) = before.reloaded(shop(), Addresses::new());
+        let (same, _) = before.reloaded(shop(), Addresses::new(), &cause());
         assert!(Arc::ptr_eq(&before.pools[0], &same.pools[0]));
         let mut other = shop();
         other.pools[0].max_connections = 7;
-        let (changed, _) = before.reloaded(other, Addresses::new());
+        let (changed, _) = before.reloaded(other, Addresses::new(), &cause());
         assert_eq!(changed.pools[0].max_connections, 7);
         assert!(Arc::ptr_eq(&before.pools[0].targets[0].outcomes, &changed.pools[0].targets[0].outcomes));
     }
@@ -516,8 +606,8 @@ mod tests {
                 let thousandths = |n| Weight::from_thousandths(n).unwrap();
                 let edit = Edit::Patch(vec![("b".to_owned(), thousandths(b)), ("c".to_owned(), thousandths(c))]);
                 let before = Arc::clone(&ground.routes[0]);
-                let view = ground.changed(&change(edit)).unwrap();
-                ground.apply(&view);
+                let changed = ground.changed(&change(edit), cause().now).unwrap();
+                ground.apply(&changed.route);
                 let now = &ground.routes[0];
                 let given: Vec<u32> = now.weights.iter().map(|weight| weight.thousandths()).collect();
                 prop_assert_eq!(&given, &[100_000 - b - c, b, c]);
@@ -526,7 +616,8 @@ mod tests {
                 prop_assert_eq!(before.assignment.buckets_moved(&now.assignment), moved / 2);
             }
             let saved = HashMap::from([("r".to_owned(), Saved::of(&ground.config.routes[0], &ground.routes[0]))]);
-            let (again, _) = Ground::start(three(), &saved, Addresses::new(), 1);
+            let past = Past { saved, histories: HashMap::new() };
+            let (again, _) = Ground::start(three(), past, Addresses::new(), 1, &cause());
             prop_assert_eq!(&again.routes[0].assignment, &ground.routes[0].assignment);
             prop_assert_eq!(again.to_saved(), ground.to_saved());
         }

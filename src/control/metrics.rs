@@ -7,6 +7,7 @@
 use super::Control;
 use super::admin::is_healthy;
 use super::ground::Ground;
+use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{Code, DurationsTotal, ListenerShard, Reason, VariantTotal};
 use crate::boundary::table::{Pool, Target};
 use crate::limits::DURATION_BOUNDS_US;
@@ -110,6 +111,12 @@ const TUNNELS: Shape = Shape(
     MetricType::GAUGE,
     VARIANT,
 );
+const MIRRORED: Shape = Shape(
+    "weir_mirrored_total",
+    "Copies of requests that a route's mirror was to get, by what became of them.",
+    MetricType::COUNTER,
+    &["route", "outcome"],
+);
 const UNROUTED: Shape =
     Shape("weir_unrouted_requests_total", "Requests that no route matched.", MetricType::COUNTER, &[]);
 const CONNECTIONS: Shape =
@@ -172,7 +179,7 @@ const RELOAD: Shape = Shape(
     &[],
 );
 
-const FAMILIES: [fn(&Scrape) -> MetricFamily; 21] = [
+const FAMILIES: [fn(&Scrape) -> MetricFamily; 22] = [
     requests,
     request_errors,
     |scrape| per_variant(scrape, &DURATION, |shape, labels, total| histogram(shape, labels, &total.duration)),
@@ -181,6 +188,7 @@ const FAMILIES: [fn(&Scrape) -> MetricFamily; 21] = [
     |scrape| per_variant(scrape, &RETRIES, |shape, labels, total| counter(shape, labels, total.retries)),
     |scrape| per_variant(scrape, &IN_FLIGHT, |shape, labels, total| gauge(shape, labels, signed(total.in_flight))),
     |scrape| per_variant(scrape, &TUNNELS, |shape, labels, total| gauge(shape, labels, signed(total.tunnels))),
+    mirrored,
     unrouted,
     |scrape| per_listener(scrape, &CONNECTIONS, |shard| shard.open.load()),
     |scrape| per_listener(scrape, &ACCEPTED, |shard| shard.accepted.load()),
@@ -225,6 +233,15 @@ fn overhead(scrape: &Scrape) -> MetricFamily {
     let mut total = DurationsTotal::default();
     scrape.ground.outcomes.worker.shards.iter().for_each(|shard| shard.overhead.sum_into(&mut total));
     family(&OVERHEAD, vec![histogram(&OVERHEAD, &[], &total)])
+}
+
+fn mirrored(scrape: &Scrape) -> MetricFamily {
+    let mut children = Vec::new();
+    for (route, outcomes) in &scrape.ground.outcomes.mirrors {
+        let total = outcomes.total();
+        children.extend(Copied::ALL.map(|of| counter(&MIRRORED, &[route, of.label()], total[of as usize])));
+    }
+    family(&MIRRORED, children)
 }
 
 fn unrouted(scrape: &Scrape) -> MetricFamily {

@@ -1,6 +1,7 @@
 //! Every counter that workers ever got, by name. A name keeps its counters for the life of the process, also across
 //! reloads that remove and bring it back, so that no counter goes back.
 
+use crate::boundary::mirror::MirrorOutcomes;
 use crate::boundary::outcomes::{ListenerOutcomes, TargetOutcomes, VariantOutcomes, WorkerOutcomes};
 use crate::config::{Config, TargetAddr};
 use std::collections::BTreeMap;
@@ -14,6 +15,8 @@ pub struct Registry {
     /// By pool and target.
     pub targets: BTreeMap<(String, String), Arc<TargetOutcomes>>,
     pub listeners: BTreeMap<String, Arc<ListenerOutcomes>>,
+    /// By route, of those that have a mirror.
+    pub mirrors: BTreeMap<String, Arc<MirrorOutcomes>>,
     pub worker: Arc<WorkerOutcomes>,
 }
 
@@ -24,6 +27,7 @@ impl Registry {
             variants: BTreeMap::new(),
             targets: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
             worker: Arc::new(WorkerOutcomes::new(workers)),
         }
     }
@@ -41,6 +45,9 @@ impl Registry {
                 let key = (route.name.clone(), variant.name.clone());
                 next.variants.entry(key).or_insert_with(|| Arc::new(VariantOutcomes::new(workers)));
             }
+        }
+        for route in config.routes.iter().filter(|route| route.mirror.is_some()) {
+            next.mirrors.entry(route.name.clone()).or_insert_with(|| Arc::new(MirrorOutcomes::new(workers)));
         }
         for pool in &config.pools {
             for target in &pool.targets {
@@ -64,6 +71,11 @@ impl Registry {
     pub fn target(&self, pool: &str, target: &str) -> Arc<TargetOutcomes> {
         let known = self.targets.get(&(pool.to_owned(), target.to_owned()));
         known.cloned().unwrap_or_else(|| Arc::new(TargetOutcomes::new(self.workers)))
+    }
+
+    pub fn mirror(&self, route: &str) -> Arc<MirrorOutcomes> {
+        let known = self.mirrors.get(route);
+        known.cloned().unwrap_or_else(|| Arc::new(MirrorOutcomes::new(self.workers)))
     }
 
     pub fn listener(&self, name: &str) -> Arc<ListenerOutcomes> {

@@ -1,11 +1,19 @@
-//! Live state on disk: one file, replaced whole.
+//! Live state on disk: one file that is replaced whole, and beside it the history and the audit log, which grow.
 //!
 //! `live.json` is a header line, `weir-live 1 <XXH3-64 of the body, 16 hexadecimal digits> <body's bytes>`, and a JSON
 //! body. It is written beside itself, flushed, renamed over the old one, and the directory flushed, so that at every
 //! moment either the old or the new file is there whole. A file that can't be trusted (damaged, or of a newer Weir)
 //! is renamed aside, never deleted nor overwritten. A lock file keeps two processes from writing one directory.
+//!
+//! A change goes to the [history](log) first, then to the [audit log](audit), then into `live.json`, each flushed before
+//! the next. So `live.json` decides: whatever the history has beyond a route's generation there was never
+//! acknowledged. What fails on the way is taken back from the files before it.
 
-use super::ground::LiveRoute;
+mod audit;
+mod log;
+
+use super::ground::{LiveRoute, Past};
+use super::history::{Entry, History, Totals};
 use crate::config::RouteConfig;
 use crate::routing::split::{Assignment, Run, Weight};
 use serde::{Deserialize, Serialize};
@@ -14,7 +22,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const FILE: &str = "live.json";
@@ -26,7 +34,22 @@ const VERSION: u32 = 1;
 #[derive(Debug)]
 pub struct StateDir {
     dir: PathBuf,
+    log: Mutex<log::Log>,
     _lock: File,
+}
+
+/// What one batch of changes leaves behind.
+#[derive(Debug)]
+pub struct Commit {
+    /// Of `live.json`.
+    pub body: Vec<u8>,
+    /// What the history gets.
+    pub revisions: Vec<Arc<Entry>>,
+    /// Every route with its history, these revisions among it.
+    pub routes: Vec<Arc<LiveRoute>>,
+    pub totals: Totals,
+    /// Lines of the audit log, without their ends.
+    pub audit: Vec<String>,
 }
 
 /// A route as it was saved.
@@ -42,10 +65,13 @@ pub struct Saved {
 /// What was found at start.
 #[derive(Debug, Default)]
 pub struct Found {
-    pub routes: HashMap<String, Saved>,
+    pub past: Past,
     /// The body as it stands on disk; empty without a file.
     pub body: Vec<u8>,
+    /// Revisions that never came into force: the process ended between writing them and the live state.
+    pub unacknowledged: Vec<Arc<Entry>>,
     pub set_aside: Option<SetAside>,
+    pub history_set_aside: Option<SetAside>,
 }
 
 /// A file that was not used, and where it is now.
@@ -82,6 +108,11 @@ impl Saved {
             assignment: live.assignment.clone(),
         }
     }
+
+    /// The live weights by variant's name.
+    pub fn shares(&self) -> Vec<(String, Weight)> {
+        self.variants.iter().cloned().zip(self.assignment.weights()).collect()
+    }
 }
 
 impl StateDir {
@@ -101,28 +132,66 @@ impl StateDir {
         }
         // Only a hint for the message above: a full disk must not stop a start.
         let _ = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| write!(lock, "{}", std::process::id()));
-        Ok(StateDir { dir: dir.to_owned(), _lock: lock })
+        Ok(StateDir { dir: dir.to_owned(), log: Mutex::new(log::Log::in_dir(dir)), _lock: lock })
     }
 
-    /// What is saved. A file that can't be trusted is set aside and nothing is taken from it.
+    /// What is saved. Nothing is taken from a `live.json` that can't be trusted, and from a damaged history the records
+    /// that are whole; either is set aside.
     pub fn read(&self) -> Result<Found, StateError> {
-        let path = self.dir.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
-            Err(error) => return Err(failed("read", &path)(error)),
-        };
-        match parse(&bytes) {
-            Ok((routes, body)) => Ok(Found { routes, body: body.to_vec(), set_aside: None }),
-            Err(distrust) => {
-                let aside = self.set_aside(&path, distrust)?;
-                Ok(Found { set_aside: Some(aside), ..Found::default() })
+        let mut found = Found::default();
+        let mut saved = None;
+        if let Some(bytes) = read_if_there(&self.dir.join(FILE))? {
+            match parse(&bytes) {
+                Ok((routes, body)) => (saved, found.body) = (Some(routes), body.to_vec()),
+                Err(distrust) => found.set_aside = Some(self.set_aside(FILE, &distrust)?),
             }
         }
+        let mut histories = self.read_history(&mut found)?;
+        if let Some(saved) = &saved {
+            found.unacknowledged = log::confine(&mut histories, saved);
+            if !found.unacknowledged.is_empty() {
+                self.distrust_history();
+            }
+        }
+        // Only now: what never happened must not take the place of what did.
+        let histories = histories.into_iter().map(|(route, history)| (route, history.bounded())).collect();
+        found.past = Past { saved: saved.unwrap_or_default(), histories };
+        Ok(found)
+    }
+
+    fn read_history(&self, found: &mut Found) -> Result<HashMap<String, History>, StateError> {
+        let Some(bytes) = read_if_there(&self.dir.join(log::FILE))? else { return Ok(HashMap::new()) };
+        let scan = log::scan(&bytes);
+        match &scan.end {
+            Ok(end) => self.log().open(*end, bytes.len() as u64),
+            Err(distrust) => found.history_set_aside = Some(self.set_aside(log::FILE, distrust)?),
+        }
+        Ok(scan.histories())
+    }
+
+    /// Makes a batch of changes last. When this returns they survive a crash; when it fails everything is as before.
+    pub fn commit(&self, commit: &Commit) -> Result<(), StateError> {
+        let mut log = self.log();
+        let before = log.append(commit)?;
+        let audited = audit::append(&self.dir, &commit.audit);
+        let written = audited.and_then(|audited| {
+            let written = self.write(&commit.body);
+            written.inspect_err(|_| audited.take_back())
+        });
+        written.inspect_err(|_| log.take_back(before))
+    }
+
+    /// Has the next commit write the history's file anew.
+    pub fn distrust_history(&self) {
+        self.log().distrust();
+    }
+
+    fn log(&self) -> MutexGuard<'_, log::Log> {
+        self.log.lock().unwrap_or_else(|broken| broken.into_inner())
     }
 
     /// Replaces the file. When this returns the new one survives a crash; when it fails the old one is still there.
-    pub fn write(&self, body: &[u8]) -> Result<(), StateError> {
+    fn write(&self, body: &[u8]) -> Result<(), StateError> {
         let path = self.dir.join(FILE);
         let new = self.dir.join(format!("{FILE}.tmp"));
         let written = write_flushed(&new, body).map_err(failed("write", &new));
@@ -132,27 +201,36 @@ impl StateDir {
             let _ = fs::remove_file(&new);
         }
         renamed?;
-        self.flush_dir()
+        flush_dir(&self.dir)
     }
 
-    fn set_aside(&self, path: &Path, distrust: Distrust) -> Result<SetAside, StateError> {
+    fn set_aside(&self, name: &str, distrust: &Distrust) -> Result<SetAside, StateError> {
+        let path = self.dir.join(name);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let word = distrust.word();
-        let mut aside = self.dir.join(format!("{FILE}.{word}-{now}"));
+        let mut aside = self.dir.join(format!("{name}.{word}-{now}"));
         let mut nth = 1;
         // The lock is ours, so that nobody takes the name between the question and the renaming.
         while aside.symlink_metadata().is_ok() {
-            aside = self.dir.join(format!("{FILE}.{word}-{now}-{nth}"));
+            aside = self.dir.join(format!("{name}.{word}-{now}-{nth}"));
             nth += 1;
         }
-        fs::rename(path, &aside).map_err(failed("set aside the damaged", path))?;
-        self.flush_dir()?;
+        fs::rename(&path, &aside).map_err(failed("set aside the damaged", &path))?;
+        flush_dir(&self.dir)?;
         Ok(SetAside { path: aside, why: distrust.to_string() })
     }
+}
 
-    fn flush_dir(&self) -> Result<(), StateError> {
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("flush", &self.dir))
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path)(error)),
     }
+}
+
+fn flush_dir(dir: &Path) -> Result<(), StateError> {
+    File::open(dir).and_then(|opened| opened.sync_all()).map_err(failed("flush", dir))
 }
 
 /// One route as JSON.
@@ -333,15 +411,15 @@ mod tests {
     fn what_is_written_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(&dir.path().join("a/b")).unwrap();
-        assert!(state.read().unwrap().routes.is_empty());
+        assert!(state.read().unwrap().past.saved.is_empty());
         state.write(&sample()).unwrap();
         let found = state.read().unwrap();
         assert_eq!(found.body, sample());
         assert_eq!(found.set_aside, None);
-        let shop = &found.routes["shop"];
+        let shop = &found.past.saved["shop"];
         assert_eq!((shop.generation, shop.variants.len()), (7, 2));
         assert_eq!(shop.assignment, assignment(&[95_000, 5_000]));
-        assert_eq!(found.routes["api"].assignment, assignment(&[0, 100_000]));
+        assert_eq!(found.past.saved["api"].assignment, assignment(&[0, 100_000]));
     }
 
     #[test]
@@ -395,7 +473,7 @@ mod tests {
             fs::write(dir.path().join(FILE), content).unwrap();
             let found = state.read().unwrap();
             let aside = found.set_aside.unwrap();
-            assert!(found.routes.is_empty() && found.body.is_empty());
+            assert!(found.past.saved.is_empty() && found.body.is_empty());
             let name = aside.path.file_name().unwrap().to_str().unwrap().to_owned();
             assert!(name.starts_with(&format!("live.json.{word}-")), "{name}");
             kept.push((aside.path, content));
@@ -436,6 +514,6 @@ mod tests {
         assert_eq!(state.read().unwrap().body, sample());
         fs::remove_dir(dir.path().join("live.json.tmp")).unwrap();
         state.write(&body(std::iter::empty())).unwrap();
-        assert!(state.read().unwrap().routes.is_empty());
+        assert!(state.read().unwrap().past.saved.is_empty());
     }
 }

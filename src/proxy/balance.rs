@@ -9,6 +9,7 @@ use rand::{Rng, RngExt};
 use std::rc::Rc;
 
 /// None when no target has an address. `tried` holds targets that failed for this request.
+#[inline(always)]
 pub(super) fn pick<'t>(
     targets: &'t [Rc<LocalTarget>],
     tried: &[*const LocalTarget],

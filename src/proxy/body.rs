@@ -8,10 +8,13 @@ use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::io::Driving;
+use super::mirror::{self, RequestCopy};
 use super::upstream::{Lease, quiet};
 use super::vet;
 use crate::boundary::outcomes::Reason;
+use crate::limits::DROPPED_BODY_BYTES;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::cell::Cell;
@@ -36,6 +39,8 @@ pub(super) struct Upload {
     starved: Cell<bool>,
     failure: Cell<Option<Failure>>,
     left: Cell<u64>,
+    /// For the route's mirror.
+    copy: Cell<Option<Box<RequestCopy>>>,
 }
 
 impl Upload {
@@ -49,7 +54,11 @@ impl Upload {
             starved: Cell::new(true),
             failure: Cell::new(None),
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
+            copy: Cell::new(None),
         })
+    }
+    pub(super) fn take_along(&self, copy: Option<Box<RequestCopy>>) {
+        self.copy.set(copy);
     }
     pub(super) fn sent_by(&self, cx: &Context<'_>) {
         self.task.by(cx);
@@ -71,10 +80,21 @@ impl Upload {
     pub(super) fn failure(&self) -> Option<Failure> {
         self.failure.get()
     }
+    /// Ready when nothing has moved for too long.
+    fn poll_stall(&self, watch: &Watch, cx: &mut Context<'_>) -> Poll<()> {
+        let client = &self.client;
+        watch.due_at(client.pulse.moved().after(client.worker.limits().body_idle_timeout));
+        watch.poll(cx)
+    }
     fn finish(&self) {
         if !self.done.replace(true) {
             self.client.uploads.set(self.client.uploads.get() - 1);
         }
+    }
+    /// All of it has gone on to the target.
+    fn complete(&self) {
+        self.finish();
+        mirror::launch(self.copy.take());
     }
 }
 
@@ -91,7 +111,33 @@ impl Drop for Upload {
 /// A request's body as the target's connection reads it.
 pub(super) enum RequestBody {
     Empty,
-    Client { incoming: Incoming, upload: Rc<Upload> },
+    Client {
+        incoming: Incoming,
+        upload: Rc<Upload>,
+    },
+    /// In memory already.
+    Whole(Box<Whole>),
+}
+
+pub(super) struct Whole {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Whole {
+    pub(super) fn new(data: Vec<u8>, trailers: Option<HeaderMap>) -> Whole {
+        Whole { data: Some(Bytes::from(data)).filter(|data| !data.is_empty()), trailers }
+    }
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        let data = self.data.take().map(Frame::data);
+        data.or_else(|| self.trailers.take().map(Frame::trailers))
+    }
+    fn size_hint(&self) -> SizeHint {
+        match self.trailers {
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.data.as_ref().map_or(0, Bytes::len) as u64),
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -99,8 +145,10 @@ impl Body for RequestBody {
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let RequestBody::Client { incoming, upload } = self.get_mut() else {
-            return Poll::Ready(None);
+        let (incoming, upload) = match self.get_mut() {
+            RequestBody::Client { incoming, upload } => (incoming, upload),
+            RequestBody::Whole(whole) => return Poll::Ready(whole.next().map(Ok)),
+            RequestBody::Empty => return Poll::Ready(None),
         };
         if upload.held.get() {
             return Poll::Pending;
@@ -110,14 +158,14 @@ impl Body for RequestBody {
         let frame = match next {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => {
-                upload.finish();
+                upload.complete();
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(_))) => {
                 upload.failure.set(Some(Failure::BadBody));
                 return Poll::Ready(Some(Err(Broken("the client's body broke off"))));
             }
-            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Ok(frame))) => vetted(frame),
         };
         if let Some(data) = frame.data_ref() {
             match upload.left.get().checked_sub(data.len() as u64) {
@@ -128,16 +176,21 @@ impl Body for RequestBody {
                 }
             }
         }
-        if incoming.is_end_stream() {
-            upload.finish();
+        if let Some(copy) = upload.copy.take() {
+            upload.copy.set(mirror::collect(copy, &frame));
         }
-        Poll::Ready(Some(Ok(vetted(frame))))
+        // hyper takes trailers for the end and does not ask for what comes after.
+        if frame.is_trailers() || incoming.is_end_stream() {
+            upload.complete();
+        }
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
             RequestBody::Client { incoming, .. } => incoming.is_end_stream(),
+            RequestBody::Whole(whole) => whole.data.is_none() && whole.trailers.is_none(),
         }
     }
 
@@ -145,6 +198,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Client { incoming, .. } => incoming.size_hint(),
+            RequestBody::Whole(whole) => whole.size_hint(),
         }
     }
 }
@@ -173,7 +227,16 @@ impl ResponseBody {
 
     /// Without an exchange: the request matched no route.
     pub(super) fn own(text: Bytes, exchange: Option<Exchange>) -> ResponseBody {
-        ResponseBody { source: Source::Own(Some(text)), exchange }
+        ResponseBody { source: Source::Own(Some(text).filter(|text| !text.is_empty())), exchange }
+    }
+
+    /// Leaves out what the answer to a HEAD does not send; gives its length where there is any.
+    pub(super) fn leave_out(&mut self) -> Option<usize> {
+        match &mut self.source {
+            Source::Own(text) => text.take().map(|text| text.len()),
+            // Answers to HEAD are read without a body.
+            Source::Target { .. } => None,
+        }
     }
 
     fn finish(&mut self) {
@@ -204,7 +267,8 @@ impl Body for ResponseBody {
         };
         match frame {
             Some(Ok(frame)) => {
-                if matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream()) {
+                let ended = matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream());
+                if ended || frame.is_trailers() {
                     body.finish();
                 }
                 Poll::Ready(Some(Ok(vetted(frame))))
@@ -256,23 +320,51 @@ fn vetted(frame: Frame<Bytes>) -> Frame<Bytes> {
 /// The answer is through before the request's body: that goes on to the target, so that both connections stay in step
 /// and can be used again. Given up when nothing moves.
 async fn finish_upload(mut lease: Lease, upload: Rc<Upload>) {
-    let client = Rc::clone(&upload.client);
-    let stalled = Watch::new(&client.worker.clock);
+    let stalled = Watch::new(&upload.client.worker.clock);
     std::future::poll_fn(|cx| {
         upload.sent_by(cx);
         lease.drive(cx);
         if upload.is_done() || lease.is_over() {
             return Poll::Ready(());
         }
-        let due = client.pulse.moved().after(client.worker.limits().body_idle_timeout);
-        stalled.due_at(due);
-        stalled.poll(cx)
+        upload.poll_stall(&stalled, cx)
     })
     .await;
 }
 
+/// Sees to the body of a request that Weir answers at once; true when the connection can be used again. A small one is
+/// read and dropped behind the answer. A larger one, or one of unknown length, is not read, nor asked for: a client
+/// that waits for 100 (Continue) has its answer already.
+pub(super) fn discard(client: &Rc<Client>, incoming: Incoming, waits: bool) -> bool {
+    if incoming.is_end_stream() {
+        return true;
+    }
+    if waits || incoming.size_hint().exact().is_none_or(|length| length > DROPPED_BODY_BYTES) {
+        client.unread_body.set(true);
+        return false;
+    }
+    let upload = Upload::new(client, false, None);
+    let mut body = RequestBody::Client { incoming, upload: Rc::clone(&upload) };
+    tokio::task::spawn_local(async move {
+        let stalled = Watch::new(&upload.client.worker.clock);
+        std::future::poll_fn(|cx| {
+            upload.sent_by(cx);
+            loop {
+                match Pin::new(&mut body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                    Poll::Pending => return upload.poll_stall(&stalled, cx),
+                }
+            }
+        })
+        .await;
+    });
+    true
+}
+
 /// The next piece of the answer; drives the target's connection when there is none yet.
-fn poll_target(
+#[inline(always)]
+pub(super) fn poll_target(
     incoming: &mut Incoming,
     lease: &mut Option<Lease>,
     cx: &mut Context<'_>,

@@ -9,14 +9,14 @@ use super::frames::Breach;
 use super::guard::TooLong;
 use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
-use super::request;
 use super::tunnel::{self, Tunnel};
 use super::worker::Worker;
+use super::{request, respond};
 use crate::boundary::outcomes::{ListenerOutcomes, Reason};
 use crate::limits::PARK_AFTER;
 use crate::routing::request::forwarded_for;
-use http::Version;
 use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -388,7 +388,11 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
     let watch = Watch::new(&client.worker.clock);
     let service = service_fn({
         let client = Rc::clone(client);
-        move |request: http::Request<Incoming>| request::serve(Rc::clone(&client), request)
+        move |request: http::Request<Incoming>| {
+            let is_head = *request.method() == Method::HEAD;
+            let answer = request::serve(Rc::clone(&client), request);
+            async move { answer.await.map(|answer| if is_head { respond::to_head(answer) } else { answer }) }
+        }
     });
     let mut builder = http2::Builder::new(LocalExec);
     let limits = client.worker.limits();

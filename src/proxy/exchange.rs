@@ -4,6 +4,7 @@
 //! connection goes. Nothing else writes these counters.
 
 use super::connection::Client;
+use super::filter::Filtered;
 use super::worker::Local;
 use crate::boundary::outcomes::{Code, Reason, VariantShard};
 use std::rc::Rc;
@@ -14,6 +15,8 @@ pub(super) struct Exchange {
     pub(super) local: Rc<Local>,
     pub(super) route: usize,
     pub(super) variant: usize,
+    /// None for most routes; set before the request is sent.
+    pub(super) filtered: Option<Box<Filtered>>,
     forced: bool,
     started: Instant,
     code: Code,
@@ -28,8 +31,18 @@ impl Exchange {
         (route, variant, forced): (usize, usize, bool),
         started: Instant,
     ) -> Exchange {
-        let exchange =
-            Exchange { client, local, route, variant, forced, started, code: Code::None, reason: None, whole: false };
+        let exchange = Exchange {
+            client,
+            local,
+            route,
+            variant,
+            filtered: None,
+            forced,
+            started,
+            code: Code::None,
+            reason: None,
+            whole: false,
+        };
         exchange.shard().in_flight.add(1);
         exchange.client.in_flight.set(exchange.client.in_flight.get() + 1);
         exchange
@@ -37,6 +50,13 @@ impl Exchange {
 
     pub(super) fn shard(&self) -> &VariantShard {
         &self.local.published.outcomes[self.route][self.variant].shards[self.client.worker.id]
+    }
+
+    /// The route's own changes to its answers, Weir's errors among them.
+    pub(super) fn edit_answer(&self, headers: &mut http::HeaderMap) {
+        if let Some(filtered) = &self.filtered {
+            filtered.edit_answer(self.variant, headers);
+        }
     }
 
     /// The response head is handed on.

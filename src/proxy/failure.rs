@@ -20,6 +20,12 @@ pub(super) enum Failure {
     BodyTimeout,
     /// The client's body broke off or was malformed.
     BadBody,
+    /// A rewritten path is longer than a path may be.
+    TargetTooLong,
+    /// A redirect keeps the request's host, and the request names none.
+    NoHost,
+    /// A redirect leads to what was asked for.
+    RedirectLoop,
 }
 
 impl Failure {
@@ -30,7 +36,9 @@ impl Failure {
             Failure::NoTarget | Failure::Queue => StatusCode::SERVICE_UNAVAILABLE,
             Failure::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Failure::BadBody => StatusCode::BAD_REQUEST,
+            Failure::BadBody | Failure::NoHost => StatusCode::BAD_REQUEST,
+            Failure::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Failure::RedirectLoop => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -42,9 +50,22 @@ impl Failure {
             Failure::BadResponse => Some(Reason::BadResponse),
             Failure::NoTarget => Some(Reason::NoTarget),
             Failure::Queue => Some(Reason::Queue),
-            Failure::BodyTooLarge => None,
+            Failure::BodyTooLarge | Failure::TargetTooLong | Failure::NoHost | Failure::RedirectLoop => None,
             Failure::BodyTimeout | Failure::BadBody => Some(Reason::ClientAbort),
         }
+    }
+
+    /// What follows on an HTTP/1.1 connection may be a body that nobody reads.
+    pub(super) fn leaves_body_unread(self) -> bool {
+        matches!(
+            self,
+            Failure::BodyTooLarge
+                | Failure::BodyTimeout
+                | Failure::BadBody
+                | Failure::TargetTooLong
+                | Failure::NoHost
+                | Failure::RedirectLoop
+        )
     }
 
     /// For the client: what happened, nothing about who runs where.
@@ -60,6 +81,9 @@ impl Failure {
             Failure::BodyTooLarge => "the request's body is larger than allowed here",
             Failure::BodyTimeout => "the request's body did not arrive in time",
             Failure::BadBody => "the request's body is not valid",
+            Failure::TargetTooLong => "the request's path is too long for this service",
+            Failure::NoHost => "the request must have a valid Host to be redirected",
+            Failure::RedirectLoop => "this route redirects to the address that was asked for",
         }
     }
 }

@@ -6,6 +6,8 @@ use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::headers;
+use super::mirror::{self, RequestCopy};
+use super::upstream::pool::QUEUE;
 use super::upstream::{self, Lease, Sent};
 use super::vet;
 use http::header::HeaderValue;
@@ -28,17 +30,21 @@ pub(super) struct Answer {
     pub(super) upload: Option<Rc<Upload>>,
 }
 
-/// Sends the request to a target of the exchange's variant and waits for the response head.
+/// Sends the request to a target of the exchange's variant and waits for the response head. `copy` is for the route's
+/// mirror, where the request has no body that would take it along.
 pub(super) async fn send(
     exchange: &Exchange,
     mut request: Request<RequestBody>,
     upload: Option<Rc<Upload>>,
     upgrade: Option<&HeaderValue>,
+    mut copy: Option<Box<RequestCopy>>,
     handed_over: Instant,
 ) -> Result<Answer, Failure> {
     let local = Rc::clone(&exchange.local);
     let route = &local.published.routing.routes()[exchange.route];
-    let pool = &local.pools[route.variants[exchange.variant].pool];
+    let Some(pool) = route.variants[exchange.variant].pool.map(|pool| &local.pools[pool]) else {
+        return Err(Failure::NoTarget);
+    };
     if let Some(upload) = &upload {
         std::future::poll_fn(|cx| {
             upload.sent_by(cx);
@@ -50,18 +56,20 @@ pub(super) async fn send(
     interim::expect(&mut request);
     let mut closed_fresh = false;
     loop {
-        let mut lease = waiting.for_lease(pool.lease(waiting.end, &exchange.client.worker.rng)).await?;
+        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &exchange.client.worker.rng)).await?;
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         if upgrade.is_some() {
             lease.will_switch();
         }
-        let again = (lease.may_be_stale() && is_repeatable(&request)).then(|| copy(&request));
+        let again = (lease.may_be_stale() && is_repeatable(&request)).then(|| second(&request));
+        // Its task runs when this one has written the request.
+        mirror::launch(copy.take());
         match lease.send(request, |cx| waiting.poll(cx)).await {
             Ok(Sent::Answered(mut response)) => {
                 if let Err(fault) = vet::answer(&mut response, upgrade) {
                     lease.target().log_failure(&pool.shared.name, "answer refused", &fault.describe());
-                    lease.abandon();
+                    lease.close();
                     return Err(Failure::BadResponse);
                 }
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
@@ -77,7 +85,7 @@ pub(super) async fn send(
                 request = *unsent;
             }
             Ok(Sent::Failed(error)) => match again {
-                Some(copy) => request = copy,
+                Some(again) => request = again,
                 None => {
                     let failure = waiting.blame(upstream::failure_of(&error));
                     lease.target().log_failure(&pool.shared.name, failure.detail(), &error);
@@ -95,7 +103,8 @@ pub(super) async fn send(
 }
 
 /// An HTTP/1.0 client may name no host; the target's own name stands in.
-fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
+#[inline(always)]
+pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
     if request.headers().contains_key(http::header::HOST) {
         return;
     }
@@ -110,7 +119,7 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
         && matches!(request.body(), RequestBody::Empty)
 }
 
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+fn second(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::Empty);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -4,6 +4,7 @@
 //! nothing to remove.
 
 use super::tunnel;
+use crate::routing::mirror::X_WEIR_MIRROR;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use rand::{Rng, RngExt};
 use std::net::IpAddr;
@@ -53,6 +54,8 @@ struct Found {
     /// `Forwarded`, `X-Real-IP` or any `X-Forwarded-*`.
     forwarding: bool,
     request_id: bool,
+    /// `X-Weir-Mirror`.
+    mirror: bool,
 }
 
 fn look(headers: &HeaderMap) -> Found {
@@ -68,6 +71,7 @@ fn look(headers: &HeaderMap) -> Found {
                 if name.as_str().starts_with('x') {
                     found.forwarding |= is_forwarding(name.as_str());
                     found.request_id |= *name == X_REQUEST_ID;
+                    found.mirror |= is_mirror(name.as_str());
                 } else {
                     found.other_hop_by_hop |= *name == KEEP_ALIVE || *name == PROXY_CONNECTION;
                 }
@@ -95,7 +99,10 @@ pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> Pas
         headers.insert(header::TE, TRAILERS);
     }
     if found.forwarding && !hop.trusted {
-        strip_forwarding(headers);
+        strip(headers, |name| name == "forwarded" || is_forwarding(name));
+    }
+    if found.mirror && !hop.trusted {
+        strip(headers, is_mirror);
     }
     add_forwarding(headers, hop);
     append_to_list(headers, header::VIA, VIA);
@@ -194,19 +201,26 @@ fn is_kept(name: &HeaderName) -> bool {
 
 /// `X-Forwarded-*` or `X-Real-IP`, also with underscores: servers behind CGI take one for the other.
 pub(super) fn is_forwarding(name: &str) -> bool {
+    begins(name, "x-forwarded-") || (begins(name, "x-real-ip") && name.len() == "x-real-ip".len())
+}
+
+/// What only Weir may say: that a request is a copy.
+pub(super) fn is_mirror(name: &str) -> bool {
+    name.len() == X_WEIR_MIRROR.as_str().len() && begins(name, X_WEIR_MIRROR.as_str())
+}
+
+fn begins(name: &str, with: &str) -> bool {
     let same = |(a, b): (u8, u8)| a == b || (a == b'_' && b == b'-');
-    let begins = |with: &str| name.len() >= with.len() && name.bytes().zip(with.bytes()).all(same);
-    begins("x-forwarded-") || (begins("x-real-ip") && name.len() == "x-real-ip".len())
+    name.len() >= with.len() && name.bytes().zip(with.bytes()).all(same)
 }
 
 fn lists_trailers(value: &HeaderValue) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// What a client that is no trusted proxy says of earlier hops is not believed.
-fn strip_forwarding(headers: &mut HeaderMap) {
-    let names: Vec<HeaderName> =
-        headers.keys().filter(|name| **name == header::FORWARDED || is_forwarding(name.as_str())).cloned().collect();
+/// What a client that is no trusted proxy says of earlier hops, or as if it were Weir, is not believed.
+fn strip(headers: &mut HeaderMap, is_meant: fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_meant(name.as_str())).cloned().collect();
     for name in names {
         headers.remove(name);
     }
@@ -297,12 +311,22 @@ mod tests {
             ("forwarded", "for=1.2.3.4"),
             ("x-real-ip", "1.2.3.4"),
             ("x-request-id", "mine"),
+            ("x-weir-mirror", "shop"),
+            ("x-weir_mirror", "shop"),
         ];
         let headers = sent(&lines, false);
         assert_eq!(values(&headers, "x-forwarded-for"), ["192.0.2.7"]);
         assert_eq!(values(&headers, "x-forwarded-proto"), ["http"]);
         assert_eq!(values(&headers, "x-forwarded-host"), ["shop"]);
-        for gone in ["x-forwarded-port", "forwarded", "x-real-ip", "x_forwarded_for", "x-forwarded_host"] {
+        for gone in [
+            "x-forwarded-port",
+            "forwarded",
+            "x-real-ip",
+            "x_forwarded_for",
+            "x-forwarded_host",
+            "x-weir-mirror",
+            "x-weir_mirror",
+        ] {
             assert!(!headers.contains_key(gone), "{gone}");
         }
         assert_eq!(values(&headers, "x-request-id")[0].len(), 32);
@@ -318,6 +342,7 @@ mod tests {
             ("x-forwarded-host", "shop"),
             ("x-request-id", "theirs"),
             ("via", "1.1 edge"),
+            ("x-weir-mirror", "shop"),
         ];
         let headers = sent(&lines, true);
         assert_eq!(values(&headers, "x-forwarded-for"), ["1.2.3.4, 10.0.0.1, 192.0.2.7"]);
@@ -325,6 +350,7 @@ mod tests {
         assert_eq!(values(&headers, "x-forwarded-host"), ["shop"]);
         assert_eq!(values(&headers, "x-request-id"), ["theirs"]);
         assert_eq!(values(&headers, "via"), ["1.1 edge, 1.1 weir"]);
+        assert_eq!(values(&headers, "x-weir-mirror"), ["shop"]);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! The spine: what happens to a request, from its head to its answer's head, in one place.
 
-use super::body::{RequestBody, ResponseBody, Upload};
+use super::body::{self, RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::headers::Hops;
+use super::mirror::{self, RequestCopy};
+use super::respond::Refusal;
 use super::tunnel::{self, Tunnel};
-use super::{forward, headers, respond, vet};
+use super::{filter, forward, headers, respond, vet};
 use crate::routing::request::to_origin_form;
-use crate::routing::table::{Decision, RequestView};
+use crate::routing::table::{Decision, RequestView, RoutingTable};
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body;
@@ -16,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -31,44 +35,57 @@ pub(super) async fn serve(
     let socket = socket_over_http2(&mut parts);
     client.version.set(parts.version);
     let has_body = !incoming.is_end_stream();
-    if let Err(unfit) = to_origin_form(&mut parts) {
-        client.rejected();
-        return Ok(respond::refuse(&client, unfit.into(), has_body));
-    }
-    let hops = if parts.method == Method::OPTIONS { headers::count_hop(&mut parts.headers) } else { Hops::Left };
-    let has_length = has_body || client.is_http2();
-    if hops == Hops::Invalid || has_length && vet::request_length(&mut parts.headers).is_none() {
-        client.rejected();
-        return Ok(respond::refuse(&client, respond::Refusal::BAD_NUMBER, has_body));
-    }
-    let Some(decision) = decide(&client, &local.published.routing, &parts) else {
+    let hops = match vetted(&client, &mut parts, has_body) {
+        Ok(hops) => hops,
+        Err(refusal) => {
+            client.rejected();
+            return Ok(respond::refuse(&client, refusal, has_body));
+        }
+    };
+    let Some((decision, client_ip)) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
-        return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
+        return Ok(respond::refuse(&client, Refusal::NO_ROUTE, has_body));
     };
     let place = (decision.route, decision.variant, decision.forced);
-    let exchange = Exchange::begin(Rc::clone(&client), local, place, started);
+    let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
     if hops == Hops::Spent {
-        return Ok(respond::options(exchange, has_body));
+        return Ok(at_once(exchange, respond::options(), incoming, &parts));
     }
 
+    // A WebSocket over HTTP/2 says so by its method.
+    let mirrored = socket.is_none() && mirror::takes(&exchange, &parts.headers);
     let headers::Passed { request_id: id, upgrade } =
         headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
-    let upgrade = match &socket {
-        Some(_) => Some(tunnel::websocket(&mut parts, &mut *client.worker.rng.borrow_mut())),
-        None => upgrade.filter(|_| !has_body && client.version.get() == Version::HTTP_11),
-    };
-    if let Some(offered) = &upgrade {
-        tunnel::ask(&mut parts.headers, offered);
+    let upgrade = offer(&client, &mut parts, socket.is_some(), upgrade.filter(|_| !has_body));
+    if exchange.local.filters.of(exchange.route).is_some() {
+        match filter::apply(&mut exchange, (client_ip, &id), &mut parts) {
+            Ok(None) => {}
+            // To a CONNECT, any success would say that the tunnel stands.
+            Ok(Some(_)) if socket.is_some() => {
+                return Ok(respond::failed(exchange, Failure::BadResponse, &id, &decision));
+            }
+            Ok(Some(answer)) => return Ok(at_once(exchange, answer, incoming, &parts)),
+            Err(failure) => {
+                if has_body {
+                    client.unread_body.set(true);
+                }
+                return Ok(respond::failed(exchange, failure, &id, &decision));
+            }
+        }
     }
     let (body, upload) = match upload(&client, &mut parts, incoming) {
         Ok(body) => body,
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
     };
     parts.version = Version::HTTP_11;
+    let mut copy = if mirrored { RequestCopy::begin(&exchange, &parts, &body) } else { None };
+    if let (Some(upload), true) = (&upload, mirrored) {
+        upload.take_along(copy.take());
+    }
     let handed_over = Instant::now();
     client.worker.shard().overhead.observe_us(micros(handed_over - started));
     let request = Request::from_parts(parts, body);
-    Ok(match forward::send(&exchange, request, upload, upgrade.as_ref(), handed_over).await {
+    Ok(match forward::send(&exchange, request, upload, upgrade.as_ref(), copy, handed_over).await {
         Ok(answer) if upgrade.is_some() => switch(exchange, answer, upgrade, socket, (&id, &decision)).await,
         Ok(answer) => respond::relay(exchange, answer, &decision),
         Err(failure) => respond::failed(exchange, failure, &id, &decision),
@@ -83,6 +100,17 @@ fn socket_over_http2(parts: &mut request::Parts) -> Option<OnUpgrade> {
     let socket = parts.extensions.remove::<OnUpgrade>()?;
     parts.method = Method::GET;
     Some(socket)
+}
+
+/// An answer that needs no target.
+fn at_once(
+    exchange: Exchange,
+    answer: Response<Bytes>,
+    incoming: Incoming,
+    parts: &request::Parts,
+) -> Response<ResponseBody> {
+    let keep = body::discard(&exchange.client, incoming, waits_for_continue(parts));
+    respond::by_weir(exchange, answer, keep)
 }
 
 /// The answer to a request that asked for another protocol: the switch, or an ordinary one.
@@ -109,9 +137,41 @@ async fn switch(
     respond::switched(exchange, answer.response, protocol, decision)
 }
 
-fn decide(client: &Client, table: &crate::routing::table::RoutingTable, parts: &request::Parts) -> Option<Decision> {
-    let view = RequestView::of(parts, client.ip_of(&parts.headers));
-    table.route(&view, &mut *client.worker.rng.borrow_mut())
+/// Brings the head into the form that goes on: origin form, one hop less of an OPTIONS, a length as everybody writes it.
+fn vetted(client: &Client, parts: &mut request::Parts, has_body: bool) -> Result<Hops, Refusal> {
+    to_origin_form(parts)?;
+    let hops = if parts.method == Method::OPTIONS { headers::count_hop(&mut parts.headers) } else { Hops::Left };
+    let has_length = has_body || client.is_http2();
+    if hops == Hops::Invalid || has_length && vet::request_length(&mut parts.headers).is_none() {
+        return Err(Refusal::BAD_NUMBER);
+    }
+    Ok(hops)
+}
+
+/// The protocols that the target is asked to switch to: a WebSocket's over HTTP/2, or what a client of HTTP/1.1 offers.
+fn offer(
+    client: &Client,
+    parts: &mut request::Parts,
+    is_socket: bool,
+    offered: Option<HeaderValue>,
+) -> Option<HeaderValue> {
+    let offered = if is_socket {
+        Some(tunnel::websocket(parts, &mut *client.worker.rng.borrow_mut()))
+    } else {
+        offered.filter(|_| client.version.get() == Version::HTTP_11)
+    };
+    if let Some(offered) = &offered {
+        tunnel::ask(&mut parts.headers, offered);
+    }
+    offered
+}
+
+/// The decision, and whose request it is.
+fn decide(client: &Client, table: &RoutingTable, parts: &request::Parts) -> Option<(Decision, IpAddr)> {
+    let client_ip = client.ip_of(&parts.headers);
+    let view = RequestView::of(parts, client_ip);
+    let decision = table.route(&view, &mut *client.worker.rng.borrow_mut())?;
+    Some((decision, client_ip))
 }
 
 /// The request's body, held back when the client waits for 100 (Continue).
@@ -124,13 +184,12 @@ fn upload(
         return Ok((RequestBody::Empty, None));
     }
     let max = client.worker.limits().max_body;
-    let held = parts.headers.get(header::EXPECT).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if held && client.version.get() == Version::HTTP_10 {
+    let held = waits_for_continue(parts);
+    if held && parts.version == Version::HTTP_10 {
         // HTTP/1.0 has no interim responses: the body comes anyway (RFC 9110 §10.1.1).
         parts.headers.remove(header::EXPECT);
     }
-    let held = held && client.version.get() != Version::HTTP_10;
-    let upload = Upload::new(client, held, max);
+    let upload = Upload::new(client, held && parts.version != Version::HTTP_10, max);
     if max.is_some_and(|max| incoming.size_hint().lower() > max) {
         return Err(Failure::BodyTooLarge);
     }
@@ -139,4 +198,8 @@ fn upload(
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     Ok((RequestBody::Client { incoming, upload: Rc::clone(&upload) }, Some(upload)))
+}
+
+fn waits_for_continue(parts: &request::Parts) -> bool {
+    parts.headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }

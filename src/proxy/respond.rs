@@ -8,11 +8,11 @@ use super::forward::Answer;
 use super::headers;
 use crate::routing::request::Unfit;
 use crate::routing::sticky::Fallback;
-use crate::routing::table::Decision;
+use crate::routing::table::{ClientId, Decision};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version};
-use std::rc::Rc;
+use std::time::Duration;
 
 const PASSED_ON: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
@@ -25,8 +25,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) const NO_ROUTE: Refusal =
-        Refusal::new(StatusCode::NOT_FOUND, "no route matches this host and path", false);
+    pub(super) const NO_ROUTE: Refusal = Refusal::new(StatusCode::NOT_FOUND, "no route matches this request", false);
     const CONNECT: Refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is for forward proxies", true);
     const TRACE: Refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "TRACE is not passed on", true);
     const BAD_TARGET: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the request's target is not valid", true);
@@ -63,6 +62,7 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
     let close = upload.is_some() && headers::says_close(&parts.headers);
     headers::for_client(&mut parts.headers);
     parts.version = Version::HTTP_11;
+    exchange.edit_answer(&mut parts.headers);
     give_cookie(&mut parts.headers, &exchange, decision);
     exchange.answered(parts.status);
     exchange.client.finish_head(&mut parts.headers, close);
@@ -79,6 +79,7 @@ pub(super) fn switched(
 ) -> Response<ResponseBody> {
     let (mut parts, _) = answer.into_parts();
     headers::for_client(&mut parts.headers);
+    exchange.edit_answer(&mut parts.headers);
     if exchange.client.is_http2() {
         parts.status = StatusCode::OK;
         parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
@@ -104,23 +105,27 @@ pub(super) fn failed(
     exchange.failed(failure.reason());
     exchange.answered(failure.status());
     let mut response = problem(failure.status(), failure.detail(), Some(request_id));
+    exchange.edit_answer(response.headers_mut());
     give_cookie(response.headers_mut(), &exchange, decision);
-    let close = matches!(failure, Failure::BodyTooLarge | Failure::BodyTimeout | Failure::BadBody);
+    let close = failure.leaves_body_unread();
     exchange.client.finish_head(response.headers_mut(), close);
     response.map(|text| ResponseBody::own(text, Some(exchange)))
 }
 
-/// Weir's answer to an OPTIONS that was to go no further than here (RFC 9110 §7.6.2, §9.3.7).
-pub(super) fn options(mut exchange: Exchange, has_body: bool) -> Response<ResponseBody> {
-    let client = Rc::clone(&exchange.client);
-    exchange.answered(StatusCode::OK);
-    let mut response = Response::new(ResponseBody::own(Bytes::new(), Some(exchange)));
+/// The answer to an OPTIONS that was to go no further than here (RFC 9110 §7.6.2, §9.3.7).
+pub(super) fn options() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
     response.headers_mut().insert(header::ALLOW, PASSED_ON);
-    if has_body {
-        client.unread_body.set(true);
-    }
-    client.finish_head(response.headers_mut(), has_body);
     response
+}
+
+/// An answer that needs no target: a route's own, or that to an OPTIONS meant for Weir. `keep`: the connection can be
+/// used again.
+pub(super) fn by_weir(mut exchange: Exchange, mut response: Response<Bytes>, keep: bool) -> Response<ResponseBody> {
+    exchange.answered(response.status());
+    exchange.edit_answer(response.headers_mut());
+    exchange.client.finish_head(response.headers_mut(), !keep);
+    response.map(|content| ResponseBody::own(content, Some(exchange)))
 }
 
 /// Weir's answer to a request that belongs to no route. A body is not read, and nothing after it.
@@ -135,6 +140,14 @@ pub(super) fn refuse(client: &Client, refusal: Refusal, has_body: bool) -> Respo
     client.finish_head(response.headers_mut(), refusal.close || has_body);
     client.request_ended();
     response.map(|text| ResponseBody::own(text, None))
+}
+
+/// Weir's own answer to a HEAD has the length of its body and no body. hyper does so for HTTP/1.1, not for HTTP/2.
+pub(super) fn to_head(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if let Some(length) = response.body_mut().leave_out() {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+    }
+    response
 }
 
 fn problem(status: StatusCode, detail: &str, request_id: Option<&HeaderValue>) -> Response<Bytes> {
@@ -156,11 +169,38 @@ fn give_cookie(headers: &mut HeaderMap, exchange: &Exchange, decision: &Decision
     let Some(id) = decision.new_client_id else { return };
     let route = &exchange.local.published.routing.routes()[exchange.route];
     let Some(Fallback::Cookie { name, ttl }) = route.sticky.as_ref().map(|sticky| &sticky.fallback) else { return };
+    if let Ok(cookie) = HeaderValue::from_str(&id_cookie(name, id, *ttl, exchange.client.tls)) {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+}
+
+fn id_cookie(name: &str, id: ClientId, ttl: Duration, tls: bool) -> String {
     let id = id.to_hex();
     let id = std::str::from_utf8(&id).expect("hexadecimal digits are text");
-    let secure = if exchange.client.tls { "; Secure" } else { "" };
-    let cookie = format!("{name}={id}; Max-Age={}; Path=/; HttpOnly; SameSite=Lax{secure}", ttl.as_secs());
-    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        headers.append(header::SET_COOKIE, cookie);
+    let secure = if tls { "; Secure" } else { "" };
+    format!("{name}={id}; Max-Age={}; Path=/; HttpOnly; SameSite=Lax{secure}", ttl.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Body;
+
+    #[test]
+    fn an_answer_to_head_has_a_length_and_no_body() {
+        let own = |text: &'static str| Response::new(ResponseBody::own(Bytes::from_static(text.as_bytes()), None));
+        let answer = to_head(own("hello"));
+        assert_eq!(answer.headers()[header::CONTENT_LENGTH], "5");
+        assert!(answer.body().is_end_stream());
+        let empty = to_head(own(""));
+        assert!(!empty.headers().contains_key(header::CONTENT_LENGTH) && empty.body().is_end_stream());
+    }
+
+    #[test]
+    fn an_id_s_cookie_is_secure_over_tls_only() {
+        let cookie = |tls| id_cookie("weir_shop", ClientId(0xab), Duration::from_secs(86_400), tls);
+        let plain = "weir_shop=000000000000000000000000000000ab; Max-Age=86400; Path=/; HttpOnly; SameSite=Lax";
+        assert_eq!(cookie(false), plain);
+        assert_eq!(cookie(true), format!("{plain}; Secure"));
     }
 }

@@ -274,9 +274,9 @@ impl Lease {
         self.connection.as_ref().is_some_and(|connection| connection.used && connection.idle_since < now)
     }
 
-    /// What the target sent can't be trusted: nobody else gets the connection.
-    pub(super) fn abandon(&mut self) {
-        self.connection = None;
+    /// The connection is not used again: nobody else gets what the target may have sent on it.
+    pub(super) fn close(mut self) {
+        self.answered = false;
     }
 
     pub(super) fn drive(&mut self, cx: &Context<'_>) {

@@ -5,7 +5,7 @@
 //! an answer that the two could take for different ones is not passed on (RFC 9112 §6.3, §11.1).
 
 use super::guard::decimal;
-use super::headers::is_forwarding;
+use super::headers::{is_forwarding, is_mirror};
 use super::tunnel;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
@@ -112,7 +112,7 @@ pub(super) fn trailers(trailers: &mut HeaderMap) {
 
 fn is_barred(name: &HeaderName) -> bool {
     let name = name.as_str();
-    BARRED.binary_search(&name).is_ok() || name.starts_with("if-") || is_forwarding(name)
+    BARRED.binary_search(&name).is_ok() || name.starts_with("if-") || is_forwarding(name) || is_mirror(name)
 }
 
 /// In alphabetical order.
@@ -216,7 +216,9 @@ mod tests {
     fn trailers_say_nothing_of_framing_or_identity() {
         assert!(BARRED.is_sorted());
         let mut map = HeaderMap::new();
-        for name in BARRED.iter().chain(&["x-forwarded-for", "x_forwarded_for", "x-real-ip", "if-match"]) {
+        for name in
+            BARRED.iter().chain(&["x-forwarded-for", "x_forwarded_for", "x-real-ip", "x-weir-mirror", "if-match"])
+        {
             map.insert(*name, HeaderValue::from_static("a"));
         }
         map.insert("grpc-status", HeaderValue::from_static("0"));

@@ -2,7 +2,9 @@
 
 use super::clock::{Clock, Tick};
 use super::connection;
+use super::filter::LocalFilters;
 use super::listener;
+use super::mirror;
 use super::upstream::pool::LocalPool;
 use crate::boundary::drain::{DrainWatch, Phase};
 use crate::boundary::outcomes::{ListenerShard, WorkerOutcomes, WorkerShard};
@@ -94,6 +96,7 @@ pub(super) struct Worker {
     pub(super) rng: RefCell<SmallRng>,
     pub(super) draining: Cell<bool>,
     pub(super) drain_began: Cell<Tick>,
+    pub(super) mirrors: mirror::Budget,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
     outcomes: Arc<WorkerOutcomes>,
@@ -106,6 +109,7 @@ pub(super) struct Worker {
 pub(super) struct Local {
     pub(super) published: Arc<Published>,
     pub(super) pools: Vec<Rc<LocalPool>>,
+    pub(super) filters: LocalFilters,
     pub(super) http1: http1::Builder,
 }
 
@@ -127,6 +131,7 @@ impl Worker {
             rng: RefCell::new(rng),
             draining: Cell::new(false),
             drain_began: Cell::default(),
+            mirrors: mirror::Budget::default(),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,
@@ -237,6 +242,7 @@ impl Local {
             })
             .collect();
         let http1 = connection::http1_builder(&published.settings.limits);
-        Local { published, pools, http1 }
+        let filters = LocalFilters::new(published.routing.routes(), before.map(|local| &local.filters));
+        Local { published, pools, filters, http1 }
     }
 }

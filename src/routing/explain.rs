@@ -5,7 +5,6 @@
 //! afterwards is only why the others did not come to it: routes that do not take the request or are less specific,
 //! rules that do not match.
 
-mod condition;
 mod key;
 mod near;
 
@@ -93,7 +92,7 @@ fn asked_rules(rules: &[Rule], matched: Option<usize>, request: &RequestView<'_>
     let asked = (0..shown).chain(matched).map(|index| Asked {
         name: rules[index].name.clone(),
         matched: matched == Some(index),
-        why: condition::why(&rules[index].when, request),
+        why: rules[index].when.why(request),
     });
     (asked.collect(), before - shown)
 }
@@ -177,15 +176,21 @@ mod tests {
     }
 
     fn route(name: &str, host: &str, path: &str, canary: f64) -> Route {
-        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool };
+        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool: Some(pool) };
         Route {
             name: name.to_owned(),
-            matches: RequestMatch { host: HostMatch::parse(host).unwrap(), path: PathMatch::prefix(path).unwrap() },
+            matches: RequestMatch {
+                host: HostMatch::parse(host).unwrap(),
+                path: PathMatch::prefix(path).unwrap(),
+                ..RequestMatch::default()
+            },
             variants: ["stable", "canary"].into_iter().enumerate().map(variant).collect(),
             assignment: assignment(&[100.0 - canary, canary]),
             rules: Vec::new(),
             sticky: None,
             timeout: Duration::from_secs(15),
+            filters: None,
+            salt: name.to_owned(),
             close_moved_within: None,
         }
     }
@@ -375,7 +380,7 @@ mod tests {
                 let is_chosen = decided.as_ref().is_some_and(|decision| decision.route == told.route);
                 prop_assert_eq!(told.taken, is_chosen);
                 let says_it_takes = told.taken || told.why.starts_with("takes it");
-                prop_assert_eq!(says_it_takes, table.routes()[told.route].matches.takes(Some(host), path));
+                prop_assert_eq!(says_it_takes, table.routes()[told.route].matches.takes(&request));
             }
             let Some(decision) = decided else { return Ok(()) };
             let route = &table.routes()[decision.route];

@@ -6,17 +6,24 @@
 //! Paths are compared as sent. `..`, `//` and `%2f` mean what the servers behind the route say they mean; a
 //! proxy that rewrites or decodes them for its own decision and sends on the original is a way around its rules.
 
+use super::pattern::Pattern;
+use super::rule::{Subject, Test};
+use super::table::RequestView;
+use http::Method;
 use std::fmt;
 use std::io::Write;
 use std::net::Ipv6Addr;
 
 /// Host names are lower case, without port and trailing dot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum HostMatch {
+    /// Also a request that names no host.
+    #[default]
     Any,
     Exact(String),
     /// `*.example.com` as `example.com`: any name that ends in `.example.com`.
     Wildcard(String),
+    Regex(Pattern),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,24 +31,40 @@ pub enum PathMatch {
     /// On segment borders, without the trailing slash: `/v1` matches `/v1` and `/v1/x`, not `/v10`; `""` matches all.
     Prefix(String),
     Exact(String),
+    Regex(Pattern),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// The default takes every request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RequestMatch {
     pub host: HostMatch,
     pub path: PathMatch,
+    /// Any of these; none: every method.
+    pub methods: Vec<Method>,
+    /// All of these, on headers and query parameters.
+    pub conditions: Vec<(Subject, Test)>,
 }
 
-/// How specific a match is: the greater one wins, the host before the path; on a tie the first in the file.
+/// How specific a match is: the greater one wins; on a tie the first in the file.
+///
+/// The order is that of the fields: a comparison looks at the next one when all before are equal. It is the
+/// order of the Gateway API's `HTTPRouteRule`, which leaves the place of regular expressions open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Precedence {
     host: HostPrecedence,
     path: PathPrecedence,
+    /// Whether there is a condition on the method.
+    method: bool,
+    /// Conditions on headers.
+    headers: usize,
+    /// Conditions on query parameters.
+    queries: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum HostPrecedence {
     Any,
+    Regex,
     /// The suffix's length in bytes.
     Wildcard(usize),
     Exact,
@@ -51,7 +74,17 @@ enum HostPrecedence {
 enum PathPrecedence {
     /// The prefix's length in bytes.
     Prefix(usize),
+    Regex,
     Exact,
+}
+
+/// Why a route does not take a request: the first reason, in the order of [`RequestMatch`]'s fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Miss<'m> {
+    Host(&'m HostMatch),
+    Path(&'m PathMatch),
+    Method(&'m [Method]),
+    Condition(&'m Subject, &'m Test),
 }
 
 /// Why a `host` cannot be matched.
@@ -102,7 +135,15 @@ impl HostMatch {
             HostMatch::Wildcard(suffix) => {
                 name.and_then(|name| name.strip_suffix(suffix.as_bytes())).is_some_and(|front| front.ends_with(b"."))
             }
+            HostMatch::Regex(pattern) => name.is_some_and(|name| pattern.is_match(name)),
         }
+    }
+}
+
+impl Default for PathMatch {
+    /// Every path.
+    fn default() -> PathMatch {
+        PathMatch::Prefix(String::new())
     }
 }
 
@@ -118,36 +159,89 @@ impl PathMatch {
         Ok(PathMatch::Exact(checked_path(path)?.to_owned()))
     }
 
-    pub(super) fn takes(&self, path: &str) -> bool {
+    pub fn takes(&self, path: &str) -> bool {
         match self {
             PathMatch::Exact(exact) => path == exact,
             PathMatch::Prefix(prefix) if prefix.is_empty() => true,
             PathMatch::Prefix(prefix) => {
                 path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
+            PathMatch::Regex(pattern) => pattern.is_match(path.as_bytes()),
         }
     }
 }
 
 impl RequestMatch {
-    /// Whether the route takes a request to this host (as sent) and path (without the query).
-    pub fn takes(&self, host: Option<&str>, path: &str) -> bool {
+    /// Whether the route takes the request.
+    pub fn takes(&self, request: &RequestView<'_>) -> bool {
+        self.misses(request).is_none()
+    }
+
+    /// Why the route does not take the request; None when it does.
+    pub fn misses(&self, request: &RequestView<'_>) -> Option<Miss<'_>> {
         let mut scratch = HostScratch::default();
-        let name = host.and_then(|host| host_name(host, &mut scratch));
-        self.host.takes(name) && self.path.takes(path)
+        let name = request.host.and_then(|host| host_name(host, &mut scratch));
+        self.misses_named(name, request)
+    }
+
+    /// As [`RequestMatch::misses`], for whoever has the request's [`host_name`] already.
+    pub fn misses_named(&self, name: Option<&[u8]>, request: &RequestView<'_>) -> Option<Miss<'_>> {
+        if !self.host.takes(name) {
+            return Some(Miss::Host(&self.host));
+        }
+        if !self.path.takes(request.path) {
+            return Some(Miss::Path(&self.path));
+        }
+        if !self.methods.is_empty() && !self.methods.contains(request.method) {
+            return Some(Miss::Method(&self.methods));
+        }
+        let failed = self.conditions.iter().find(|(subject, test)| !subject.passes(request, test));
+        failed.map(|(subject, test)| Miss::Condition(subject, test))
     }
 
     pub fn precedence(&self) -> Precedence {
         let host = match &self.host {
             HostMatch::Any => HostPrecedence::Any,
+            HostMatch::Regex(_) => HostPrecedence::Regex,
             HostMatch::Wildcard(suffix) => HostPrecedence::Wildcard(suffix.len()),
             HostMatch::Exact(_) => HostPrecedence::Exact,
         };
         let path = match &self.path {
             PathMatch::Prefix(prefix) => PathPrecedence::Prefix(prefix.len()),
+            PathMatch::Regex(_) => PathPrecedence::Regex,
             PathMatch::Exact(_) => PathPrecedence::Exact,
         };
-        Precedence { host, path }
+        let headers = self.conditions.iter().filter(|(subject, _)| matches!(subject, Subject::Header(_))).count();
+        let queries = self.conditions.len() - headers;
+        Precedence { host, path, method: !self.methods.is_empty(), headers, queries }
+    }
+
+    /// The same requests, written in one way: methods and conditions in an order of their own, each once.
+    pub fn normalised(mut self) -> RequestMatch {
+        self.methods.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+        self.methods.dedup();
+        // Headers before query parameters, by the first letter.
+        self.conditions.sort_by_cached_key(|(subject, test)| (subject.to_string(), test.to_string()));
+        self.conditions.dedup();
+        self
+    }
+}
+
+impl fmt::Display for Miss<'_> {
+    /// For people: `the path is not under /v1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Miss::Host(HostMatch::Regex(pattern)) => write!(f, "the host does not match {pattern}"),
+            Miss::Host(host) => write!(f, "the host is not {host}"),
+            Miss::Path(PathMatch::Prefix(prefix)) => write!(f, "the path is not under {prefix}"),
+            Miss::Path(PathMatch::Exact(exact)) => write!(f, "the path is not {exact}"),
+            Miss::Path(PathMatch::Regex(pattern)) => write!(f, "the path does not match {pattern}"),
+            Miss::Method(methods) => {
+                let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+                write!(f, "the method is not {}", names.join(" or "))
+            }
+            Miss::Condition(subject, test) => write!(f, "{subject} does not pass {test}"),
+        }
     }
 }
 
@@ -158,6 +252,7 @@ impl fmt::Display for HostMatch {
             HostMatch::Any => f.write_str("*"),
             HostMatch::Exact(name) => f.write_str(name),
             HostMatch::Wildcard(suffix) => write!(f, "*.{suffix}"),
+            HostMatch::Regex(pattern) => write!(f, "{pattern}"),
         }
     }
 }
@@ -333,19 +428,128 @@ mod tests {
         assert!(PathMatch::exact("/a b").is_err());
     }
 
+    fn regex(text: &str) -> Pattern {
+        Pattern::new(text).unwrap()
+    }
+
+    fn header(name: &str, test: Test) -> (Subject, Test) {
+        (Subject::Header(name.parse().unwrap()), test)
+    }
+
+    fn query(name: &str, test: Test) -> (Subject, Test) {
+        (Subject::Query(name.to_owned()), test)
+    }
+
+    fn is(value: &str) -> Test {
+        Test::Equals(value.to_owned())
+    }
+
+    fn matching(host: HostMatch, path: PathMatch, methods: &[Method], conditions: &[(Subject, Test)]) -> RequestMatch {
+        RequestMatch { host, path, methods: methods.into(), conditions: conditions.into() }
+    }
+
     #[test]
-    fn precedence_is_host_before_path_and_longer_before_shorter() {
-        let of = |host: &str, path| RequestMatch { host: HostMatch::parse(host).unwrap(), path }.precedence();
+    fn precedence_is_the_order_of_the_fields() {
+        let (host, prefix, exact) = (
+            |host: &str| HostMatch::parse(host).unwrap(),
+            |path: &str| PathMatch::prefix(path).unwrap(),
+            |path: &str| PathMatch::exact(path).unwrap(),
+        );
+        let (any, a) = (HostMatch::Any, || host("a.example.com"));
+        let two = [header("x", is("1")), header("y", is("1"))];
+        let all = [&two[..], &[query("q", is("1"))]].concat();
         let ascending = [
-            of("*", PathMatch::prefix("/").unwrap()),
-            of("*", PathMatch::exact("/long/exact/path").unwrap()),
-            of("*.com", PathMatch::prefix("/").unwrap()),
-            of("*.example.com", PathMatch::prefix("/").unwrap()),
-            of("a.example.com", PathMatch::prefix("/").unwrap()),
-            of("a.example.com", PathMatch::prefix("/v1").unwrap()),
-            of("a.example.com", PathMatch::prefix("/v1/users").unwrap()),
-            of("a.example.com", PathMatch::exact("/").unwrap()),
+            matching(any.clone(), prefix("/"), &[], &[]),
+            matching(any.clone(), prefix("/longer"), &[], &[]),
+            matching(any.clone(), PathMatch::Regex(regex("/")), &[], &[]),
+            matching(any, exact("/long/exact/path"), &[Method::GET], &all),
+            matching(HostMatch::Regex(regex("a")), prefix("/"), &[], &[]),
+            matching(HostMatch::Regex(regex("longer")), exact("/"), &[], &[]),
+            matching(host("*.com"), prefix("/"), &[], &[]),
+            matching(host("*.example.com"), prefix("/"), &[], &[]),
+            matching(a(), prefix("/"), &[], &[]),
+            matching(a(), prefix("/"), &[], &[query("q", is("1"))]),
+            matching(a(), prefix("/"), &[], &[query("q", is("1")), query("r", is("1"))]),
+            matching(a(), prefix("/"), &[], &two[..1]),
+            matching(a(), prefix("/"), &[], &[two[0].clone(), query("q", is("1"))]),
+            matching(a(), prefix("/"), &[], &two),
+            matching(a(), prefix("/"), &[Method::GET, Method::PUT], &[]),
+            matching(a(), prefix("/"), &[Method::GET], &all),
+            matching(a(), prefix("/v1"), &[], &[]),
+            matching(a(), prefix("/v1/users"), &[], &[]),
+            matching(a(), PathMatch::Regex(regex("^/v1/users/[0-9]+$")), &[], &[]),
+            matching(a(), exact("/"), &[], &[]),
         ];
-        assert!(ascending.is_sorted_by(|low, high| low < high));
+        let precedences: Vec<_> = ascending.iter().map(RequestMatch::precedence).collect();
+        assert!(precedences.is_sorted_by(|low, high| low < high), "{precedences:#?}");
+    }
+
+    #[test]
+    fn first_thing_that_does_not_fit_is_the_miss() {
+        let conditions = [header("x-region", Test::Regex(regex("^eu-"))), query("beta", Test::Present(true))];
+        let route = matching(
+            HostMatch::parse("*.shop.test").unwrap(),
+            PathMatch::prefix("/v1").unwrap(),
+            &[Method::GET, Method::HEAD],
+            &conditions,
+        );
+        let headers: http::HeaderMap = [("x-region", "us"), ("x-region", "eu-west")]
+            .map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap()))
+            .into_iter()
+            .collect();
+        let none = http::HeaderMap::new();
+        let client_ip = [192, 0, 2, 7].into();
+        for (host, path, method, headers, query, miss) in [
+            (None, "/", Method::PUT, &none, None, Some("the host is not *.shop.test")),
+            (Some("eu.Shop.test:80"), "/v10", Method::PUT, &none, None, Some("the path is not under /v1")),
+            (Some("eu.shop.test"), "/v1", Method::PUT, &none, None, Some("the method is not GET or HEAD")),
+            (
+                Some("eu.shop.test"),
+                "/v1",
+                Method::GET,
+                &none,
+                None,
+                Some("header x-region does not pass regex = \"^eu-\""),
+            ),
+            (
+                Some("eu.shop.test"),
+                "/v1",
+                Method::GET,
+                &headers,
+                Some("beta2"),
+                Some("query parameter beta does not pass present = true"),
+            ),
+            (Some("eu.shop.test"), "/v1/x", Method::HEAD, &headers, Some("a&beta"), None),
+        ] {
+            let request = RequestView { host, path, query, method: &method, headers, client_ip };
+            assert_eq!(route.misses(&request).map(|miss| miss.to_string()).as_deref(), miss);
+            assert_eq!(route.takes(&request), miss.is_none());
+        }
+    }
+
+    #[test]
+    fn regexes_see_the_name_and_the_path_as_sent() {
+        let headers = http::HeaderMap::new();
+        let takes = |route: &RequestMatch, host, path| {
+            let client_ip = [192, 0, 2, 7].into();
+            route.takes(&RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip })
+        };
+        let host = Pattern::caseless(r"^(eu|US)\.shop\.test$").unwrap();
+        let host = RequestMatch { host: HostMatch::Regex(host), ..RequestMatch::default() };
+        assert!(takes(&host, Some("EU.shop.test.:8080"), "/") && takes(&host, Some("us.shop.test"), "/"));
+        assert!(!takes(&host, Some("eu.shop.test.evil"), "/") && !takes(&host, None, "/"));
+        let path = RequestMatch { path: PathMatch::Regex(regex("/v[0-9]+/")), ..RequestMatch::default() };
+        assert!(takes(&path, None, "/x/v12/y") && !takes(&path, None, "/V1/") && !takes(&path, None, "/v%31/"));
+    }
+
+    #[test]
+    fn one_match_has_one_form() {
+        let of = |methods: &[Method], conditions: &[(Subject, Test)]| {
+            matching(HostMatch::Any, PathMatch::default(), methods, conditions).normalised()
+        };
+        let (x, y, q) = (header("x", is("1")), header("y", Test::Present(false)), query("a", is("1")));
+        let one = of(&[Method::PUT, Method::GET, Method::PUT], &[q.clone(), y.clone(), x.clone(), y.clone()]);
+        assert_eq!(one, of(&[Method::GET, Method::PUT], &[x.clone(), y.clone(), q.clone()]));
+        assert_eq!((one.methods.len(), one.conditions), (2, vec![x, y, q]));
     }
 }

@@ -3,13 +3,23 @@
 //! Values are compared as bytes, as they were sent: nothing is decoded and case counts. So a rule means the
 //! same for a value that is not UTF-8, and a test costs no allocation.
 
+pub mod index;
+mod why;
+
+use super::list::ValueList;
+use super::networks::Networks;
+use super::pattern::Pattern;
 use super::split::Assignment;
 use super::sticky::{cookie_value, query_value};
 use super::table::RequestView;
+use index::Pairs;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 /// Where a condition looks. A header that was sent several times has several values, and a test is true if
 /// any of them passes; of cookies and query parameters of one name only the first counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
     Header(http::HeaderName),
     Cookie(String),
@@ -17,21 +27,49 @@ pub enum Subject {
     Method,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Test {
     /// Present(false): absent. An empty value is present.
     Present(bool),
     Equals(String),
     In(Vec<String>),
+    /// As [`Test::In`], of many values.
+    InList(Arc<ValueList>),
+    InFile(FileList),
     Prefix(String),
     Suffix(String),
-    /// Linear-time engine, unanchored, compiled once; matched on bytes.
-    Regex(regex::bytes::Regex),
+    Regex(Pattern),
+}
+
+/// A list that is a file's content. Equal when it is the same file's.
+#[derive(Clone, Debug)]
+pub struct FileList {
+    /// The file as the configuration writes it, to be shown.
+    pub name: Arc<str>,
+    /// Which of the configuration's lists it is; several tests may have one.
+    pub list: usize,
+    pub values: Arc<ValueList>,
+}
+
+impl PartialEq for FileList {
+    fn eq(&self, other: &FileList) -> bool {
+        self.list == other.list
+    }
+}
+
+impl Eq for FileList {}
+
+impl Hash for FileList {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.list.hash(state);
+    }
 }
 
 #[derive(Clone, Debug)]
 pub enum Condition {
     Is(Subject, Test),
+    /// The client's address is in one of these.
+    Ip(Networks),
     Not(Box<Condition>),
     All(Vec<Condition>),
     Any(Vec<Condition>),
@@ -54,18 +92,42 @@ pub struct Rule {
 impl Condition {
     /// All of nothing is true, any of nothing is false.
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
+        self.holds(&Values { request, pairs: None })
+    }
+
+    /// Puts a list's new content into every test that has the list.
+    pub fn relist(&mut self, list: usize, values: &Arc<ValueList>) {
         match self {
-            Condition::Is(subject, Test::Present(present)) => subject.any(request, |_| true) == *present,
-            Condition::Is(subject, test) => subject.any(request, |value| test.passes(value)),
-            Condition::Not(condition) => !condition.matches(request),
-            Condition::All(conditions) => conditions.iter().all(|condition| condition.matches(request)),
-            Condition::Any(conditions) => conditions.iter().any(|condition| condition.matches(request)),
+            Condition::Is(_, Test::InFile(file)) if file.list == list => file.values = Arc::clone(values),
+            Condition::Is(..) | Condition::Ip(_) => {}
+            Condition::Not(condition) => condition.relist(list, values),
+            Condition::All(all) | Condition::Any(all) => all.iter_mut().for_each(|one| one.relist(list, values)),
+        }
+    }
+
+    fn holds(&self, values: &Values<'_>) -> bool {
+        match self {
+            Condition::Is(subject, Test::Present(present)) => values.any(subject, |_| true) == *present,
+            Condition::Is(subject, test) => values.any(subject, |value| test.passes(value)),
+            Condition::Ip(networks) => networks.contains(values.request.client_ip),
+            Condition::Not(condition) => !condition.holds(values),
+            Condition::All(conditions) => conditions.iter().all(|condition| condition.holds(values)),
+            Condition::Any(conditions) => conditions.iter().any(|condition| condition.holds(values)),
         }
     }
 }
 
 impl Subject {
-    fn any(&self, request: &RequestView<'_>, test: impl Fn(&[u8]) -> bool) -> bool {
+    /// Whether the test is true of what the request has there.
+    pub fn passes(&self, request: &RequestView<'_>, test: &Test) -> bool {
+        match test {
+            Test::Present(present) => self.any(request, |_| true) == *present,
+            test => self.any(request, |value| test.passes(value)),
+        }
+    }
+
+    /// Whether the test is true of any value that the request has there.
+    pub fn any(&self, request: &RequestView<'_>, mut test: impl FnMut(&[u8]) -> bool) -> bool {
         match self {
             Subject::Header(name) => request.headers.get_all(name).iter().any(|value| test(value.as_bytes())),
             Subject::Cookie(name) => cookie_value(request.headers, name).is_some_and(test),
@@ -75,16 +137,77 @@ impl Subject {
     }
 }
 
+/// Where subjects' values come from.
+struct Values<'r> {
+    request: &'r RequestView<'r>,
+    /// Cookies and query parameters that were taken apart already; None: they are looked for each time.
+    pairs: Option<&'r Pairs<'r>>,
+}
+
+impl<'r> Values<'r> {
+    fn any(&self, subject: &Subject, test: impl Fn(&[u8]) -> bool) -> bool {
+        match subject {
+            Subject::Header(name) => self.request.headers.get_all(name).iter().any(|value| test(value.as_bytes())),
+            Subject::Cookie(name) => self.cookie(name).is_some_and(test),
+            Subject::Query(name) => self.query(name).is_some_and(test),
+            Subject::Method => test(self.request.method.as_str().as_bytes()),
+        }
+    }
+
+    fn cookie(&self, name: &str) -> Option<&'r [u8]> {
+        match self.pairs {
+            None => cookie_value(self.request.headers, name),
+            Some(pairs) => pairs.cookie(name),
+        }
+    }
+
+    fn query(&self, name: &str) -> Option<&'r [u8]> {
+        match self.pairs {
+            None => query_value(self.request.query, name),
+            Some(pairs) => pairs.query(name),
+        }
+    }
+}
+
 impl Test {
     /// Whether a value that was sent passes.
-    pub(super) fn passes(&self, value: &[u8]) -> bool {
+    pub fn passes(&self, value: &[u8]) -> bool {
         match self {
             Test::Present(present) => *present,
             Test::Equals(text) => value == text.as_bytes(),
             Test::In(texts) => texts.iter().any(|text| value == text.as_bytes()),
+            Test::InList(values) => values.contains(value),
+            Test::InFile(file) => file.values.contains(value),
             Test::Prefix(text) => value.starts_with(text.as_bytes()),
             Test::Suffix(text) => value.ends_with(text.as_bytes()),
             Test::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Header(name) => write!(f, "header {name}"),
+            Subject::Cookie(name) => write!(f, "cookie {name}"),
+            Subject::Query(name) => write!(f, "query parameter {name}"),
+            Subject::Method => f.write_str("method"),
+        }
+    }
+}
+
+impl fmt::Display for Test {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Test::Present(present) => write!(f, "present = {present}"),
+            Test::Equals(text) => write!(f, "equals = {text:?}"),
+            Test::In(texts) => write!(f, "in = {texts:?}"),
+            Test::InList(list) => write!(f, "in = {} values", list.len()),
+            Test::InFile(file) => write!(f, "in_file = {:?}", file.name),
+            Test::Prefix(text) => write!(f, "prefix = {text:?}"),
+            Test::Suffix(text) => write!(f, "suffix = {text:?}"),
+            Test::Regex(pattern) => write!(f, "regex = {:?}", pattern.as_str()),
         }
     }
 }
@@ -124,8 +247,13 @@ mod tests {
         header(name, Test::Equals(value.to_owned()))
     }
 
+    fn in_file(text: &str) -> Test {
+        let values = Arc::new(ValueList::new(text.into()).unwrap());
+        Test::InFile(FileList { name: "whitelist.txt".into(), list: 3, values })
+    }
+
     fn regex(pattern: &str) -> Test {
-        Test::Regex(regex::bytes::Regex::new(pattern).unwrap())
+        Test::Regex(Pattern::new(pattern).unwrap())
     }
 
     #[test]
@@ -137,6 +265,11 @@ mod tests {
             (equals("x-region", "beijin"), false),
             (header("x-region", Test::In(vec![text("shanghai"), text("beijing")])), true),
             (header("x-region", Test::In(vec![])), false),
+            (header("x-region", Test::InList(Arc::new(ValueList::of([&b"beijing"[..]])))), true),
+            (header("x-region", in_file("shanghai\nbeijing\n")), true),
+            (header("x-region", in_file("shanghai\n")), false),
+            (header("x-absent", in_file("shanghai\n")), false),
+            (header("x-raw", in_file("\u{0}\n")), false),
             (header("x-region", Test::Prefix(text("bei"))), true),
             (header("x-region", Test::Prefix(text("jing"))), false),
             (header("x-region", Test::Suffix(text("jing"))), true),
@@ -181,6 +314,34 @@ mod tests {
         assert!(is(Subject::Query("name".to_owned()), "a%20b"));
         assert!(is(Subject::Method, "POST"));
         assert!(!is(Subject::Method, "post"));
+    }
+
+    #[test]
+    fn the_client_s_address_is_looked_for_in_networks() {
+        let headers = headers();
+        let ip = |networks: &[&str]| {
+            Condition::Ip(Networks::new(networks.iter().map(|network| network.parse().unwrap()).collect()))
+        };
+        assert!(ip(&["10.0.0.0/8", "192.0.2.0/24"]).matches(&request(&headers)));
+        assert!(!ip(&["10.0.0.0/8"]).matches(&request(&headers)));
+        let mapped = RequestView { client_ip: "::ffff:10.1.2.3".parse().unwrap(), ..request(&headers) };
+        assert!(ip(&["10.0.0.0/8"]).matches(&mapped));
+    }
+
+    #[test]
+    fn a_new_list_reaches_every_test_that_has_it() {
+        let headers = headers();
+        let listed = || header("x-region", in_file("shanghai\n"));
+        let mut condition = Condition::Any(vec![
+            equals("x", "y"),
+            Condition::All(vec![Condition::Not(Box::new(Condition::Not(Box::new(listed()))))]),
+        ]);
+        assert!(!condition.matches(&request(&headers)));
+        let values = Arc::new(ValueList::of([&b"beijing"[..]]));
+        condition.relist(2, &values);
+        assert!(!condition.matches(&request(&headers)), "another list");
+        condition.relist(3, &values);
+        assert!(condition.matches(&request(&headers)));
     }
 
     #[test]

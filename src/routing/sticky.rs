@@ -1,15 +1,21 @@
 //! What a client is known by, and the bucket it falls into.
 //!
+//! A key tells clients apart and proves nothing: whoever sends one chooses it, a token's claim as much as a cookie.
+//!
 //! The hash is part of what users rely on: other proxies of a fleet, services behind the proxy and analysts
 //! compute the same bucket. `docs/sticky.md` has the algorithm and the vectors that the tests here read.
+
+mod jwt;
 
 use super::split::Bucket;
 use super::table::{ClientId, RequestView};
 use crate::limits::STICKY_KEY_BYTES;
 use http::HeaderMap;
 use http::header::COOKIE;
+use std::borrow::Cow;
 use std::io::Write;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::time::Duration;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
@@ -18,6 +24,10 @@ pub enum KeySource {
     Header(http::HeaderName),
     Cookie(String),
     Query(String),
+    /// The client's IP address; every request has one.
+    Ip,
+    /// A claim of the bearer token's payload, by its name. The signature is not looked at.
+    Jwt(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +79,10 @@ impl Place {
 }
 
 impl Sticky {
-    /// The bucket of a request's key, or of what the fallback gives it; `salt` is the route's name.
+    /// The bucket of a request's key, or of what the fallback gives it; `salt` is the route's.
     pub fn place(&self, salt: &str, request: &RequestView<'_>, rng: &mut (impl rand::Rng + ?Sized)) -> Place {
         if let Some((index, key)) = self.listed_key(request) {
-            return Place { bucket: bucket_of(salt, key), key: KeyFound::Listed(index), new_client_id: None };
+            return Place { bucket: bucket_of(salt, &key), key: KeyFound::Listed(index), new_client_id: None };
         }
         match &self.fallback {
             Fallback::Cookie { name, .. } => {
@@ -84,7 +94,8 @@ impl Sticky {
                 Place { bucket: bucket_of(salt, &id.to_hex()), key, new_client_id: Some(id) }
             }
             Fallback::Ip => {
-                Place { bucket: ip_bucket(salt, request.client_ip), key: KeyFound::Ip, new_client_id: None }
+                let bucket = bucket_of(salt, &IpText::of(request.client_ip));
+                Place { bucket, key: KeyFound::Ip, new_client_id: None }
             }
             Fallback::Random => Place::random(rng),
         }
@@ -97,20 +108,74 @@ impl Sticky {
         (!known).then(|| ClientId::new(rng))
     }
 
-    fn listed_key<'r>(&self, request: &RequestView<'r>) -> Option<(usize, &'r [u8])> {
+    fn listed_key<'r>(&self, request: &RequestView<'r>) -> Option<(usize, Key<'r>)> {
         self.keys.iter().enumerate().find_map(|(index, source)| Some((index, source.key(request)?)))
     }
 }
 
 impl KeySource {
-    /// The value as sent, not decoded; one that is empty or longer than [`STICKY_KEY_BYTES`] counts as absent.
-    pub(super) fn key<'r>(&self, request: &RequestView<'r>) -> Option<&'r [u8]> {
+    /// What a request has as this key. A header's, cookie's or parameter's value is as sent, not decoded; an address
+    /// is the text of [`IpAddr::to_canonical`]: one of IPv4 that came in over IPv6 is the same client. A value that
+    /// is empty or longer than [`STICKY_KEY_BYTES`] counts as absent.
+    pub fn key<'r>(&self, request: &RequestView<'r>) -> Option<Key<'r>> {
         let usable = |value: &&[u8]| !value.is_empty() && value.len() <= STICKY_KEY_BYTES;
-        match self {
+        let sent = match self {
             KeySource::Header(name) => request.headers.get_all(name).iter().map(|value| value.as_bytes()).find(usable),
             KeySource::Cookie(name) => cookie_value(request.headers, name).filter(usable),
             KeySource::Query(name) => query_value(request.query, name).filter(usable),
+            KeySource::Ip => return Some(Key::Ip(IpText::of(request.client_ip))),
+            KeySource::Jwt(claim) => {
+                let value = jwt::claim(request.headers, claim)?;
+                return usable(&value.as_slice()).then(|| Key::Value(value.into()));
+            }
+        };
+        sent.map(|value| Key::Value(value.into()))
+    }
+}
+
+/// What a client is known by, as bytes.
+#[derive(Clone, Debug)]
+pub enum Key<'r> {
+    Value(Cow<'r, [u8]>),
+    Ip(IpText),
+}
+
+impl Deref for Key<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Key::Value(value) => value,
+            Key::Ip(text) => text,
         }
+    }
+}
+
+/// An address in its shortest text form, on the stack.
+#[derive(Clone, Copy, Debug)]
+pub struct IpText {
+    text: [u8; IP_BYTES],
+    length: usize,
+}
+
+/// The longest text of an address.
+const IP_BYTES: usize = 45;
+
+impl IpText {
+    pub fn of(ip: IpAddr) -> IpText {
+        let mut text = [0; IP_BYTES];
+        let mut rest = &mut text[..];
+        write!(rest, "{}", ip.to_canonical()).expect("an IP address has at most 45 characters");
+        let length = IP_BYTES - rest.len();
+        IpText { text, length }
+    }
+}
+
+impl Deref for IpText {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.text[..self.length]
     }
 }
 
@@ -121,17 +186,44 @@ pub fn bucket_of(salt: &str, key: &[u8]) -> Bucket {
 
 /// The value of the first cookie of exactly this name, over all `Cookie` fields, as sent, without the double
 /// quotes around it. Any byte may occur in it.
+///
+/// Searched for, and not taken apart as [`cookie_pairs`] does: a browser's cookies are many and long.
 pub fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
-    let mut pairs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
-    let value = pairs.find_map(|pair| value_of(pair.trim_ascii(), name))?.trim_ascii_start();
-    let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-    Some(unquoted.unwrap_or(value))
+    headers.get_all(COOKIE).iter().find_map(|field| {
+        let field = field.as_bytes();
+        first_in_parts(field, name.as_bytes(), b';').find_map(|at| {
+            let value = field[at + name.len()..].strip_prefix(b"=")?;
+            let before = field[..at].trim_ascii_end();
+            (before.is_empty() || before.ends_with(b";")).then(|| unquoted(part(value, b';')))
+        })
+    })
+}
+
+/// All cookies by name, as [`cookie_value`] reads them; what has no `=` is none.
+pub fn cookie_pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
+    pairs.filter_map(|pair| split_at_equals(pair.trim_ascii()).map(|(name, value)| (name, unquoted(value))))
 }
 
 /// The value of the first parameter of exactly this name, as sent, not decoded; empty for a name without `=`.
 pub fn query_value<'r>(query: Option<&'r str>, name: &str) -> Option<&'r [u8]> {
-    let mut pairs = query?.as_bytes().split(|&byte| byte == b'&');
-    pairs.find_map(|pair| if pair == name.as_bytes() { Some(&b""[..]) } else { value_of(pair, name) })
+    let query = query?.as_bytes();
+    first_in_parts(query, name.as_bytes(), b'&').find_map(|at| {
+        let begins = at == 0 || query[at - 1] == b'&';
+        let after = &query[at + name.len()..];
+        match after.split_first() {
+            _ if !begins => None,
+            None | Some((b'&', _)) => Some(&b""[..]),
+            Some((b'=', value)) => Some(part(value, b'&')),
+            Some(_) => None,
+        }
+    })
+}
+
+/// All parameters by name, as [`query_value`] reads them.
+pub fn query_pairs(query: Option<&str>) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let pairs = query.into_iter().flat_map(|query| query.as_bytes().split(|&byte| byte == b'&'));
+    pairs.map(|pair| split_at_equals(pair).unwrap_or((pair, b"")))
 }
 
 /// The longest anonymous client id that is taken from a cookie, in bytes; Weir's own have 32.
@@ -140,15 +232,6 @@ const CLIENT_ID_BYTES: usize = 256;
 /// Whatever the cookie holds: an id that another system gave out serves as well as our own.
 fn client_id<'h>(headers: &'h HeaderMap, cookie: &str) -> Option<&'h [u8]> {
     cookie_value(headers, cookie).filter(|id| !id.is_empty() && id.len() <= CLIENT_ID_BYTES)
-}
-
-/// The text of [`IpAddr::to_canonical`]: an IPv4 address that came in over IPv6 is the same client.
-fn ip_bucket(salt: &str, ip: IpAddr) -> Bucket {
-    let mut text = [0; 45];
-    let mut rest = &mut text[..];
-    write!(rest, "{}", ip.to_canonical()).expect("an IP address has at most 45 characters");
-    let length = 45 - rest.len();
-    bucket_of(salt, &text[..length])
 }
 
 /// XXH3 is fastest on one slice, so short inputs are put together on the stack.
@@ -171,14 +254,37 @@ fn sticky_hash(salt: &str, key: &[u8]) -> u64 {
     }
 }
 
-fn value_of<'p>(pair: &'p [u8], name: &str) -> Option<&'p [u8]> {
-    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+/// Where `name` first stands in each of the parts that have it. What a part begins with is nowhere before in it.
+fn first_in_parts<'t>(text: &'t [u8], name: &'t [u8], separator: u8) -> impl Iterator<Item = usize> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let at = from + memchr::memmem::find(text.get(from..)?, name)?;
+        from = memchr::memchr(separator, &text[at..]).map_or(usize::MAX, |end| at + end + 1);
+        Some(at)
+    })
+}
+
+/// What comes before the separator.
+fn part(text: &[u8], separator: u8) -> &[u8] {
+    &text[..memchr::memchr(separator, text).unwrap_or(text.len())]
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    let value = value.trim_ascii();
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+fn split_at_equals(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = memchr::memchr(b'=', pair)?;
+    Some((&pair[..at], &pair[at + 1..]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::{HeaderValue, Method};
+    use proptest::prelude::*;
+    use proptest::sample::select;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
@@ -212,6 +318,7 @@ mod tests {
     fn documented_vectors() -> Vec<(&'static str, &'static str, u64, u32)> {
         let document = include_str!("../../docs/sticky.md");
         let (_, section) = document.split_once("## Test vectors").expect("the document has test vectors");
+        let (section, _) = section.split_once("### Tokens").expect("tokens come after");
         let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
         let rows = cells.map(|line| {
             let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
@@ -229,6 +336,24 @@ mod tests {
             assert_eq!(sticky_hash(salt, key.as_bytes()), hash, "{salt} {key}");
             assert_eq!(bucket_of(salt, key.as_bytes()).index(), bucket, "{salt} {key}");
         }
+    }
+
+    #[test]
+    fn tokens_have_the_documented_keys() {
+        let document = include_str!("../../docs/sticky.md");
+        let (_, section) = document.split_once("### Tokens").expect("the document has tokens");
+        let mut seen = 0;
+        for line in section.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |")) {
+            let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+            let [token, claim, key, bucket] = cells[..] else { panic!("not a vector: {line}") };
+            let headers = headers(&[("authorization", format!("Bearer {token}").as_bytes())]);
+            let found = KeySource::Jwt(claim.to_owned()).key(&request(&headers, None));
+            let found = found.map(|key| (key.to_vec(), bucket_of("shop", &key).index().to_string()));
+            let expected = (key != "none").then(|| (key.as_bytes().to_vec(), bucket.to_owned()));
+            assert_eq!(found, expected, "{token}");
+            seen += 1;
+        }
+        assert!(seen >= 7, "{seen} tokens");
     }
 
     #[test]
@@ -270,6 +395,41 @@ mod tests {
         assert_eq!(query_value(query, "e"), Some(&b""[..]));
         assert_eq!(query_value(query, "id"), None);
         assert_eq!(query_value(None, "uid"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_search_finds_what_taking_apart_finds(
+            fields in prop::collection::vec(prop::collection::vec(select(b"ab=;& \"\t\xff".to_vec()), 0..24), 0..3),
+            name in select(vec!["a", "b", "ab", "aa", "aba"]),
+        ) {
+            let fields: Vec<(&'static str, &[u8])> = fields.iter().map(|field| ("cookie", field.trim_ascii())).collect();
+            let headers = headers(&fields);
+            let taken_apart = cookie_pairs(&headers).find(|(cookie, _)| *cookie == name.as_bytes());
+            prop_assert_eq!(cookie_value(&headers, name), taken_apart.map(|(_, value)| value));
+            let query = fields.first().map(|(_, field)| String::from_utf8_lossy(field).into_owned());
+            let taken_apart = query_pairs(query.as_deref()).find(|(parameter, _)| *parameter == name.as_bytes());
+            prop_assert_eq!(query_value(query.as_deref(), name), taken_apart.map(|(_, value)| value));
+        }
+    }
+
+    #[test]
+    fn keys_are_what_a_request_says() {
+        let token = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1MSJ9.x";
+        let empty = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIifQ.x";
+        let claim = |headers: &HeaderMap, name: &str| {
+            KeySource::Jwt(name.to_owned()).key(&request(headers, None)).map(|key| key.to_vec())
+        };
+        assert_eq!(claim(&headers(&[("authorization", token.as_bytes())]), "sub").as_deref(), Some(&b"u1"[..]));
+        assert_eq!(claim(&headers(&[("authorization", token.as_bytes())]), "iss"), None);
+        assert_eq!(claim(&headers(&[("authorization", empty.as_bytes())]), "sub"), None);
+        assert_eq!(claim(&HeaderMap::new(), "sub"), None);
+        let none = HeaderMap::new();
+        assert_eq!(&*KeySource::Ip.key(&request(&none, None)).unwrap(), b"192.0.2.7");
+        let keys = vec![KeySource::Jwt("sub".to_owned()), KeySource::Ip];
+        let sticky = Sticky { keys, fallback: Fallback::Random };
+        let place = sticky.place("shop", &request(&none, None), &mut StdRng::seed_from_u64(1));
+        assert_eq!((place.bucket, place.key), (bucket_of("shop", b"192.0.2.7"), KeyFound::Listed(1)));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The routing table: everything that a request needs to be routed, immutable, swapped whole.
 
+use super::filters::Filters;
 use super::index::Index;
 use super::matcher::RequestMatch;
+use super::rule::index::{INDEXED_FROM, RuleIndex};
 use super::rule::{Outcome, Rule};
 use super::split::{Assignment, Bucket};
 use super::sticky::{KeyFound, Place, Sticky};
-use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One route as the table's builder takes it; variants are in the file's order, the baseline first.
@@ -18,17 +20,21 @@ pub struct Route {
     pub assignment: Assignment,
     pub rules: Vec<Rule>,
     pub sticky: Option<Sticky>,
+    /// Hashed with a client's key: routes of one salt agree on its bucket.
+    pub salt: String,
     /// To the response head.
     pub timeout: Duration,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
+    /// What only some routes do to a request and its answer.
+    pub filters: Option<Arc<Filters>>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Variant {
     pub name: String,
-    /// Index into the table's pools.
-    pub pool: usize,
+    /// Index into the table's pools; None where the route answers by itself.
+    pub pool: Option<usize>,
 }
 
 /// The routes in the file's order, and the index that finds one.
@@ -36,6 +42,8 @@ pub struct Variant {
 pub struct RoutingTable {
     routes: Vec<Route>,
     index: Index,
+    /// By route; only those with at least [`INDEXED_FROM`] rules have one.
+    rule_indices: Vec<Option<Box<RuleIndex>>>,
 }
 
 /// What the decision looks at. `path` is without the query.
@@ -93,7 +101,9 @@ const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 impl RoutingTable {
     pub fn new(routes: Vec<Route>) -> RoutingTable {
         let index = Index::new(routes.iter().map(|route| &route.matches));
-        RoutingTable { routes, index }
+        let of_many = |rules: &Vec<Rule>| (rules.len() >= INDEXED_FROM).then(|| Box::new(RuleIndex::new(rules)));
+        let rule_indices = routes.iter().map(|route| of_many(&route.rules)).collect();
+        RoutingTable { routes, index, rule_indices }
     }
 
     pub fn routes(&self) -> &[Route] {
@@ -102,24 +112,30 @@ impl RoutingTable {
 
     /// The most specific route, its first matching rule or its weights; None when no route matches.
     pub fn route(&self, request: &RequestView<'_>, rng: &mut (impl rand::Rng + ?Sized)) -> Option<Decision> {
-        let route = self.index.find(request.host, request.path)?;
-        Some(self.routes[route].decide(route, request, rng))
+        let route = self.index.find(request, |route| &self.routes[route].matches)?;
+        let rule = self.first_matching_rule(route, request);
+        Some(self.routes[route].decide(route, rule, request, rng))
     }
 
-    /// Pairs of routes with the same match, as indices in the file's order: the second gets no request.
-    pub fn conflicts(&self) -> Vec<(usize, usize)> {
-        let mut first = HashMap::new();
-        let pairs = self.routes.iter().enumerate().filter_map(|(later, route)| {
-            let earlier = *first.entry(&route.matches).or_insert(later);
-            (earlier != later).then_some((earlier, later))
-        });
-        pairs.collect()
+    fn first_matching_rule(&self, route: usize, request: &RequestView<'_>) -> Option<usize> {
+        let rules = &self.routes[route].rules;
+        if rules.len() >= INDEXED_FROM
+            && let Some(index) = &self.rule_indices[route]
+        {
+            return index.first_match(rules, request);
+        }
+        rules.iter().position(|rule| rule.when.matches(request))
     }
 }
 
 impl Route {
-    fn decide(&self, route: usize, request: &RequestView<'_>, rng: &mut (impl rand::Rng + ?Sized)) -> Decision {
-        let rule = self.rules.iter().position(|rule| rule.when.matches(request));
+    fn decide(
+        &self,
+        route: usize,
+        rule: Option<usize>,
+        request: &RequestView<'_>,
+        rng: &mut (impl rand::Rng + ?Sized),
+    ) -> Decision {
         let split = match rule.map(|rule| &self.rules[rule].then) {
             Some(&Outcome::Variant(variant)) => {
                 let new_client_id = self.sticky.as_ref().and_then(|sticky| sticky.new_client_id(request, rng));
@@ -129,7 +145,7 @@ impl Route {
             None => &self.assignment,
         };
         let Place { bucket, key, new_client_id } = match &self.sticky {
-            Some(sticky) => sticky.place(&self.name, request, rng),
+            Some(sticky) => sticky.place(&self.salt, request, rng),
             None => Place::random(rng),
         };
         let variant = split.pick(bucket);
@@ -140,7 +156,7 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::matcher::{HostMatch, PathMatch};
+    use crate::routing::matcher::HostMatch;
     use crate::routing::rule::{Condition, Subject, Test};
     use crate::routing::split::Weight;
     use crate::routing::sticky::{Fallback, KeySource};
@@ -153,17 +169,19 @@ mod tests {
     }
 
     fn route(name: &str, host: &str, weights: &[f64]) -> Route {
-        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool };
+        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool: Some(pool) };
         let names = ["stable", "canary", "third"];
         Route {
             name: name.to_owned(),
-            matches: RequestMatch { host: HostMatch::parse(host).unwrap(), path: PathMatch::prefix("/").unwrap() },
+            matches: RequestMatch { host: HostMatch::parse(host).unwrap(), ..RequestMatch::default() },
             variants: names.into_iter().take(weights.len()).enumerate().map(variant).collect(),
             assignment: Assignment::starting(&percents(weights)).unwrap(),
             rules: Vec::new(),
             sticky: None,
+            salt: name.to_owned(),
             timeout: Duration::from_secs(15),
             close_moved_within: None,
+            filters: None,
         }
     }
 
@@ -238,12 +256,6 @@ mod tests {
 
         let unmatched = table.route(&request("h", &HeaderMap::new()), rng).unwrap();
         assert_eq!((unmatched.variant, unmatched.rule, unmatched.key), (0, None, Some(KeyFound::ClientId)));
-    }
-
-    #[test]
-    fn routes_with_one_match_are_conflicts() {
-        let routes = ["a.test", "b.test", "A.test.", "*.test", "a.test"].map(|host| route("r", host, &[100.0]));
-        assert_eq!(RoutingTable::new(routes.into()).conflicts(), [(0, 2), (0, 4)]);
     }
 
     #[test]

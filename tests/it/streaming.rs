@@ -117,6 +117,19 @@ fn trailers_pass_both_ways() {
     let request = upstream.request();
     assert_eq!((&*request.body, &*request.trailers), (&b"hi"[..], &[("x-sum".to_owned(), "up".to_owned())][..]));
     assert_eq!(client.get("/", "").text(), "ok");
+    assert_eq!(weir.metric("weir_request_errors_total", &[]), 0.0, "trailers are an end, not a break");
+}
+
+#[test]
+fn trailers_end_an_upload() {
+    let upstream = Upstream::named("ok");
+    let weir = Site::new().server("workers = 1").to(upstream.addr, "", "").start();
+    let mut client = weir.client();
+    for _ in 0..5 {
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: up\r\n\r\n");
+        assert_eq!(client.answer().text(), "ok");
+    }
+    assert_eq!(upstream.connections(), 1, "the target's connection is used again");
 }
 
 #[test]

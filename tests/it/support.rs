@@ -2,12 +2,14 @@
 
 pub mod bench;
 pub mod frames;
+pub mod h2;
 pub mod site;
 pub mod upstream;
 pub mod weir;
 pub mod wire;
 
 pub use bench::Bench;
+pub use h2::H2;
 pub use site::{Site, split_site};
 pub use upstream::{Gate, Reply, Request, Upstream, refused_port};
 pub use weir::Weir;

@@ -213,8 +213,11 @@ weights = {{ {shares} }}
         return {key: count for key, count in found.items() if count}
 
 
-def asked_in_order(port, requests, batch=64):
-    """Sends the raw requests pipelined over one connection; which variant answered each, in order."""
+def asked_in_order(port, requests, batch=64, pattern=rb"variant-(\w+);"):
+    """Sends the raw requests pipelined over one connection; which variant answered each, in order.
+
+    Another pattern matches each answer once, up to its body's end; with several groups each answer is a tuple.
+    """
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     seen, buffer = [], b""
@@ -227,11 +230,11 @@ def asked_in_order(port, requests, batch=64):
             if not data:
                 sys.exit(f"FAILED weir closed the connection after {len(seen)} answers")
             buffer += data
-            end = buffer.rfind(b";") + 1
-            seen += re.findall(rb"variant-(\w+);", buffer[:end])
-            buffer = buffer[end:]
+            found = list(re.finditer(pattern, buffer, re.S))
+            seen += [tuple(group.decode() for group in one.groups()) for one in found]
+            buffer = buffer[found[-1].end():] if found else buffer
     connection.close()
-    return [name.decode() for name in seen]
+    return [one[0] if len(one) == 1 else one for one in seen]
 
 
 WRK_SCRIPT = """

@@ -2,7 +2,8 @@
 """Shares are exact, nobody moves without need, and 0 % means nobody.
 
 Random requests at 95/5 and at 100/0 counted by the client (wrk); user ids whose variant is followed over changes of
-weight, a third variant and a restart. Full run: 1,000,000 requests each and 100,000 ids; about three minutes.
+weight, a third variant and a restart; cookie jars that start empty. Full run: 1,000,000 requests each, 100,000 ids and
+10,000 jars with 50 requests each; about four minutes.
 """
 import lib
 
@@ -65,10 +66,31 @@ def user_ids(given, targets, ids):
     weir.kill()
 
 
+def cookie_jars(given, targets, jars, times):
+    weir = lib.Weir(given.binary, targets, {"stable": 90, "canary": 10}, 'sticky = { fallback = "cookie" }')
+    bare = [b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"] * jars
+    first = lib.asked_in_order(weir.port, bare, pattern=rb"weir_shop=(\w+);.*?variant-(\w+);")
+    ids, before = [one[0] for one in first], [one[1] for one in first]
+    lib.claim(len(set(ids)) == jars, f"{jars:,} clients without a cookie got an id each")
+    requests = [b"GET / HTTP/1.1\r\nHost: t\r\nCookie: weir_shop=%s\r\n\r\n" % one.encode() for one in ids]
+    share = 100 * before.count("canary") / jars
+    lib.claim(share_is(before, "canary", 10) and (abs(share - 10) <= 1 or given.quick), f"{share:.2f} % of them got the canary at 10 %")
+    same = all(lib.asked_in_order(weir.port, requests) == before for _ in range(times - 1))
+    lib.claim(same, f"over {times} requests each, nobody saw two versions")
+    weir.shift(canary=20)
+    after = lib.asked_in_order(weir.port, requests)
+    left = sum(1 for a, b in zip(before, after) if a == "canary" and b != "canary")
+    lib.claim(left == 0, "at 20 % everybody who had the canary has it")
+    lib.claim(share_is(after, "canary", 20), f"and {100 * after.count('canary') / jars:.2f} % have it in all")
+    weir.kill()
+
+
 def main():
     given = lib.arguments(__doc__)
     total, ids = (60_000, 10_000) if given.quick else (1_000_000, 100_000)
+    jars, times = (1_000, 5) if given.quick else (10_000, 50)
     targets = {name: lib.nginx(name) for name in ("stable", "canary")}
+    cookie_jars(given, targets, jars, times)
     random_requests(given, targets, total)
     user_ids(given, {**targets, "third": lib.nginx("third")}, range(ids))
 

@@ -4,7 +4,7 @@ use super::Checker;
 use crate::config::cursor::word;
 use crate::config::model::{Admin, AdminAddr, Listener, ListenerTls, Role, Token};
 use crate::config::raw;
-use crate::config::source::{At, Place, read_bytes, shown};
+use crate::config::source::{At, Place, read_bytes};
 use rustls_pki_types::pem::{PemObject, SliceIter};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::BTreeMap;
@@ -43,8 +43,9 @@ impl Checker<'_> {
         if let Ok(address) = written.value.parse() {
             return Some(address);
         }
-        let message = format!("{} is not an IP address and a port", shown(&written.value));
+        let message = format!("{} is not an IP address and a port", written.shown());
         let help = match written.value.as_str() {
+            _ if written.is_filled() => "write an address such as \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned(),
             port if port.parse::<u16>().is_ok() => format!("write \"0.0.0.0:{port}\" for all IPv4 addresses"),
             port if port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()) => {
                 format!("write \"0.0.0.0{port}\" for all IPv4 addresses, \"[::]{port}\" for IPv6")
@@ -106,7 +107,8 @@ impl Checker<'_> {
             Ok(false) => format!("holds no {what} in PEM form"),
             Err(message) => message,
         };
-        self.findings.error("tls-file", file.place, format!("{what} file {}: {trouble}", path.display()));
+        let name = if file.is_filled() { file.written().to_owned() } else { path.display().to_string() };
+        self.findings.error("tls-file", file.place, format!("{what} file {name}: {trouble}"));
         None
     }
 
@@ -193,7 +195,7 @@ impl Checker<'_> {
         for (written, owner) in binds.chain(own).chain(metrics.map(|address| (address, "admin.metrics"))) {
             if written.value.starts_with("unix:") {
                 if let Some(first) = sockets.insert(&written.value, written.place) {
-                    let message = format!("{} is listed twice", shown(&written.value));
+                    let message = format!("{} is listed twice", written.shown());
                     self.findings.error("port-taken", written.place, message).other(first);
                 }
                 continue;

@@ -3,7 +3,7 @@
 use super::Checker;
 use crate::config::model::{PoolConfig, TargetAddr};
 use crate::config::raw;
-use crate::config::source::{At, shown};
+use crate::config::source::At;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -45,13 +45,14 @@ impl Checker<'_> {
             let target = match target(&written.value) {
                 Ok(target) => target,
                 Err(help) => {
-                    let message = format!("{} is not a target", shown(&written.value));
+                    let help = if written.is_filled() { "write \"host:port\"".to_owned() } else { help };
+                    let message = format!("{} is not a target", written.shown());
                     self.findings.error("bad-target", written.place, message).help(help);
                     continue;
                 }
             };
             if let Some(place) = first.insert(target.clone(), written.place) {
-                let message = format!("{} is listed twice in pool.{pool}", shown(&written.value));
+                let message = format!("{} is listed twice in pool.{pool}", written.shown());
                 self.findings.warning("duplicate-target", written.place, message).other(place);
             }
             found.push(target);

@@ -1,19 +1,18 @@
-//! Routes: what they match, their variants and weights, how clients are known again.
+//! Routes: their variants and weights, how clients are known again.
 
 use super::Checker;
-use crate::config::cursor::{Named, word};
+use super::filters::only_variant;
+use crate::config::cursor::Named;
 use crate::config::model::{RouteConfig, VariantConfig};
 use crate::config::raw;
-use crate::config::source::{At, Place, listed, shown};
+use crate::config::source::{At, Place, listed};
 use crate::limits::{BUCKETS, VARIANTS_PER_ROUTE};
-use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+use crate::routing::rule::{Condition, Rule};
 use crate::routing::split::Weight;
-use crate::routing::sticky::{Fallback, KeySource, Sticky};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-const COOKIE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The variants of one route, for what names them.
 pub struct Names<'r> {
@@ -28,6 +27,9 @@ impl Names<'_> {
     }
 }
 
+/// A route's variants, their weights, the rules between them, and the condition of its preview.
+type Versions = (Vec<VariantConfig>, Vec<Weight>, Vec<Rule>, Option<Condition>);
+
 impl Checker<'_> {
     pub fn routes(&mut self, raw: &[raw::Route], pools: &[raw::Pool]) -> Option<Vec<RouteConfig>> {
         self.unique("route", raw.iter().filter_map(|route| route.name.as_ref()));
@@ -38,7 +40,8 @@ impl Checker<'_> {
         let routes: Vec<_> = raw.iter().map(|route| self.route(route, &by_name, pools)).collect();
         let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
         if !self.findings.has_errors() {
-            self.shadowed(raw, &routes);
+            self.unreachable(raw, &routes);
+            self.groups(raw, &routes);
             self.unused(pools, &routes);
         }
         Some(routes)
@@ -53,6 +56,42 @@ impl Checker<'_> {
             Some(sticky) => self.sticky(sticky, raw.name.as_ref()).map(Some),
             None => Some(None),
         };
+        let only = only_variant(raw);
+        let versions = match &only {
+            Some(only) => Some((vec![only.clone()], vec![Weight::FULL], Vec::new(), None)),
+            None => self.versions(raw, by_name, pools),
+        };
+        let names = match (&only, &raw.variants) {
+            (Some(only), _) => vec![only.name.as_str()],
+            (None, variants) => variants.iter().flatten().map(|(name, _)| name.value.as_str()).collect(),
+        };
+        let filters = self.filters(raw, matches.as_ref(), &names);
+        let timeout = raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value);
+        let mirror = match &raw.mirror {
+            Some(mirror) => self.mirror(mirror, &raw.path, by_name, timeout).map(Some),
+            None => Some(None),
+        };
+        let (variants, weights, rules, preview) = versions?;
+        let name = raw.name.as_ref()?.value.clone();
+        let group = raw.sticky.as_ref().and_then(|sticky| sticky.group.as_ref());
+        Some(RouteConfig {
+            salt: group.map_or_else(|| name.clone(), |group| group.value.clone()),
+            name,
+            matches: matches?,
+            variants,
+            weights,
+            rules,
+            preview,
+            sticky: sticky?,
+            timeout,
+            close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),
+            filters: filters?,
+            mirror: mirror?,
+        })
+    }
+
+    /// The variants, their weights and the rules between them.
+    fn versions(&mut self, raw: &raw::Route, by_name: &HashMap<&str, usize>, pools: &[raw::Pool]) -> Option<Versions> {
         // Without variants there is nothing to hold weights and rules against.
         let variants = raw.variants.as_ref()?;
         let names =
@@ -60,38 +99,8 @@ impl Checker<'_> {
         let resolved = self.variants(raw, variants, by_name, pools);
         let weights = self.starting_weights(raw, &names);
         let rules = self.rules(&raw.rules, &names);
-        Some(RouteConfig {
-            name: raw.name.as_ref()?.value.clone(),
-            matches: matches?,
-            variants: resolved?,
-            weights: weights?,
-            rules: rules?,
-            sticky: sticky?,
-            timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.value),
-            close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),
-        })
-    }
-
-    fn request_match(&mut self, raw: &raw::Match) -> Option<RequestMatch> {
-        let host = match &raw.host {
-            None => Some(HostMatch::Any),
-            Some(host) => self.matched(host.place, HostMatch::parse(&host.value)),
-        };
-        let path = match (&raw.path, &raw.path_exact) {
-            (Some(prefix), Some(exact)) => {
-                let message = "a route matches by `path` or by `path_exact`, not by both";
-                self.findings.error("bad-match", exact.place, message).other(prefix.place);
-                None
-            }
-            (None, None) => PathMatch::prefix("/").ok(),
-            (Some(path), None) => self.matched(path.place, PathMatch::prefix(&path.value)),
-            (None, Some(path)) => self.matched(path.place, PathMatch::exact(&path.value)),
-        };
-        Some(RequestMatch { host: host?, path: path? })
-    }
-
-    fn matched<M, E: std::error::Error>(&mut self, place: Place, parsed: Result<M, E>) -> Option<M> {
-        parsed.map_err(|error| self.findings.error("bad-match", place, error.to_string())).ok()
+        let preview = self.preview(raw, &names);
+        Some((resolved?, weights?, rules?, preview?))
     }
 
     fn variants(
@@ -111,7 +120,7 @@ impl Checker<'_> {
             self.name("variant", name);
             let Some(pool) = pool else { continue };
             match by_name.get(pool.value.as_str()) {
-                Some(index) => resolved.push(VariantConfig { name: name.value.clone(), pool: *index }),
+                Some(index) => resolved.push(VariantConfig { name: name.value.clone(), pool: Some(*index) }),
                 None => {
                     let known: Vec<&str> = pools.iter().map(|pool| pool.name.value.as_str()).collect();
                     self.unknown("unknown-pool", "pool", pool, &known);
@@ -220,77 +229,10 @@ impl Checker<'_> {
         None
     }
 
-    fn sticky(&mut self, raw: &raw::Sticky, route: Option<&At<String>>) -> Option<Sticky> {
-        let written = raw.keys.as_ref().map(|keys| keys.value.as_slice()).unwrap_or_default();
-        let keys: Vec<_> = written.iter().filter_map(|key| self.key(key)).collect();
-        let fallback = match &raw.fallback {
-            None => Some(2),
-            Some(word_written) => word(self.findings, word_written, "sticky.fallback", &["cookie", "ip", "random"]),
-        };
-        let to_cookie = fallback == Some(0);
-        if let Some(cookie) = &raw.cookie {
-            self.cookie_name(cookie);
-        }
-        for (place, key) in
-            [(raw.cookie.as_ref().map(|cookie| cookie.place), "cookie"), (raw.ttl.as_ref().map(|ttl| ttl.place), "ttl")]
-        {
-            if let Some(place) = place.filter(|_| !to_cookie && fallback.is_some()) {
-                let message = format!("`{key}` has no effect without fallback = \"cookie\"");
-                let finding = self.findings.error("bad-sticky", place, message);
-                finding.help("write fallback = \"cookie\" for an anonymous id in a cookie");
-            }
-        }
-        if raw.keys.as_ref().is_none_or(|keys| keys.value.is_empty()) && fallback == Some(2) {
-            let message = "`sticky` names nothing to know a client by";
-            let help = "write key = [\"header:x-user-id\"], or fallback = \"cookie\" or \"ip\"";
-            self.findings.error("bad-sticky", raw.place, message).help(help);
-        }
-        let fallback = match fallback? {
-            0 => {
-                let name = raw.cookie.as_ref().map(|cookie| cookie.value.clone());
-                let name = name.or_else(|| route.map(|route| format!("weir_{}", route.value)))?;
-                Fallback::Cookie { name, ttl: raw.ttl.as_ref().map_or(COOKIE_TTL, |ttl| ttl.value) }
-            }
-            1 => Fallback::Ip,
-            _ => Fallback::Random,
-        };
-        (keys.len() == written.len()).then_some(Sticky { keys, fallback })
-    }
-
-    fn key(&mut self, written: &At<String>) -> Option<KeySource> {
-        let (kind, name) = written.value.split_once(':').unwrap_or((&written.value, ""));
-        let name = At::new(name.trim().to_owned(), written.place);
-        match kind {
-            "header" => self.header_name(&name).map(KeySource::Header),
-            "cookie" => self.cookie_name(&name).map(KeySource::Cookie),
-            "query" => self.query_name(&name).map(KeySource::Query),
-            _ => {
-                let message = format!("{} is not a key", shown(&written.value));
-                let help = "write \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
-                self.findings.error("bad-sticky", written.place, message).help(help);
-                None
-            }
-        }
-    }
-
-    fn shadowed(&mut self, raw: &[raw::Route], routes: &[RouteConfig]) {
-        let mut first: HashMap<&RequestMatch, usize> = HashMap::new();
-        for (index, route) in routes.iter().enumerate() {
-            if let Some(earlier) = first.get(&route.matches) {
-                let message = format!(
-                    "{} never gets a request: {} matches the same and comes first",
-                    raw[index].path, raw[*earlier].path
-                );
-                let finding = self.findings.warning("shadowed-route", raw[index].matches.place, message);
-                finding.other(raw[*earlier].matches.place);
-            } else {
-                first.insert(&route.matches, index);
-            }
-        }
-    }
-
     fn unused(&mut self, pools: &[raw::Pool], routes: &[RouteConfig]) {
-        let used: HashSet<usize> = routes.iter().flat_map(|route| &route.variants).map(|one| one.pool).collect();
+        let of_variants = routes.iter().flat_map(|route| &route.variants).filter_map(|one| one.pool);
+        let of_mirrors = routes.iter().filter_map(|route| route.mirror.as_ref()).map(|mirror| mirror.pool);
+        let used: HashSet<usize> = of_variants.chain(of_mirrors).collect();
         for (index, pool) in pools.iter().enumerate() {
             if !used.contains(&index) {
                 let message = format!("no route uses pool.{}", pool.name.value);

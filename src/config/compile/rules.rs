@@ -3,12 +3,22 @@
 use super::Checker;
 use super::routes::Names;
 use crate::config::raw;
-use crate::config::source::{At, Place, listed, shown};
+use crate::config::source::{At, listed};
+use crate::limits::{ALL_REGEX_BYTES, REGEX_BYTES};
+use crate::routing::list::ValueList;
+use crate::routing::networks::Networks;
+use crate::routing::pattern::{self, Pattern};
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use crate::routing::split::Assignment;
+use std::sync::Arc;
 
 /// The longest rule name, in bytes. Unlike other names it is free text: it is only ever shown.
 const RULE_NAME_BYTES: usize = 100;
+/// An `in` with more values than these is looked up by hash.
+const FEW_VALUES: usize = 16;
+/// The size that a regular expression is tried with first, then twice that, up to [`REGEX_BYTES`]: what it fits in is
+/// what it counts as.
+const LEAST_REGEX_BYTES: usize = 4 * 1024;
 
 impl Checker<'_> {
     pub fn rules(&mut self, raw: &[raw::Rule], names: &Names<'_>) -> Option<Vec<Rule>> {
@@ -29,7 +39,7 @@ impl Checker<'_> {
     fn rule_name(&mut self, name: &At<String>) {
         let text = &name.value;
         if text.trim().is_empty() || text.len() > RULE_NAME_BYTES || text.chars().any(char::is_control) {
-            let message = format!("{} is not a name for a rule", shown(text));
+            let message = format!("{} is not a name for a rule", name.shown());
             let finding = self.findings.error("bad-name", name.place, message);
             finding.help(format!("rule names have 1 to {RULE_NAME_BYTES} bytes and no control characters"));
         }
@@ -66,12 +76,12 @@ impl Checker<'_> {
         }
     }
 
-    fn condition(&mut self, raw: &raw::When) -> Option<Condition> {
+    pub fn condition(&mut self, raw: &raw::When) -> Option<Condition> {
         let subject = match raw.subjects.as_slice() {
             [subject] => *subject,
             [] => {
                 let help =
-                    "write { header = \"x-canary\", equals = \"always\" }; or cookie, query, method, all, any, not";
+                    "write { header = \"x-canary\", equals = \"always\" }; or cookie, query, ip, method, all, any, not";
                 let message = format!("{} does not say where to look", raw.path);
                 self.findings.error("bad-condition", raw.place, message).help(help);
                 return None;
@@ -83,7 +93,7 @@ impl Checker<'_> {
                 return None;
             }
         };
-        if let "all" | "any" | "not" | "method" = subject {
+        if let "all" | "any" | "not" | "method" | "ip" = subject {
             if !raw.tests.is_empty() {
                 let message = format!("{} stands beside `{subject}`, which takes no further test", listed(&raw.tests));
                 self.findings.error("bad-condition", raw.place, message);
@@ -94,9 +104,7 @@ impl Checker<'_> {
         let subject = match subject {
             "header" => self.header_name(raw.header.as_ref()?).map(Subject::Header),
             "cookie" => self.cookie_name(raw.cookie.as_ref()?).map(Subject::Cookie),
-            "query" => self.query_name(raw.query.as_ref()?).map(Subject::Query),
-            // Not built, and reported as such.
-            _ => None,
+            _ => self.query_name(raw.query.as_ref()?).map(Subject::Query),
         };
         Some(Condition::Is(subject?, test?))
     }
@@ -106,6 +114,7 @@ impl Checker<'_> {
             "all" => self.conditions(raw.all.as_ref()?, "all").map(Condition::All),
             "any" => self.conditions(raw.any.as_ref()?, "any").map(Condition::Any),
             "not" => Some(Condition::Not(Box::new(self.condition(raw.not.as_ref()?)?))),
+            "ip" => self.networks(raw.networks.as_ref()?),
             _ => self.methods(raw.methods.as_ref()?),
         }
     }
@@ -120,25 +129,52 @@ impl Checker<'_> {
     }
 
     fn methods(&mut self, raw: &At<Vec<At<String>>>) -> Option<Condition> {
+        let mut names: Vec<String> = self.method_list(raw)?.iter().map(|method| method.as_str().to_owned()).collect();
+        let test = if names.len() == 1 { Test::Equals(names.swap_remove(0)) } else { Test::In(names) };
+        Some(Condition::Is(Subject::Method, test))
+    }
+
+    pub fn method_list(&mut self, raw: &At<Vec<At<String>>>) -> Option<Vec<http::Method>> {
         if raw.value.is_empty() {
             self.findings.error("bad-condition", raw.place, "`method` lists no method");
             return None;
         }
-        for method in &raw.value {
-            let name = &method.value;
-            let valid = http::Method::from_bytes(name.as_bytes()).is_ok();
-            if !valid || name.bytes().any(|b| b.is_ascii_lowercase()) {
-                let message = format!("{} is not an HTTP method", shown(name));
-                let finding = self.findings.error("bad-condition", method.place, message);
-                if valid {
-                    finding.help(format!("methods are in upper case: \"{}\"", name.to_ascii_uppercase()));
-                }
-                return None;
-            }
+        raw.value.iter().map(|method| self.method(method)).collect()
+    }
+
+    fn method(&mut self, written: &At<String>) -> Option<http::Method> {
+        let name = &written.value;
+        let method = http::Method::from_bytes(name.as_bytes()).ok();
+        if method.is_some() && !name.bytes().any(|b| b.is_ascii_lowercase()) {
+            return method;
         }
-        let mut names: Vec<String> = raw.value.iter().map(|method| method.value.clone()).collect();
-        let test = if names.len() == 1 { Test::Equals(names.swap_remove(0)) } else { Test::In(names) };
-        Some(Condition::Is(Subject::Method, test))
+        let message = format!("{} is not an HTTP method", written.shown());
+        let finding = self.findings.error("bad-condition", written.place, message);
+        if method.is_some() && !written.is_filled() {
+            finding.help(format!("methods are in upper case: \"{}\"", name.to_ascii_uppercase()));
+        }
+        None
+    }
+
+    fn networks(&mut self, raw: &At<Vec<At<String>>>) -> Option<Condition> {
+        if raw.value.is_empty() {
+            self.findings.error("bad-condition", raw.place, "`ip` lists no network");
+            return None;
+        }
+        let networks: Vec<_> = raw.value.iter().map(|written| self.whole_network(written)).collect();
+        Some(Condition::Ip(Networks::new(networks.into_iter().collect::<Option<_>>()?)))
+    }
+
+    /// A network without host bits: who writes `10.0.0.1/8` means one address or all, and only they know which.
+    fn whole_network(&mut self, written: &At<String>) -> Option<ipnet::IpNet> {
+        let network = self.network(written)?;
+        if network.addr() == network.network() {
+            return Some(network);
+        }
+        let message = format!("{} is an address within a network, not a network", written.shown());
+        let help = format!("write \"{}\", or \"{}\" for the address alone", network.trunc(), network.addr());
+        self.findings.error("bad-address", written.place, message).help(help);
+        None
     }
 
     fn test(&mut self, raw: &raw::When, subject: &str) -> Option<Test> {
@@ -149,21 +185,23 @@ impl Checker<'_> {
                 if list.value.is_empty() {
                     self.findings.error("bad-condition", list.place, "`in` lists no value");
                 }
+                if list.value.len() > FEW_VALUES {
+                    let values = ValueList::of(list.value.iter().map(|one| one.value.as_bytes()));
+                    return Some(Test::InList(Arc::new(values)));
+                }
                 Some(Test::In(list.value.iter().map(|one| one.value.clone()).collect()))
             }
+            ["in_file"] => self.list(raw.in_file.as_ref()?).map(Test::InFile),
             ["prefix"] => Some(Test::Prefix(raw.prefix.as_ref()?.value.clone())),
             ["suffix"] => Some(Test::Suffix(raw.suffix.as_ref()?.value.clone())),
             ["regex"] => self.regex(raw.regex.as_ref()?).map(Test::Regex),
             ["present"] => Some(Test::Present(raw.present.as_ref()?.value)),
-            // Not built, and reported as such.
-            ["in_file"] => None,
             [] => {
-                // A condition on `ip` is reported as a whole.
-                if subject != "ip" {
-                    let message = format!("{} does not say what `{subject}` is to be", raw.path);
-                    let help = "write one of equals, in, prefix, suffix, regex, present = true";
-                    self.findings.error("bad-condition", raw.place, message).help(help);
-                }
+                let message = format!("{} does not say what `{subject}` is to be", raw.path);
+                // A route's match takes no lists from files.
+                let lists = if raw.path.contains(".match") { "" } else { " in_file," };
+                let help = format!("write one of equals, in,{lists} prefix, suffix, regex, present = true");
+                self.findings.error("bad-condition", raw.place, message).help(help);
                 None
             }
             several => {
@@ -175,23 +213,56 @@ impl Checker<'_> {
         }
     }
 
-    fn regex(&mut self, written: &At<String>) -> Option<regex::bytes::Regex> {
-        match regex::bytes::Regex::new(&written.value) {
-            Ok(regex) => Some(regex),
-            Err(error) => {
-                let reason = error.to_string();
-                let reason = reason.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
-                let message = format!("{} is not a regular expression: {reason}", shown(&written.value));
-                self.findings.error("bad-regex", written.place, message);
-                None
-            }
+    fn regex(&mut self, written: &At<String>) -> Option<Pattern> {
+        self.pattern(written, false)
+    }
+
+    /// Counted against what all of a configuration may take, by the size that it fits in.
+    pub fn pattern(&mut self, written: &At<String>, caseless: bool) -> Option<Pattern> {
+        let mut size = LEAST_REGEX_BYTES;
+        let mut tried = Pattern::sized(&written.value, caseless, size);
+        while matches!(tried, Err(regex::Error::CompiledTooBig(_))) && size < REGEX_BYTES {
+            size *= 2;
+            tried = Pattern::sized(&written.value, caseless, size);
         }
+        self.regex_bytes += size;
+        let pattern = written.shown();
+        let (message, help) = match tried {
+            Ok(regex) if self.regex_bytes <= ALL_REGEX_BYTES => return Some(regex),
+            // Said once.
+            Ok(_) if self.regex_bytes - REGEX_BYTES > ALL_REGEX_BYTES => return None,
+            Ok(_) => {
+                self.regex_bytes += REGEX_BYTES;
+                let all = "all regular expressions up to this one are larger than";
+                (
+                    format!("{all} {ALL_REGEX_BYTES} bytes when compiled"),
+                    "use `equals`, `prefix`, `suffix` or `in_file` where they do",
+                )
+            }
+            Err(regex::Error::CompiledTooBig(_)) => (
+                format!("{pattern} is larger than {REGEX_BYTES} bytes when compiled"),
+                "repeat less, or use ASCII classes such as [0-9] and (?-u:\\w), which are much smaller than \\d and \\w",
+            ),
+            Err(error) => {
+                let mut message = format!("{pattern} is not a regular expression");
+                // The reason may quote the pattern.
+                if !written.is_filled() {
+                    message.push_str(&format!(": {}", pattern::reason(&error)));
+                }
+                (message, "")
+            }
+        };
+        let finding = self.findings.error("bad-regex", written.place, message);
+        if !help.is_empty() {
+            finding.help(help);
+        }
+        None
     }
 
     pub fn header_name(&mut self, name: &At<String>) -> Option<http::HeaderName> {
         let parsed = http::HeaderName::from_bytes(name.value.as_bytes()).ok();
         if parsed.is_none() {
-            self.not_a_name(name.place, "header", &name.value);
+            self.not_a_name("header", name);
         }
         parsed
     }
@@ -199,7 +270,7 @@ impl Checker<'_> {
     pub fn cookie_name(&mut self, name: &At<String>) -> Option<String> {
         // RFC 6265: a cookie's name is a token, as is a header's.
         if http::HeaderName::from_bytes(name.value.as_bytes()).is_err() {
-            self.not_a_name(name.place, "cookie", &name.value);
+            self.not_a_name("cookie", name);
             return None;
         }
         Some(name.value.clone())
@@ -208,14 +279,39 @@ impl Checker<'_> {
     pub fn query_name(&mut self, name: &At<String>) -> Option<String> {
         let breaks = |c: char| matches!(c, '&' | '=' | '#' | ' ') || c.is_control();
         if name.value.is_empty() || name.value.contains(breaks) {
-            self.not_a_name(name.place, "query parameter", &name.value);
+            self.not_a_name("query parameter", name);
             return None;
         }
         Some(name.value.clone())
     }
 
-    fn not_a_name(&mut self, place: Place, what: &str, name: &str) {
-        let message = format!("{} cannot be the name of a {what}", shown(name));
-        self.findings.error("bad-name", place, message);
+    fn not_a_name(&mut self, what: &str, name: &At<String>) {
+        let message = format!("{} cannot be the name of a {what}", name.shown());
+        self.findings.error("bad-name", name.place, message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::compile::lists::Lists;
+    use crate::config::findings::Findings;
+    use crate::config::source::Place;
+    use crate::config::source::Sources;
+
+    #[test]
+    fn all_regular_expressions_together_are_bounded() {
+        let (sources, mut findings) = (Sources::default(), Findings::default());
+        let regex_bytes = ALL_REGEX_BYTES - 2 * LEAST_REGEX_BYTES;
+        let mut check = Checker { sources: &sources, findings: &mut findings, lists: Lists::default(), regex_bytes };
+        let mut compiles = |pattern: &str| {
+            let written = At::new(pattern.to_owned(), Place { file: 0, start: 0, end: 0 });
+            let compiled = check.regex(&written).is_some();
+            (compiled, check.findings.len())
+        };
+        assert_eq!(compiles("0$"), (true, 0));
+        assert_eq!(compiles("("), (false, 1), "its own error");
+        assert_eq!(compiles("0$"), (false, 2));
+        assert_eq!(compiles("1$"), (false, 2), "said once");
     }
 }

@@ -76,8 +76,13 @@ fn needed(method: &Method, path: &str) -> Role {
     if *method == Method::POST && is_explain(path) {
         return Role::Viewer;
     }
-    let weights = path.starts_with("/api/v1/routes/") && path.ends_with("/weights");
-    if weights { Role::Operator } else { Role::Admin }
+    let call = path.strip_prefix("/api/v1/routes/").and_then(|rest| rest.split_once('/')).map(|(_, call)| call);
+    match call {
+        Some("weights") => Role::Operator,
+        Some("undo") => Role::Operator,
+        Some("switch") => Role::Operator,
+        _ => Role::Admin,
+    }
 }
 
 /// A POST that changes nothing.

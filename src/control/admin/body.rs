@@ -1,6 +1,7 @@
 //! Requests' bodies and conditions, read strictly: what is not understood whole is refused, with the field's name.
 
 use super::problem::Problem;
+use crate::config::FILE_BYTES;
 use crate::control::command::IfMatch;
 use crate::limits::{ADMIN_BODY_BYTES, ADMIN_READ_TIMEOUT, REASON_BYTES};
 use crate::routing::split::Weight;
@@ -9,6 +10,7 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use std::cell::RefCell;
 use std::fmt;
 
@@ -22,21 +24,68 @@ pub struct WeightsBody {
     pub reason: Option<String>,
 }
 
+/// `{"routes":["shop"],"reason":"…"}`.
+#[derive(Debug, Default, PartialEq)]
+pub struct SaveBody {
+    /// None: all.
+    pub routes: Option<Vec<String>>,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct SwitchBody {
+    pub to: String,
+    pub force: bool,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct UndoBody {
+    pub to: Option<u64>,
+    pub reason: Option<String>,
+}
+
 /// The whole body of a JSON request.
 ///
 /// Anything but `application/json` is refused: a page of another site can't send that without asking first.
 pub async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let media = media.split(';').next().unwrap_or("").trim();
+    let media = media_type(headers);
     if !media.eq_ignore_ascii_case("application/json") {
         let detail = format!("the body's Content-Type is {media:?}; send application/json");
         return Err(Problem::new(415, "not-json", detail).field("header:content-type"));
     }
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if headers.contains_key(header::EXPECT) && length.is_some_and(|length| length > ADMIN_BODY_BYTES as u64) {
-        return Err(too_large());
+    read_whole(headers, body, ADMIN_BODY_BYTES).await
+}
+
+/// As [`read_json`], where a request without a body asks for what `{}` does.
+pub async fn read_json_or_nothing(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    if http_body::Body::is_end_stream(&body) {
+        return Ok(Bytes::from_static(b"{}"));
     }
-    match tokio::time::timeout(ADMIN_READ_TIMEOUT, read_bounded(body)).await {
+    read_json(headers, body).await
+}
+
+/// The whole body of a request that sends a configuration file.
+pub async fn read_toml(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    let media = media_type(headers);
+    if !["application/toml", "text/plain"].iter().any(|taken| media.eq_ignore_ascii_case(taken)) {
+        let detail = format!("the body's Content-Type is {media:?}; send application/toml or text/plain");
+        return Err(Problem::new(415, "not-toml", detail).field("header:content-type"));
+    }
+    read_whole(headers, body, FILE_BYTES).await
+}
+
+fn media_type(headers: &HeaderMap) -> &str {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    media.split(';').next().unwrap_or("").trim()
+}
+
+async fn read_whole(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Problem> {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if headers.contains_key(header::EXPECT) && length.is_some_and(|length| length > most as u64) {
+        return Err(too_large(most));
+    }
+    match tokio::time::timeout(ADMIN_READ_TIMEOUT, read_bounded(body, most)).await {
         Ok(read) => read,
         Err(_) => {
             let detail = format!("the body did not come within {} s", ADMIN_READ_TIMEOUT.as_secs());
@@ -47,27 +96,110 @@ pub async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem
 
 /// The body of a change of weights.
 pub fn weights(bytes: &[u8]) -> Result<WeightsBody, Problem> {
+    let body = parsed(bytes, |field, json| BodySeed(field).deserialize(json))?;
+    bounded_reason(&body.reason)?;
+    Ok(body)
+}
+
+/// The body of a request to save.
+pub fn save(bytes: &[u8]) -> Result<SaveBody, Problem> {
+    let body = parsed(bytes, |field, json| json.deserialize_map(SaveSeed(field)))?;
+    bounded_reason(&body.reason)?;
+    Ok(body)
+}
+
+/// One JSON document and nothing after it. What reads it notes the field that it is at.
+fn parsed<'b, B>(
+    bytes: &'b [u8],
+    read: impl FnOnce(&RefCell<String>, &mut Json<'b>) -> Result<B, serde_json::Error>,
+) -> Result<B, Problem> {
     let field = RefCell::new(String::new());
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let parsed = BodySeed(&field).deserialize(&mut json).and_then(|body| json.end().map(|()| body));
-    let field = field.into_inner();
-    let body = match parsed {
-        Ok(body) => body,
-        Err(error) => {
-            let named = if field.is_empty() { String::new() } else { format!("{field}: ") };
-            let detail = format!("{named}{error}");
-            return Err(Problem::new(400, "invalid-body", detail).field(if field.is_empty() {
-                "body"
-            } else {
-                &field
-            }));
-        }
+    let mut json = Json::from_slice(bytes);
+    read(&field, &mut json).and_then(|body| json.end().map(|()| body)).map_err(|error| {
+        let field = field.into_inner();
+        let named = if field.is_empty() { String::new() } else { format!("{field}: ") };
+        let problem = Problem::new(400, "invalid-body", format!("{named}{error}"));
+        problem.field(if field.is_empty() { "body" } else { &field })
+    })
+}
+
+type Json<'b> = serde_json::Deserializer<serde_json::de::SliceRead<'b>>;
+
+/// The body of a switch: `{"to":"green","force":false,"reason":"…"}`.
+pub fn switch(bytes: &[u8]) -> Result<SwitchBody, Problem> {
+    let mut members = Members::read(bytes, &["to", "force", "reason"])?;
+    let (to, force, reason) = (members.take("to")?, members.take("force")?, members.take("reason")?);
+    let Some(to) = to else {
+        let detail = "to: missing; name the variant that is to have everything, such as {\"to\":\"green\"}";
+        return Err(Problem::new(400, "invalid-body", detail).field("to"));
     };
-    if body.reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
+    bounded_reason(&reason)?;
+    Ok(SwitchBody { to, force: force.unwrap_or(false), reason })
+}
+
+/// The body of an undo: `{"to":3,"reason":"…"}`, each where it is wanted.
+pub fn undo(bytes: &[u8]) -> Result<UndoBody, Problem> {
+    let mut members = Members::read(bytes, &["to", "reason"])?;
+    let (to, reason) = (members.take("to")?, members.take("reason")?);
+    bounded_reason(&reason)?;
+    Ok(UndoBody { to, reason })
+}
+
+fn bounded_reason(reason: &Option<String>) -> Result<(), Problem> {
+    if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
         let detail = format!("reason: longer than {REASON_BYTES} bytes");
         return Err(Problem::new(400, "invalid-body", detail).field("reason"));
     }
-    Ok(body)
+    Ok(())
+}
+
+/// An object's members, each known and given once. A null counts as absent.
+struct Members(Vec<(String, Value)>);
+
+impl Members {
+    fn read(bytes: &[u8], known: &[&str]) -> Result<Members, Problem> {
+        let problem = |field: &str, detail: String| Problem::new(400, "invalid-body", detail).field(field);
+        let members: Members = serde_json::from_slice(bytes).map_err(|error| problem("body", error.to_string()))?;
+        for (place, (name, _)) in members.0.iter().enumerate() {
+            if !known.contains(&name.as_str()) {
+                let detail = format!("{name}: unknown field; there are {}", known.join(", "));
+                return Err(problem(name, detail));
+            }
+            if members.0[..place].iter().any(|(earlier, _)| earlier == name) {
+                return Err(problem(name, format!("{name}: given twice")));
+            }
+        }
+        Ok(members)
+    }
+
+    fn take<T: de::DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
+        let Some(member) = self.0.iter_mut().find(|(known, _)| known == name) else { return Ok(None) };
+        let value = member.1.take();
+        serde_json::from_value(value)
+            .map_err(|error| Problem::new(400, "invalid-body", format!("{name}: {error}")).field(name))
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Members, M::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(Members(members))
+    }
 }
 
 /// The generations that If-Match names. Tags that are no generation match none.
@@ -87,6 +219,22 @@ pub fn if_match(headers: &HeaderMap) -> Option<IfMatch> {
     present.then_some(IfMatch::OneOf(generations))
 }
 
+/// `limit` of the query, the only parameter there is: 1 or more.
+pub fn limit(query: Option<&str>) -> Result<usize, Problem> {
+    let mut limit = usize::MAX;
+    for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        limit = match (name, value.parse::<usize>()) {
+            ("limit", Ok(limit)) if limit > 0 => limit,
+            _ => {
+                let detail = format!("query: {pair:?} is not understood; there is limit=N, 1 or more");
+                return Err(Problem::new(400, "invalid-query", detail).field(format!("query:{name}")));
+            }
+        };
+    }
+    Ok(limit)
+}
+
 /// `dry_run` of the query, the only parameter there is.
 pub fn dry_run(query: Option<&str>) -> Result<bool, Problem> {
     let mut dry_run = false;
@@ -104,11 +252,23 @@ pub fn dry_run(query: Option<&str>) -> Result<bool, Problem> {
     Ok(dry_run)
 }
 
-fn too_large() -> Problem {
-    Problem::new(413, "body-too-large", format!("the body is longer than {ADMIN_BODY_BYTES} bytes")).field("body")
+/// Refuses a query where none is understood.
+pub fn no_query(query: Option<&str>) -> Result<(), Problem> {
+    match query.unwrap_or("") {
+        "" => Ok(()),
+        other => {
+            let name = other.split(['=', '&']).next().unwrap_or("");
+            let detail = format!("query: {other:?} is not understood; this call takes none");
+            Err(Problem::new(400, "invalid-query", detail).field(format!("query:{name}")))
+        }
+    }
 }
 
-async fn read_bounded(mut body: Body) -> Result<Bytes, Problem> {
+fn too_large(most: usize) -> Problem {
+    Problem::new(413, "body-too-large", format!("the body is longer than {most} bytes")).field("body")
+}
+
+async fn read_bounded(mut body: Body, most: usize) -> Result<Bytes, Problem> {
     let mut whole = Vec::new();
     let mut seen = 0;
     while let Some(frame) = body.frame().await {
@@ -120,16 +280,17 @@ async fn read_bounded(mut body: Body) -> Result<Bytes, Problem> {
         if seen > DISCARDED_BYTES {
             break;
         }
-        if seen <= ADMIN_BODY_BYTES {
+        if seen <= most {
             whole.extend_from_slice(data);
         }
     }
-    if seen > ADMIN_BODY_BYTES { Err(too_large()) } else { Ok(whole.into()) }
+    if seen > most { Err(too_large(most)) } else { Ok(whole.into()) }
 }
 
 /// Each seed notes the field that it is at, so that an error inside, also one of syntax, can name it.
 #[derive(Clone, Copy)]
 struct BodySeed<'f>(&'f RefCell<String>);
+struct SaveSeed<'f>(&'f RefCell<String>);
 struct WeightsSeed<'f>(&'f RefCell<String>);
 struct Percent;
 
@@ -165,6 +326,29 @@ impl<'de> Visitor<'de> for BodySeed<'_> {
             return Err(de::Error::custom("missing; send an object such as {\"weights\":{\"canary\":5}}"));
         };
         Ok(WeightsBody { weights, reason: reason.flatten() })
+    }
+}
+
+impl<'de> Visitor<'de> for SaveSeed<'_> {
+    type Value = SaveBody;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object such as {\"routes\":[\"shop\"]}")
+    }
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<SaveBody, M::Error> {
+        let (mut routes, mut reason) = (None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            self.0.replace(key.clone());
+            let again = match key.as_str() {
+                "routes" => routes.replace(map.next_value::<Option<Vec<String>>>()?).is_some(),
+                "reason" => reason.replace(map.next_value::<Option<String>>()?).is_some(),
+                _ => return Err(de::Error::custom("unknown field; there are routes and reason")),
+            };
+            if again {
+                return Err(de::Error::custom("given twice"));
+            }
+            self.0.replace(String::new());
+        }
+        Ok(SaveBody { routes: routes.flatten(), reason: reason.flatten() })
     }
 }
 

@@ -1,12 +1,14 @@
 //! What the API shows: ground state and counters as JSON.
 
 use super::problem::Problem;
+use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{Code, DurationsTotal, Reason, VariantTotal};
 use crate::boundary::table::{Pool, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
 use crate::control::command::{Changed, ReloadSummary, RouteView};
 use crate::control::ground::Ground;
+use crate::control::history::{Revision, percent, rfc3339, shares};
 use crate::limits::DURATION_BOUNDS_US;
 use crate::routing::split::Weight;
 use serde::Serialize;
@@ -26,7 +28,8 @@ pub struct RouteDocument {
 #[derive(Debug, Serialize)]
 struct VariantDocument {
     name: String,
-    pool: String,
+    /// None: the route answers by itself.
+    pool: Option<String>,
     version: Option<String>,
     weight: Value,
     configured_weight: Value,
@@ -38,16 +41,17 @@ struct VariantDocument {
 pub fn route(view: &RouteView) -> RouteDocument {
     let config = &view.config.routes[view.index];
     let variants = config.variants.iter().enumerate().map(|(place, variant)| {
-        let pool = &view.pools[variant.pool];
+        let pool = variant.pool.map(|pool| &view.pools[pool]);
+        let targets = pool.map_or(&[][..], |pool| &pool.targets);
         VariantDocument {
             name: variant.name.clone(),
-            pool: pool.name.clone(),
-            version: view.config.pools[variant.pool].version.clone(),
+            pool: pool.map(|pool| pool.name.clone()),
+            version: variant.pool.and_then(|pool| view.config.pools[pool].version.clone()),
             weight: percent(view.live.weights[place]),
             configured_weight: percent(config.weights[place]),
             effective_weight: percent(view.live.weights[place]),
-            targets: pool.targets.len(),
-            healthy_targets: pool.targets.iter().filter(|target| is_healthy(target)).count(),
+            targets: targets.len(),
+            healthy_targets: targets.iter().filter(|target| is_healthy(target)).count(),
         }
     });
     RouteDocument {
@@ -65,18 +69,21 @@ pub fn is_healthy(target: &Target) -> bool {
 }
 
 /// What a change would do, and the share of clients that it would move to another variant.
-pub fn dry_run(before: &RouteView, after: &RouteView) -> Value {
-    let config = &before.config.routes[before.index];
-    let moved = before.live.assignment.buckets_moved(&after.live.assignment);
-    json!({
+pub fn dry_run(change: &Changed) -> Value {
+    let (before, after) = (&change.before, &change.route.live);
+    let config = &change.route.config.routes[change.route.index];
+    let moved = before.assignment.buckets_moved(&after.assignment);
+    let mut document = json!({
         "route": config.name,
         "dry_run": true,
-        "generation": before.live.generation,
-        "before": weights(config, &before.live.weights),
-        "after": weights(config, &after.live.weights),
-        "changed": before.live.generation != after.live.generation,
+        "generation": before.generation,
+        "before": weights(config, &before.weights),
+        "after": weights(config, &after.weights),
+        "changed": change.changed(),
         "clients_moved_percent": Weight::from_thousandths(moved).map_or(Value::Null, percent),
-    })
+    });
+    add_outcome(&mut document, change);
+    document
 }
 
 pub fn reload(summary: &ReloadSummary) -> Value {
@@ -93,16 +100,15 @@ pub fn reload(summary: &ReloadSummary) -> Value {
     })
 }
 
-/// Where live state is kept.
+/// Where live state is kept, and what was set aside at start.
 pub fn state(state: &StateStatus) -> Value {
-    match (&state.dir, &state.set_aside) {
-        (None, _) => json!({"status": "memory only"}),
-        (Some(dir), None) => json!({"status": "saved", "dir": dir}),
-        (Some(dir), Some(aside)) => json!({
-            "status": "set aside", "dir": dir, "file": aside.path,
-            "detail": format!("the state file found at start was not used: {}", aside.why),
-        }),
-    }
+    let Some(dir) = &state.dir else { return json!({"status": "memory only"}) };
+    let (aside, detail) = match (&state.set_aside, &state.history_set_aside) {
+        (Some(aside), _) => (aside, "the state file found at start was not used"),
+        (None, Some(aside)) => (aside, "of the history found at start only a part could be read"),
+        (None, None) => return json!({"status": "saved", "dir": dir}),
+    };
+    json!({"status": "set aside", "dir": dir, "file": aside.path, "detail": format!("{detail}: {}", aside.why)})
 }
 
 /// Exact counts, as integers; durations in microseconds.
@@ -117,6 +123,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
         json!({
             "name": config.name, "generation": view.live.generation,
             "weights": weights(config, &view.live.weights), "variants": variants.collect::<Vec<_>>(),
+            "mirrored": mirrored(ground, config),
         })
     });
     let worker = &ground.outcomes.worker;
@@ -157,20 +164,56 @@ pub fn stale(view: &RouteView) -> Problem {
     Problem::new(412, "generation-changed", detail).field("header:if-match").with("current", json!(document))
 }
 
-/// The document of a change that was done.
-pub fn changed(changed: &Changed) -> RouteDocument {
-    route(&changed.route)
+/// The route as a change left it, and what became of the change.
+pub fn changed(change: &Changed) -> Value {
+    let mut document = json!(route(&change.route));
+    document["changed"] = json!(change.changed());
+    add_outcome(&mut document, change);
+    document
 }
 
-fn weights(config: &RouteConfig, weights: &[Weight]) -> Value {
+fn add_outcome(document: &mut Value, change: &Changed) {
+    if let Some(to) = change.to {
+        document["to"] = json!(to);
+    }
+    if !change.overrode.is_empty() {
+        document["overrode"] = json!(change.overrode);
+    }
+}
+
+/// A route's newest revisions, newest first.
+pub fn history(view: &RouteView, limit: usize) -> Value {
+    let entries = view.live.history.entries().iter().rev().take(limit);
+    json!({
+        "route": view.name(),
+        "generation": view.live.generation,
+        "revisions": entries.map(|entry| revision(&entry.revision())).collect::<Vec<_>>(),
+    })
+}
+
+fn revision(revision: &Revision) -> Value {
+    let mut document = json!({
+        "generation": revision.generation,
+        "time": rfc3339(revision.time),
+        "actor": revision.origin.actor,
+        "source": revision.origin.source,
+        "action": revision.action,
+        "reason": revision.origin.reason,
+        "before": shares(&revision.before),
+        "after": shares(&revision.after()),
+    });
+    if let Some(to) = revision.to {
+        document["to"] = json!(to);
+    }
+    if !revision.overrode.is_empty() {
+        document["overrode"] = json!(revision.overrode);
+    }
+    document
+}
+
+pub fn weights(config: &RouteConfig, weights: &[Weight]) -> Value {
     let shares = config.variants.iter().zip(weights);
     Value::Object(shares.map(|(variant, weight)| (variant.name.clone(), percent(*weight))).collect())
-}
-
-/// `5`, not `5.0`.
-pub fn percent(weight: Weight) -> Value {
-    let thousandths = weight.thousandths();
-    if thousandths.is_multiple_of(1000) { json!(thousandths / 1000) } else { json!(weight.percent()) }
 }
 
 fn variant_stats(total: &VariantTotal) -> Map<String, Value> {
@@ -190,6 +233,15 @@ fn variant_stats(total: &VariantTotal) -> Map<String, Value> {
         ("upstream", durations(&total.upstream)),
     ];
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Null for a route that has no mirror.
+fn mirrored(ground: &Ground, route: &RouteConfig) -> Value {
+    if route.mirror.is_none() {
+        return Value::Null;
+    }
+    let total = ground.outcomes.mirror(&route.name).total();
+    Value::Object(Copied::ALL.iter().map(|of| (of.label().to_owned(), json!(total[*of as usize]))).collect())
 }
 
 /// Buckets are not cumulative; their bounds are in the document once, and the last bucket has none.

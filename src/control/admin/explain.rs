@@ -7,10 +7,10 @@ mod body;
 
 use super::Api;
 use super::body::read_json;
-use super::documents::percent;
 use super::handlers::{document, no_route};
 use super::problem::Problem;
 use crate::boundary::table::Published;
+use crate::control::history::percent;
 use crate::routing::explain::{Asked, Considered, Trace, explain};
 use crate::routing::request::{Unfit, forwarded_for, to_origin_form};
 use crate::routing::split::Weight;
@@ -113,7 +113,7 @@ fn shown(table: &Published, trace: &Trace, asked: Option<usize>, client: &Client
     let decision = trace.decision.as_ref();
     let route = decision.map(|decision| &routes[decision.route]);
     let variant = route.zip(decision).map(|(route, decision)| &route.variants[decision.variant]);
-    let pool = variant.map(|variant| &table.pools[variant.pool]);
+    let pool = variant.and_then(|variant| Some(&table.pools[variant.pool?]));
     let targets: Vec<&str> = pool.iter().flat_map(|pool| &pool.targets).map(|target| target.name.as_str()).collect();
     let weights = route.zip(trace.weights.as_deref());
     let share = decision.zip(trace.weights.as_ref()).map(|(decision, weights)| percent(weights[decision.variant]));

@@ -1,21 +1,18 @@
 //! One function a call.
 
 use super::access::{Actor, Peer};
-use super::idempotency::{Answer, Key};
 use super::problem::Problem;
-use super::{Api, body, documents};
+use super::{Api, documents};
 use crate::boundary::drain::Phase;
-use crate::control::command::{ChangeError, Edit, Origin, ReloadError, RouteView, WeightChange};
-use crate::limits::ADMIN_BODY_BYTES;
+use crate::control::command::{Origin, ReloadError, RouteView};
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 
 /// The process lives.
 pub async fn healthz() -> &'static str {
@@ -70,9 +67,14 @@ pub async fn stats(State(api): State<Api>) -> Response {
     }
 }
 
-pub async fn reload(State(api): State<Api>, Extension(actor): Extension<Actor>) -> Response {
+pub async fn reload(
+    State(api): State<Api>,
+    Extension(actor): Extension<Actor>,
+    Extension(peer): Extension<Peer>,
+) -> Response {
+    let origin = Origin { actor: actor.0, source: peer.source.to_string(), reason: None };
     // To its end, also when the client goes away meanwhile.
-    let reloading = tokio::spawn(async move { api.control.reload(&actor.0).await });
+    let reloading = tokio::spawn(async move { api.control.reload(origin).await });
     match reloading.await.unwrap_or(Err(ReloadError::Stopped)) {
         Ok(summary) => document(StatusCode::OK, &documents::reload(&summary)),
         Err(ReloadError::File(bad)) => {
@@ -90,129 +92,37 @@ pub async fn reload(State(api): State<Api>, Extension(actor): Extension<Actor>) 
     }
 }
 
-pub async fn patch_weights(
-    State(api): State<Api>,
-    route: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Response {
-    change_weights(api, route, request, Edit::Patch).await.unwrap_or_else(Problem::into_response)
-}
-
-pub async fn put_weights(
-    State(api): State<Api>,
-    route: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Response {
-    change_weights(api, route, request, Edit::Replace).await.unwrap_or_else(Problem::into_response)
-}
-
-type Weights = Vec<(String, crate::routing::split::Weight)>;
-
-async fn change_weights(
-    api: Api,
-    route: Result<Path<String>, PathRejection>,
-    request: Request,
-    edit: fn(Weights) -> Edit,
-) -> Result<Response, Problem> {
-    let view = find(&api, route)?;
-    let dry_run = body::dry_run(request.uri().query())?;
-    let if_match = body::if_match(request.headers());
-    if if_match.is_none() && request.method() == Method::PUT {
-        let detail = "PUT needs If-Match with the generation that it is to replace: the ETag of GET";
-        return Err(Problem::new(428, "generation-needed", detail).field("header:if-match"));
-    }
-    let (parts, sent) = request.into_parts();
-    let bytes = body::read_json(&parts.headers, sent).await?;
-    let asked = body::weights(&bytes)?;
-    let actor = parts.extensions.get::<Actor>().map_or("unknown", |actor| actor.0.as_str()).to_owned();
-    let source = parts.extensions.get::<Peer>().map_or("unknown", |peer| &peer.source).to_owned();
-    let change = WeightChange {
-        route: view.name().to_owned(),
-        edit: edit(asked.weights),
-        if_match,
-        origin: Origin { actor: actor.clone(), source, reason: asked.reason },
-    };
-    if dry_run {
-        return would_change(&api, &change);
-    }
-    let key = parts
-        .headers
-        .get("idempotency-key")
-        .map(|key| Key { actor, key: String::from_utf8_lossy(key.as_bytes()).into_owned() });
-    let request = [parts.method.as_str().as_bytes(), parts.uri.path().as_bytes(), &bytes].join(&0);
-    let request = xxhash_rust::xxh3::xxh3_64(&request);
-    if let Some(key) = &key
-        && let Some(answer) = api.remembered.begin(key, request, Instant::now())?
-    {
-        return Ok((answer.status, answer.headers, answer.body).into_response());
-    }
-    // To its end, also when the client goes away meanwhile.
-    let changing = tokio::spawn(async move {
-        let response = match api.control.change_weights(change).await {
-            Ok(changed) => route_document(&documents::changed(&changed)),
-            Err(error) => refusal(error).into_response(),
-        };
-        match key {
-            Some(key) => remember(&api, &key, response).await,
-            None => response,
-        }
-    });
-    changing.await.map_err(|_| stopping())
-}
-
-fn would_change(api: &Api, change: &WeightChange) -> Result<Response, Problem> {
-    let ground = api.control.ground();
-    let after = ground.changed(change).map_err(refusal)?;
-    let before = ground.route(&change.route).ok_or_else(|| no_route(&change.route))?;
-    Ok(document(StatusCode::OK, &documents::dry_run(&before, &after)))
-}
-
-async fn remember(api: &Api, key: &Key, response: Response) -> Response {
-    let (parts, body) = response.into_parts();
-    let body = axum::body::to_bytes(body, ADMIN_BODY_BYTES).await.unwrap_or_default();
-    let answer = Answer { status: parts.status, headers: parts.headers.clone(), body: body.clone() };
-    api.remembered.finish(key, answer);
-    Response::from_parts(parts, body.into())
-}
-
-fn find(api: &Api, route: Result<Path<String>, PathRejection>) -> Result<RouteView, Problem> {
+pub fn find(api: &Api, route: Result<Path<String>, PathRejection>) -> Result<RouteView, Problem> {
     let Ok(Path(name)) = route else { return Err(no_route("")) };
     api.control.ground().route(&name).ok_or_else(|| no_route(&name))
 }
 
-fn refusal(error: ChangeError) -> Problem {
-    match error {
-        ChangeError::NoRoute(name) => no_route(&name),
-        ChangeError::Stale(view) => documents::stale(&view).header(header::ETAG, etag(view.live.generation)),
-        ChangeError::Weights { field, detail } => Problem::new(400, "invalid-weights", detail).field(field),
-        ChangeError::NotSaved(error) => not_saved(&error.to_string()),
-        ChangeError::Stopped => stopping(),
-    }
-}
-
-pub(super) fn no_route(name: &str) -> Problem {
+pub fn no_route(name: &str) -> Problem {
     Problem::new(404, "no-such-route", format!("there is no route {name:?}; GET /api/v1/routes lists them"))
 }
 
-fn not_saved(why: &str) -> Problem {
+pub fn not_saved(why: &str) -> Problem {
     Problem::new(507, "state-not-saved", format!("nothing was changed: {why}"))
 }
 
-fn stopping() -> Problem {
+pub fn stopping() -> Problem {
     Problem::new(503, "stopping", "weir is stopping; nothing was changed")
 }
 
 fn route_document(route: &documents::RouteDocument) -> Response {
-    let mut response = document(StatusCode::OK, route);
-    response.headers_mut().insert(header::ETAG, etag(route.generation));
+    with_etag(document(StatusCode::OK, route), route.generation)
+}
+
+pub fn with_etag(mut response: Response, generation: u64) -> Response {
+    response.headers_mut().insert(header::ETAG, etag(generation));
     response
 }
 
-fn etag(generation: u64) -> HeaderValue {
+pub fn etag(generation: u64) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{generation}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-pub(super) fn document(status: StatusCode, document: &impl Serialize) -> Response {
+pub fn document(status: StatusCode, document: &impl Serialize) -> Response {
     let mut body = match serde_json::to_vec(document) {
         Ok(body) => body,
         Err(error) => return Problem::new(500, "internal", error.to_string()).into_response(),

@@ -19,6 +19,11 @@ pub(in crate::proxy) struct LocalPool {
     clock: Rc<Clock>,
 }
 
+/// For [`LocalPool::lease`]: when the worker has all the connections that it may, wait for one.
+pub(in crate::proxy) const QUEUE: bool = true;
+/// For [`LocalPool::lease`]: fail then.
+pub(in crate::proxy) const GIVE_UP: bool = false;
+
 impl LocalPool {
     /// `before` is the pool of the same name in the last table: targets that stay keep their connections.
     pub(in crate::proxy) fn new(
@@ -44,9 +49,29 @@ impl LocalPool {
         self.targets.iter().for_each(|target| target.sweep(now));
     }
 
+    /// No target can be connected to, or none could a moment ago.
+    pub(in crate::proxy) fn is_down(&self) -> bool {
+        self.targets.iter().all(|target| !target.has_address() || target.is_failing())
+    }
+
+    /// A mirror's copy may have a connection. Where the pool serves a variant, too, copies get half of them.
+    pub(in crate::proxy) fn copy_place(&self, shares_pool: bool) -> Option<CopyPlace> {
+        let limit = self.capacity.limit.get() / if shares_pool { 2 } else { 1 };
+        let copies = &self.capacity.copies;
+        (copies.get() < limit).then(|| {
+            copies.set(copies.get() + 1);
+            CopyPlace(Rc::clone(&self.capacity))
+        })
+    }
+
     /// A connection for one request: an idle one of the chosen target, or a new one, within the worker's share. No
-    /// later than `end`.
-    pub(in crate::proxy) async fn lease(&self, end: Tick, rng: &RefCell<SmallRng>) -> Result<Lease, Failure> {
+    /// later than `end`. The choice is a constant so that requests have a copy of this to themselves, all of it inlined:
+    /// shared with a mirror's copies, it would cost every request a percent.
+    pub(in crate::proxy) async fn lease<const AT_CAP: bool>(
+        &self,
+        end: Tick,
+        rng: &RefCell<SmallRng>,
+    ) -> Result<Lease, Failure> {
         if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
             return Err(Failure::NoTarget);
         }
@@ -64,6 +89,9 @@ impl LocalPool {
             }
             let Some(place) = self.place() else {
                 drop(busy);
+                if AT_CAP == GIVE_UP {
+                    return Err(Failure::Queue);
+                }
                 let deadline = queued.get_or_insert_with(|| {
                     let deadline = Watch::new(&self.clock);
                     deadline.due_at(self.clock.now().after(self.shared.queue_timeout).min(end));
@@ -129,6 +157,8 @@ impl LocalPool {
 pub(in crate::proxy) struct Capacity {
     open: Cell<usize>,
     limit: Cell<usize>,
+    /// Mirrors' copies that have a connection or are getting one.
+    copies: Cell<usize>,
     queue: RefCell<VecDeque<Rc<Turn>>>,
 }
 
@@ -190,6 +220,15 @@ impl Drop for Waiting<'_> {
         if self.turn.came.get() {
             self.capacity.wake_next();
         }
+    }
+}
+
+/// A copy's place among those that the pool takes at once.
+pub(in crate::proxy) struct CopyPlace(Rc<Capacity>);
+
+impl Drop for CopyPlace {
+    fn drop(&mut self) {
+        self.0.copies.set(self.0.copies.get() - 1);
     }
 }
 

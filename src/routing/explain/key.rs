@@ -21,7 +21,7 @@ pub fn found(sticky: Option<&Sticky>, decision: &Decision, request: &RequestView
     Some(match decision.key? {
         KeyFound::Listed(index) => {
             let source = &sticky.keys[index];
-            Key { source: name(source), value: source.key(request).map(text), new: false }
+            Key { source: name(source), value: source.key(request).map(|key| text(&key)), new: false }
         }
         KeyFound::ClientId => {
             let Fallback::Cookie { name, .. } = &sticky.fallback else { return Some(random) };
@@ -42,5 +42,7 @@ fn name(source: &KeySource) -> String {
         KeySource::Header(name) => format!("header:{name}"),
         KeySource::Cookie(name) => format!("cookie:{name}"),
         KeySource::Query(name) => format!("query:{name}"),
+        KeySource::Ip => "ip".to_owned(),
+        KeySource::Jwt(claim) => format!("jwt:{claim}"),
     }
 }

@@ -77,7 +77,7 @@ pub fn routes(
 fn nearness(matches: &RequestMatch, name: Option<&[u8]>, request: &RequestView<'_>) -> Nearness {
     let names_path = !matches!(&matches.path, PathMatch::Prefix(prefix) if prefix.is_empty());
     match (matches.host.takes(name), matches.path.takes(request.path)) {
-        (true, true) if misses(matches, request).is_none() => Nearness::Lost,
+        (true, true) if matches.misses_named(name, request).is_none() => Nearness::Lost,
         (true, true) => Nearness::Almost,
         (true, false) if matches.host == HostMatch::Any => Nearness::AnyHost,
         (true, false) => Nearness::Host,
@@ -92,8 +92,8 @@ fn why(table: &RoutingTable, request: &RequestView<'_>, chosen: Option<usize>, i
         return described(&route.matches);
     }
     let winner = chosen.map(|chosen| &table.routes()[chosen]);
-    match (misses(&route.matches, request), winner) {
-        (Some(miss), _) => miss,
+    match (route.matches.misses(request), winner) {
+        (Some(miss), _) => miss.to_string(),
         (None, Some(winner)) if route.matches.precedence() < winner.matches.precedence() => {
             format!("takes it too, but {} is more specific", winner.name)
         }
@@ -102,34 +102,21 @@ fn why(table: &RoutingTable, request: &RequestView<'_>, chosen: Option<usize>, i
     }
 }
 
-/// What of a match the request does not have; None when it has all.
-fn misses(matches: &RequestMatch, request: &RequestView<'_>) -> Option<String> {
-    let mut scratch = HostScratch::default();
-    let name = request.host.and_then(|host| host_name(host, &mut scratch));
-    if !matches.host.takes(name) {
-        return Some(match &matches.host {
-            HostMatch::Wildcard(suffix) => format!("the host is not under {suffix}"),
-            host => format!("the host is not {host}"),
-        });
-    }
-    if matches.path.takes(request.path) {
-        return None;
-    }
-    Some(match &matches.path {
-        PathMatch::Prefix(prefix) => format!("the path is not under {prefix}"),
-        PathMatch::Exact(path) => format!("the path is not {path}"),
-    })
-}
-
 /// A match in words.
 fn described(matches: &RequestMatch) -> String {
     let host = match &matches.host {
         HostMatch::Any => "any host".to_owned(),
+        HostMatch::Regex(pattern) => format!("host matching {pattern}"),
         host => format!("host {host}"),
     };
-    match &matches.path {
-        PathMatch::Prefix(prefix) if prefix.is_empty() => format!("{host}, any path"),
-        PathMatch::Prefix(prefix) => format!("{host}, path under {prefix}"),
-        PathMatch::Exact(path) => format!("{host}, path {path}"),
-    }
+    let path = match &matches.path {
+        PathMatch::Prefix(prefix) if prefix.is_empty() => "any path".to_owned(),
+        PathMatch::Prefix(prefix) => format!("path under {prefix}"),
+        PathMatch::Exact(path) => format!("path {path}"),
+        PathMatch::Regex(pattern) => format!("path matching {pattern}"),
+    };
+    let methods: Vec<&str> = matches.methods.iter().map(|method| method.as_str()).collect();
+    let method = (!methods.is_empty()).then(|| format!("method {}", methods.join(" or ")));
+    let conditions = matches.conditions.iter().map(|(subject, test)| format!("{subject} {test}"));
+    [host, path].into_iter().chain(method).chain(conditions).collect::<Vec<_>>().join(", ")
 }

@@ -1,0 +1,433 @@
+//! The configuration in force as a document: every default filled in, names resolved, live weights beside the file's.
+//!
+//! It has the file's own keys, so that whoever knows the file can read it. Structs are taken apart without `..`: a key
+//! that is added to the model does not compile before it is shown here. Secrets are not shown: tokens' hashes, and
+//! values that a variable or a file filled in, which stand as they are written.
+
+use super::documents::weights;
+use crate::config::provenance::Provenance;
+use crate::config::{
+    Admin, AdminAddr, Config, Listener, ListenerTls, Log, PoolConfig, Role, RouteConfig, Server, TargetAddr, Token,
+    shown_duration,
+};
+use crate::control::command::RouteView;
+use crate::control::ground::Ground;
+use crate::limits::Limits;
+use crate::routing::filters::Filters;
+use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+use crate::routing::mirror::Mirror;
+use crate::routing::networks;
+use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
+use crate::routing::sticky::{Fallback, KeySource, Sticky};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+const MASKED: &str = "***";
+
+/// The whole configuration.
+pub fn effective(ground: &Ground) -> Value {
+    let Config {
+        path,
+        server: at,
+        limits: bounds,
+        admin: api,
+        log: logging,
+        listeners,
+        pools,
+        routes,
+        provenance,
+        lists: _,
+    } = &*ground.config;
+    let included = provenance.files.iter().skip(1).map(|file| shown_path(&file.path));
+    let views: Vec<RouteView> = ground.views().collect();
+    let routes = routes.iter().zip(&views).map(|(one, view)| route(one, view, pools, provenance));
+    json!({
+        "file": shown_path(path),
+        "included": included.collect::<Vec<_>>(),
+        "server": server(at),
+        "limits": limits(bounds),
+        "admin": admin(api),
+        "log": log(logging),
+        "listener": listeners.iter().map(listener).collect::<Vec<_>>(),
+        "pool": pools.iter().map(|one| (one.name.clone(), pool(one))).collect::<Map<_, _>>(),
+        "route": routes.collect::<Vec<_>>(),
+    })
+}
+
+fn server(server: &Server) -> Value {
+    let Server { workers, drain_timeout, trusted_proxies, state_dir } = server;
+    json!({
+        "workers": workers.map_or(json!("auto"), |workers| json!(workers)),
+        "drain_timeout": shown_duration(*drain_timeout),
+        "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "state_dir": state_dir.as_deref().map(shown_path),
+    })
+}
+
+fn limits(limits: &Limits) -> Value {
+    let Limits {
+        max_connections,
+        max_header_bytes,
+        max_headers,
+        max_body,
+        header_timeout,
+        idle_timeout,
+        body_idle_timeout,
+        tunnel_idle_timeout,
+        max_streams,
+    } = limits;
+    json!({
+        "max_connections": max_connections,
+        "max_header_bytes": max_header_bytes,
+        "max_headers": max_headers,
+        "max_body": max_body.map_or(json!("unlimited"), |bytes| json!(bytes)),
+        "header_timeout": shown_duration(*header_timeout),
+        "idle_timeout": shown_duration(*idle_timeout),
+        "body_idle_timeout": shown_duration(*body_idle_timeout),
+        "tunnel_idle_timeout": shown_duration(*tunnel_idle_timeout),
+        "max_streams": max_streams,
+    })
+}
+
+fn admin(admin: &Admin) -> Value {
+    let Admin { listen, metrics, tokens } = admin;
+    let addr = |addr: &AdminAddr| match addr {
+        AdminAddr::Tcp(addr) => addr.to_string(),
+        AdminAddr::Unix(path) => format!("unix:{}", path.display()),
+    };
+    json!({
+        "listen": listen.iter().map(addr).collect::<Vec<_>>(),
+        "metrics": metrics,
+        "token": tokens.iter().map(token).collect::<Vec<_>>(),
+    })
+}
+
+fn token(token: &Token) -> Value {
+    let Token { name, role, sha256: _ } = token;
+    let role = match role {
+        Role::Viewer => "viewer",
+        Role::Operator => "operator",
+        Role::Admin => "admin",
+    };
+    json!({"name": name, "role": role, "hash": MASKED})
+}
+
+fn log(log: &Log) -> Value {
+    let Log { level, json } = log;
+    json!({"level": level, "format": if *json { "json" } else { "text" }, "access": {"output": "off"}})
+}
+
+fn listener(listener: &Listener) -> Value {
+    let Listener { name, bind, tls } = listener;
+    json!({"name": name, "bind": bind, "proxy_protocol": "off", "tls": tls.as_ref().map(listener_tls)})
+}
+
+fn listener_tls(tls: &ListenerTls) -> Value {
+    let ListenerTls { certs, tls12, h2, http1 } = tls;
+    let certs = certs.iter().map(|(cert, key)| json!({"cert": shown_path(cert), "key": shown_path(key)}));
+    let alpn = [(h2, "h2"), (http1, "http/1.1")].into_iter().filter(|(spoken, _)| **spoken).map(|(_, name)| name);
+    json!({
+        "certs": certs.collect::<Vec<_>>(),
+        "min_version": if *tls12 { "1.2" } else { "1.3" },
+        "alpn": alpn.collect::<Vec<_>>(),
+    })
+}
+
+fn pool(pool: &PoolConfig) -> Value {
+    let PoolConfig { name: _, targets, version, connect_timeout, max_connections, queue_timeout } = pool;
+    let target = |target: &TargetAddr| match target {
+        TargetAddr::Ip(addr) => addr.to_string(),
+        TargetAddr::Name { host, port } => format!("{host}:{port}"),
+    };
+    json!({
+        "targets": targets.iter().map(target).collect::<Vec<_>>(),
+        "version": version,
+        "balance": "p2c",
+        "protocol": "http/1.1",
+        "connect_timeout": shown_duration(*connect_timeout),
+        "max_connections": max_connections,
+        "queue_timeout": shown_duration(*queue_timeout),
+        "slow_start": "0s",
+    })
+}
+
+fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenance: &Provenance) -> Value {
+    let RouteConfig {
+        name,
+        matches,
+        variants,
+        weights: file_weights,
+        rules,
+        sticky: keys,
+        timeout,
+        close_moved_within,
+        preview,
+        filters,
+        salt,
+        mirror,
+    } = config;
+    let variants = variants.iter().map(|one| (one.name.clone(), json!(one.pool.map(|pool| &pools[pool].name))));
+    json!({
+        "name": name,
+        "file": place(view),
+        "match": request_match(matches, provenance),
+        "variants": variants.collect::<Map<_, _>>(),
+        "weights": weights(config, file_weights),
+        "live": {"generation": view.live.generation, "weights": weights(config, &view.live.weights)},
+        "sticky": keys.as_ref().map(|keys| sticky(keys, (salt != name).then_some(salt))),
+        "timeout": shown_duration(*timeout),
+        "mirror": mirror.as_ref().map(|mirror| self::mirror(mirror, pools)),
+        "filters": filters.as_ref().map(|filters| filter_keys(filters)),
+        "preview": preview.as_ref().map(|when| condition(when, provenance)),
+        "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
+        "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
+    })
+}
+
+fn mirror(mirror: &Mirror, pools: &[PoolConfig]) -> Value {
+    let Mirror { pool, percent, max_body, timeout } = mirror;
+    json!({
+        "pool": pools[*pool].name,
+        "percent": crate::control::history::percent(*percent),
+        "max_body": max_body,
+        "timeout": shown_duration(*timeout),
+    })
+}
+
+/// Which of the keys that change a message stand in the route; their values may be secret.
+fn filter_keys(filters: &Filters) -> Vec<&'static str> {
+    let Filters { rewrite, request, response, answer } = filters;
+    let keys = [
+        rewrite.as_ref().map(|_| "rewrite"),
+        (!request.is_empty()).then_some("request_headers"),
+        (!response.is_empty()).then_some("response_headers"),
+        answer.as_ref().map(|answer| answer.name()),
+    ];
+    keys.into_iter().flatten().collect()
+}
+
+/// Where a route's weights, or the route without any, are written.
+pub fn place(view: &RouteView) -> Value {
+    let place = view.config.provenance.route(view.index);
+    json!(place.map(|(path, line)| json!({"path": shown_path(path), "line": line})))
+}
+
+fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
+    let RequestMatch { host, path, methods, conditions } = matches;
+    let (host_key, host) = match host {
+        HostMatch::Regex(pattern) => ("host_regex", json!(provenance.shown(pattern.as_str()))),
+        host => ("host", json!(host.to_string())),
+    };
+    let (key, path) = match path {
+        PathMatch::Prefix(prefix) if prefix.is_empty() => ("path", "/"),
+        PathMatch::Prefix(prefix) => ("path", prefix.as_str()),
+        PathMatch::Exact(path) => ("path_exact", path.as_str()),
+        PathMatch::Regex(pattern) => ("path_regex", provenance.shown(pattern.as_str())),
+    };
+    let of = |wanted: fn(&Subject) -> Option<&str>| -> Vec<Value> {
+        let named = conditions.iter().filter_map(|(subject, test)| Some((wanted(subject)?, test)));
+        named
+            .map(|(name, test)| {
+                let (test, value) = self::test(test, provenance);
+                json!({"name": name, test: value})
+            })
+            .collect()
+    };
+    let header = of(|subject| if let Subject::Header(name) = subject { Some(name.as_str()) } else { None });
+    let query = of(|subject| if let Subject::Query(name) = subject { Some(name.as_str()) } else { None });
+    let mut document = json!({host_key: host, key: path});
+    if !methods.is_empty() {
+        document["method"] = json!(methods.iter().map(|method| method.as_str()).collect::<Vec<_>>());
+    }
+    for (key, conditions) in [("header", header), ("query", query)] {
+        if !conditions.is_empty() {
+            document[key] = json!(conditions);
+        }
+    }
+    document
+}
+
+fn sticky(sticky: &Sticky, group: Option<&String>) -> Value {
+    let Sticky { keys, fallback } = sticky;
+    let key = |key: &KeySource| match key {
+        KeySource::Header(name) => format!("header:{name}"),
+        KeySource::Cookie(name) => format!("cookie:{name}"),
+        KeySource::Query(name) => format!("query:{name}"),
+        KeySource::Ip => "ip".to_owned(),
+        KeySource::Jwt(claim) => format!("jwt:{claim}"),
+    };
+    let mut document = json!({"key": keys.iter().map(key).collect::<Vec<_>>()});
+    match fallback {
+        Fallback::Cookie { name, ttl } => {
+            document["fallback"] = json!("cookie");
+            document["cookie"] = json!(name);
+            document["ttl"] = json!(shown_duration(*ttl));
+        }
+        Fallback::Ip => document["fallback"] = json!("ip"),
+        Fallback::Random => document["fallback"] = json!("random"),
+    }
+    if let Some(group) = group {
+        document["group"] = json!(group);
+    }
+    document
+}
+
+fn rule(rule: &Rule, route: &RouteConfig, provenance: &Provenance) -> Value {
+    let Rule { name, when, then } = rule;
+    let mut document = json!({"name": name, "when": condition(when, provenance)});
+    match then {
+        Outcome::Variant(variant) => document["variant"] = json!(route.variants[*variant].name),
+        Outcome::Split(assignment) => document["weights"] = weights(route, &assignment.weights()),
+    }
+    document
+}
+
+fn condition(condition: &Condition, provenance: &Provenance) -> Value {
+    let all = |conditions: &[Condition]| -> Vec<Value> {
+        conditions.iter().map(|one| self::condition(one, provenance)).collect()
+    };
+    match condition {
+        Condition::All(conditions) => json!({"all": all(conditions)}),
+        Condition::Any(conditions) => json!({"any": all(conditions)}),
+        Condition::Ip(networks) => json!({"ip": networks.written().iter().map(networks::shown).collect::<Vec<_>>()}),
+        Condition::Not(inner) => json!({"not": self::condition(inner, provenance)}),
+        Condition::Is(Subject::Method, Test::Equals(name)) => json!({"method": name}),
+        Condition::Is(Subject::Method, Test::In(names)) => json!({"method": names}),
+        Condition::Is(subject, test) => {
+            let (key, name) = match subject {
+                Subject::Header(name) => ("header", name.as_str()),
+                Subject::Cookie(name) => ("cookie", name.as_str()),
+                Subject::Query(name) => ("query", name.as_str()),
+                Subject::Method => ("method", ""),
+            };
+            let (test, value) = self::test(test, provenance);
+            json!({key: name, test: value})
+        }
+    }
+}
+
+fn test(test: &Test, provenance: &Provenance) -> (&'static str, Value) {
+    let text = |value: &str| json!(provenance.shown(value));
+    match test {
+        Test::Present(present) => ("present", json!(present)),
+        Test::Equals(value) => ("equals", text(value)),
+        Test::In(values) => ("in", values.iter().map(|value| text(value)).collect()),
+        Test::InList(values) => ("in", values.iter().map(|value| text(&String::from_utf8_lossy(value))).collect()),
+        Test::InFile(file) => ("in_file", json!(&*file.name)),
+        Test::Prefix(value) => ("prefix", text(value)),
+        Test::Suffix(value) => ("suffix", text(value)),
+        Test::Regex(regex) => ("regex", text(regex.as_str())),
+    }
+}
+
+fn shown_path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+    use crate::control::fixtures::cause;
+    use crate::control::ground::Addresses;
+    use crate::control::ground::Past;
+
+    /// Something of every table.
+    const FILE: &str = r#"
+[[listener]]
+name = "http"
+bind = "127.0.0.1:8080"
+[admin]
+listen = ["127.0.0.1:9901", "unix:admin.sock"]
+[pool.v1]
+targets = ["127.0.0.1:9101", "Shop.internal:80"]
+version = "1.41.0"
+[pool.v2]
+targets = ["[::1]:9102"]
+queue_timeout = "0s"
+[[route]]
+name = "shop"
+match = { host = "*.Shop.example", path = "/v1/" }
+variants = { stable = "v1", canary = "v2" }
+weights = { stable = 99.999, canary = 0.001 }
+sticky = { key = ["header:X-User-Id", "cookie:uid"], fallback = "cookie" }
+rule = [
+  { name = "a", when = { header = "x-canary", equals = "${file:key}" }, variant = "canary" },
+  { name = "b", when = { all = [{ method = ["GET", "HEAD"] }, { not = { cookie = "c", present = true } }] }, weights = { stable = 50, canary = 50 } },
+  { name = "c", when = { any = [{ query = "q", regex = "^a+$" }, { method = "PUT" }, { query = "q", in = ["1", "2"] }] }, variant = "stable" },
+  { name = "d", when = { any = [{ header = "h", prefix = "p" }, { header = "h", suffix = "s" }] }, variant = "stable" },
+]
+[[route]]
+name = "rest"
+match = { path_exact = "/x" }
+variants = { only = "v1" }
+"#;
+
+    fn ground(folder: &Path, text: &str) -> Ground {
+        let path = folder.join("weir.toml");
+        std::fs::write(folder.join("key"), "s3cret\n").unwrap();
+        std::fs::write(&path, text).unwrap();
+        let loaded = load(&path, &|_| None);
+        let config = loaded.config.unwrap_or_else(|| panic!("{}\n{text}", loaded.report.render(false)));
+        Ground::start(config, Past::default(), Addresses::new(), 1, &cause()).0
+    }
+
+    /// Inline TOML; what is null is left out, as in a file.
+    fn toml(value: &Value) -> String {
+        match value {
+            Value::Object(table) => {
+                let entries = table.iter().filter(|(_, value)| !value.is_null());
+                let entries: Vec<String> =
+                    entries.map(|(key, value)| format!("{} = {}", json!(key), toml(value))).collect();
+                format!("{{ {} }}", entries.join(", "))
+            }
+            Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
+            other => other.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_document_is_a_configuration_with_every_default() {
+        let folder = tempfile::tempdir().unwrap();
+        let document = effective(&ground(folder.path(), FILE));
+        let mut written = document.clone();
+        let top = written.as_object_mut().unwrap();
+        top.remove("file");
+        top.remove("included");
+        for route in top["route"].as_array_mut().unwrap() {
+            let route = route.as_object_mut().unwrap();
+            route.remove("file");
+            route.remove("live");
+        }
+        let text: String = top.iter().map(|(key, value)| format!("{key} = {}\n", toml(value))).collect();
+        let mut again = effective(&ground(folder.path(), &text));
+        // Where the weights are written is another place now.
+        for (route, was) in again["route"].as_array_mut().unwrap().iter_mut().zip(document["route"].as_array().unwrap())
+        {
+            route["file"] = was["file"].clone();
+        }
+        assert_eq!(again, document);
+    }
+
+    #[test]
+    fn secrets_are_masked_and_live_weights_stand_beside_the_file_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let hash = "ab".repeat(32);
+        let token = format!("\n[[admin.token]]\nname = \"ci\"\nrole = \"operator\"\nhash = \"sha256:{hash}\"\n");
+        let document = effective(&ground(folder.path(), &format!("{FILE}{token}")));
+        let text = document.to_string();
+        assert!(!text.contains("s3cret") && !text.contains(&hash), "{text}");
+        let shop = &document["route"][0];
+        assert_eq!(shop["rule"][0]["when"]["equals"], "${file:key}");
+        assert_eq!(document["admin"]["token"], json!([{"name": "ci", "role": "operator", "hash": "***"}]));
+        assert_eq!(shop["file"], json!({"path": folder.path().join("weir.toml"), "line": 17}));
+        assert_eq!(shop["weights"], json!({"stable": 99.999, "canary": 0.001}));
+        assert_eq!(shop["live"], json!({"generation": 1, "weights": {"stable": 99.999, "canary": 0.001}}));
+        assert_eq!(shop["match"], json!({"host": "*.shop.example", "path": "/v1"}));
+        assert_eq!((&shop["timeout"], &shop["sticky"]["cookie"]), (&json!("1m"), &json!("weir_shop")));
+        assert_eq!(
+            (&document["server"]["workers"], &document["limits"]["max_body"]),
+            (&json!("auto"), &json!("unlimited"))
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! Whether a pool's targets can be reached now: asked before everything is switched to them.
+
+use super::command::{BadTarget, ChangeError, Edit, WeightChange};
+use super::ground::{Ground, place_of};
+use crate::boundary::table::{Pool, Target};
+use crate::limits::{PROBE_TIMEOUT, PROBES};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// How often a target must accept in a row where a worker's last connect to it failed: one success may be luck then.
+const DOUBTFUL_CONNECTS: u32 = 3;
+
+/// Before a switch: asks the targets that everything is to go to. Other changes, and a switch to where everything is
+/// already, ask nobody.
+pub async fn before(ground: &Ground, change: &mut WeightChange) -> Result<(), ChangeError> {
+    let Edit::Switch(switch) = &mut change.edit else { return Ok(()) };
+    let view = ground.route(&change.route).ok_or_else(|| ChangeError::NoRoute(change.route.clone()))?;
+    if change.if_match.as_ref().is_some_and(|wanted| !wanted.allows(view.live.generation)) {
+        return Err(ChangeError::Stale(Box::new(view)));
+    }
+    let route = &view.config.routes[view.index];
+    let place = place_of(route, &switch.to)?;
+    if view.live.assignment.runs().iter().all(|run| usize::from(run.variant) == place) {
+        return Ok(());
+    }
+    let Some(pool) = route.variants[place].pool.map(|pool| Arc::clone(&view.pools[pool])) else { return Ok(()) };
+    let targets = bad_targets(&pool).await;
+    if !targets.is_empty() && !switch.force {
+        return Err(ChangeError::Unhealthy { variant: switch.to.clone(), targets });
+    }
+    switch.overrode = targets.iter().map(ToString::to_string).collect();
+    switch.probed = Some(pool);
+    Ok(())
+}
+
+/// Every target of the pool that is not healthy, in the file's order. Every address must accept a connection.
+async fn bad_targets(pool: &Pool) -> Vec<BadTarget> {
+    let patience = pool.connect_timeout.min(PROBE_TIMEOUT);
+    let places = Arc::new(Semaphore::new(PROBES));
+    let mut probes = JoinSet::new();
+    let mut bad: Vec<(usize, String)> = Vec::new();
+    for (at, target) in pool.targets.iter().enumerate() {
+        if target.addrs.is_empty() {
+            bad.push((at, "its name has no address".to_owned()));
+        }
+        for addr in target.addrs.iter().copied() {
+            let (places, times) = (Arc::clone(&places), connects(target));
+            probes.spawn(async move {
+                let _place = places.acquire().await;
+                (at, addr, probe(addr, times, patience).await)
+            });
+        }
+    }
+    while let Some(done) = probes.join_next().await {
+        let Ok((at, addr, result)) = done else { continue };
+        let Err(why) = result else { continue };
+        let several = pool.targets[at].addrs.len() > 1 || pool.targets[at].name != addr.to_string();
+        bad.push((at, if several { format!("{addr}: {why}") } else { why }));
+    }
+    bad.sort_unstable();
+    bad.into_iter().map(|(at, why)| BadTarget { target: pool.targets[at].name.clone(), why }).collect()
+}
+
+fn connects(target: &Target) -> u32 {
+    if target.outcomes.is_up() { 1 } else { DOUBTFUL_CONNECTS }
+}
+
+async fn probe(addr: SocketAddr, times: u32, patience: Duration) -> Result<(), String> {
+    for _ in 0..times {
+        match tokio::time::timeout(patience, TcpStream::connect(addr)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error.kind().to_string()),
+            Err(_) => return Err(format!("no answer in {patience:?}")),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boundary::outcomes::TargetOutcomes;
+    use tokio::net::TcpListener;
+
+    fn target(name: &str, addrs: &[SocketAddr]) -> Target {
+        Target { name: name.to_owned(), addrs: addrs.to_vec(), outcomes: Arc::new(TargetOutcomes::new(2)) }
+    }
+
+    fn pool(targets: Vec<Target>) -> Pool {
+        let second = Duration::from_secs(1);
+        Pool {
+            name: "p".to_owned(),
+            version: None,
+            targets,
+            connect_timeout: second,
+            max_connections: 1,
+            queue_timeout: second,
+        }
+    }
+
+    async fn listening() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener, addr)
+    }
+
+    #[tokio::test]
+    async fn every_address_of_every_target_must_accept() {
+        let (_one, good) = listening().await;
+        let (gone, bad) = listening().await;
+        drop(gone);
+        let found = bad_targets(&pool(vec![
+            target("db:80", &[good, bad]),
+            target(&good.to_string(), &[good]),
+            target("nowhere:80", &[]),
+            target(&bad.to_string(), &[bad]),
+        ]))
+        .await;
+        let said: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let expected = [
+            format!("target db:80: {bad}: connection refused"),
+            "target nowhere:80: its name has no address".to_owned(),
+            format!("target {bad}: connection refused"),
+        ];
+        assert_eq!(said, expected);
+        assert!(bad_targets(&pool(vec![target("a:1", &[good, good])])).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_that_workers_could_not_reach_must_accept_several_times() {
+        let (listener, addr) = listening().await;
+        let doubtful = target("a:1", &[addr]);
+        doubtful.outcomes.shards[1].failing.add(1);
+        assert!(!doubtful.outcomes.is_up());
+        let accepted = async {
+            let mut count = 0;
+            while tokio::time::timeout(Duration::from_millis(500), listener.accept()).await.is_ok() {
+                count += 1;
+            }
+            count
+        };
+        let pool = pool(vec![doubtful]);
+        let (found, accepted) = tokio::join!(bad_targets(&pool), accepted);
+        assert_eq!((found.len(), accepted), (0, DOUBTFUL_CONNECTS));
+    }
+}

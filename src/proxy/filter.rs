@@ -1,0 +1,177 @@
+//! Filters at work: a request rewritten before it is sent, an answer's header edited, a route's own answer.
+//!
+//! Each worker has copies of its own of the routes' filters, made when it takes in a table: the values in them are
+//! counted references, and a clone of a shared one would be a write to memory that all workers share.
+
+use super::exchange::Exchange;
+use super::failure::Failure;
+use crate::routing::edits::Facts;
+use crate::routing::filters::{Filters, OwnAnswer};
+use crate::routing::redirect::{Asked, RedirectError, Scheme};
+use crate::routing::table::Route;
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, request};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// A worker's filters by route; empty when no route has any.
+#[derive(Default)]
+pub(super) struct LocalFilters(Vec<Option<Local>>);
+
+struct Local {
+    shared: Arc<Filters>,
+    own: Rc<Filters>,
+}
+
+impl LocalFilters {
+    /// What did not change since `before` is not copied again.
+    pub(super) fn new(routes: &[Route], before: Option<&LocalFilters>) -> LocalFilters {
+        if routes.iter().all(|route| route.filters.is_none()) {
+            return LocalFilters::default();
+        }
+        let local = |(at, route): (usize, &Route)| {
+            let shared = route.filters.as_ref()?;
+            let known = before.and_then(|before| before.0.get(at)?.as_ref());
+            let own = match known.filter(|known| Arc::ptr_eq(&known.shared, shared)) {
+                Some(known) => Rc::clone(&known.own),
+                None => Rc::new(shared.detached()),
+            };
+            Some(Local { shared: Arc::clone(shared), own })
+        };
+        LocalFilters(routes.iter().enumerate().map(local).collect())
+    }
+
+    pub(super) fn of(&self, route: usize) -> Option<&Rc<Filters>> {
+        self.0.get(route)?.as_ref().map(|local| &local.own)
+    }
+}
+
+/// A request's filters, with what their values name.
+pub(super) struct Filtered {
+    filters: Rc<Filters>,
+    facts: Facts,
+}
+
+impl Filtered {
+    fn new(filters: &Rc<Filters>, client_ip: IpAddr, request_id: &HeaderValue) -> Filtered {
+        let client_ip = if filters.name_client_ip() {
+            HeaderValue::try_from(client_ip.to_string()).expect("an address is a valid header value")
+        } else {
+            HeaderValue::from_static("")
+        };
+        Filtered { filters: Rc::clone(filters), facts: Facts { client_ip, request_id: request_id.clone() } }
+    }
+
+    pub(super) fn edit_answer(&self, variant: usize, headers: &mut HeaderMap) {
+        self.filters.edit_answer(variant, headers, &self.facts);
+    }
+}
+
+/// Makes the request what the target is to get, or gives the route's own answer to it. Weir's own headers stand there
+/// already. Out of line: most routes have no filters.
+#[inline(never)]
+pub(super) fn apply(
+    exchange: &mut Exchange,
+    (client_ip, request_id): (IpAddr, &HeaderValue),
+    parts: &mut request::Parts,
+) -> Result<Option<Response<Bytes>>, Failure> {
+    let Some(filters) = exchange.local.filters.of(exchange.route) else { return Ok(None) };
+    exchange.filtered = Some(Box::new(Filtered::new(filters, client_ip, request_id)));
+    let Some(Filtered { filters, facts }) = exchange.filtered.as_deref() else { return Ok(None) };
+    if let Some(answer) = &filters.answer {
+        return own_answer(answer, exchange, parts).map(Some);
+    }
+    if let Some(rewrite) = &filters.rewrite {
+        if let Some(uri) = rewrite.uri(&parts.uri).map_err(|_| Failure::TargetTooLong)? {
+            parts.uri = uri;
+        }
+        if let Some(host) = &rewrite.host {
+            parts.headers.insert(header::HOST, host.clone());
+        }
+    }
+    filters.edit_request(exchange.variant, &mut parts.headers, facts);
+    Ok(None)
+}
+
+fn own_answer(answer: &OwnAnswer, exchange: &Exchange, parts: &request::Parts) -> Result<Response<Bytes>, Failure> {
+    let mut response = Response::new(Bytes::new());
+    match answer {
+        OwnAnswer::Redirect(redirect) => {
+            *response.status_mut() = redirect.status;
+            let asked = Asked {
+                scheme: scheme(exchange, &parts.headers),
+                host: parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
+                path: parts.uri.path(),
+                query: parts.uri.query(),
+            };
+            let location = redirect.location(&asked).map_err(|error| match error {
+                RedirectError::NoHost => Failure::NoHost,
+                RedirectError::Itself => Failure::RedirectLoop,
+            })?;
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        OwnAnswer::Fixed(fixed) => {
+            *response.status_mut() = fixed.status;
+            let fields = [(header::CONTENT_TYPE, &fixed.content_type), (header::RETRY_AFTER, &fixed.retry_after)];
+            for (name, value) in fields {
+                response.headers_mut().extend(value.clone().map(|value| (name, value)));
+            }
+            *response.body_mut() = fixed.body.clone();
+        }
+    }
+    Ok(response)
+}
+
+/// The scheme that the client used: what a trusted proxy says, or the listener's.
+fn scheme(exchange: &Exchange, headers: &HeaderMap) -> Scheme {
+    let own = if exchange.client.tls { Scheme::Https } else { Scheme::Http };
+    let said = headers.get(X_FORWARDED_PROTO).and_then(|said| said.to_str().ok());
+    said.and_then(|said| Scheme::parse(&said.to_ascii_lowercase())).unwrap_or(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::matcher::RequestMatch;
+    use crate::routing::rewrite::{PathChange, Rewrite};
+    use crate::routing::split::{Assignment, Weight};
+
+    fn route(filters: Option<&Arc<Filters>>) -> Route {
+        Route {
+            name: "r".to_owned(),
+            matches: RequestMatch::default(),
+            variants: Vec::new(),
+            assignment: Assignment::starting(&[Weight::FULL]).unwrap(),
+            rules: Vec::new(),
+            sticky: None,
+            timeout: std::time::Duration::from_secs(1),
+            salt: String::new(),
+            close_moved_within: None,
+            filters: filters.map(Arc::clone),
+        }
+    }
+
+    fn to(path: &str) -> Arc<Filters> {
+        let rewrite = Some(Rewrite { path: Some(PathChange::whole(path).unwrap()), host: None });
+        Arc::new(Filters { rewrite, ..Filters::default() })
+    }
+
+    #[test]
+    fn a_worker_copies_what_is_new_and_keeps_what_is_not() {
+        let plain = LocalFilters::new(&[route(None), route(None)], None);
+        assert!(plain.0.is_empty() && plain.of(1).is_none());
+        let (a, b) = (to("/a"), to("/b"));
+        let first = LocalFilters::new(&[route(None), route(Some(&a))], Some(&plain));
+        assert!(first.of(0).is_none() && first.of(2).is_none());
+        assert_eq!(**first.of(1).unwrap(), *a);
+        let same = LocalFilters::new(&[route(Some(&b)), route(Some(&a))], Some(&first));
+        assert!(Rc::ptr_eq(same.of(1).unwrap(), first.of(1).unwrap()));
+        assert_eq!(**same.of(0).unwrap(), *b);
+        let other = LocalFilters::new(&[route(None), route(Some(&b))], Some(&first));
+        assert_eq!(**other.of(1).unwrap(), *b);
+    }
+}
