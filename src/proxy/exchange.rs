@@ -102,6 +102,7 @@ impl Exchange {
 
     /// The answer's last byte is handed on; an exchange dropped without this was cut by the client.
     pub(super) fn finished(&mut self) {
+        self.client.pulse.answered();
         self.whole = true;
     }
 }
