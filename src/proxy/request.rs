@@ -43,19 +43,15 @@ pub(super) async fn serve(
             return Ok(respond::refuse(&client, refusal, has_body));
         }
     };
-    let identity_headers = &local.published.settings.identity_headers;
-    if !identity_headers.is_empty() {
-        headers::identify(&mut parts.headers, identity_headers, client.identity.as_deref());
-    }
+    let reserved = &local.published.settings.identity_headers;
+    headers::identify(&mut parts.headers, reserved, client.identity.as_deref());
     let Some((decision, client_ip)) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, Refusal::NO_ROUTE, has_body));
     };
     let place = (decision.route, decision.variant, decision.forced);
     let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
-    if client.is_http2() && grpc::is_call(&parts.headers) {
-        exchange.set_grpc();
-    }
+    exchange.set_grpc(client.is_http2() && grpc::is_call(&parts.headers));
     if hops == Hops::Spent {
         return Ok(at_once(exchange, respond::options(), incoming, &parts));
     }
