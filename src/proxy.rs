@@ -12,6 +12,9 @@ mod exchange;
 mod failure;
 mod filter;
 mod forward;
+mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod guard;
 pub mod headers;
@@ -23,4 +26,5 @@ mod respond;
 mod tls;
 mod tunnel;
 mod upstream;
+mod vet;
 pub mod worker;
