@@ -48,9 +48,19 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ),
     ("[]", "bad-compress 5:12 []", "`route.r.compress` is empty", EXAMPLE),
     ("[\"gzip\", \"gzip\"]", "bad-compress 5:21 \"gzip\"", "\"gzip\" stands twice in `route.r.compress`", ""),
-    ("[\"brotli\"]", "bad-value 5:13 \"brotli\"", "`route.r.compress` is \"brotli\", expected \"gzip\", \"br\" or \"zstd\"", ""),
-    ("[\"GZIP\"]", "bad-value 5:13 \"GZIP\"", "`route.r.compress` is \"GZIP\", expected \"gzip\", \"br\" or \"zstd\"", ""),
-    ("[\"gzip\", 3]", "wrong-type 5:21 3", "", ""),
+    (
+        "[\"brotli\"]",
+        "bad-value 5:13 \"brotli\"",
+        "`route.r.compress` is \"brotli\", expected \"gzip\", \"br\" or \"zstd\"",
+        "",
+    ),
+    (
+        "[\"GZIP\"]",
+        "bad-value 5:13 \"GZIP\"",
+        "`route.r.compress` is \"GZIP\", expected \"gzip\", \"br\" or \"zstd\"",
+        "did you mean \"gzip\"?",
+    ),
+    ("[\"gzip\", 3]", "wrong-type 5:21 3", "`route.r.compress` is an integer, expected a list of strings", ""),
 ];
 const EXAMPLE: &str = "write compress = [\"zstd\", \"br\", \"gzip\"], or leave it out";
 
