@@ -13,6 +13,7 @@ pub mod boundary;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod judge;
 pub mod limits;
 pub mod proxy;
 pub mod routing;

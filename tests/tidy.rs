@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 const DOORS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("routing", &["limits"]),
+    ("judge", &[]),
     ("boundary", &["routing", "limits"]),
     ("config", &["routing", "limits"]),
     ("proxy", &["boundary", "routing", "limits"]),
     ("control", &["boundary", "routing", "config", "limits"]),
     ("app", &["proxy", "control", "boundary", "routing", "config", "limits"]),
-    ("cli", &["app", "boundary", "config", "control", "routing", "limits"]),
+    ("cli", &["app", "boundary", "config", "control", "judge", "routing", "limits"]),
     ("main", &["app", "cli", "config", "limits"]),
 ];
 
@@ -40,6 +41,12 @@ const BANS: &[Ban] = &[
     ban("src/routing", "rand::rng", "deciders are given their randomness"),
     ban("src/routing", "rand::random", "deciders are given their randomness"),
     ban("src/routing", "thread_rng", "deciders are given their randomness"),
+    ban("src/judge", "tokio", "the judge does no I/O"),
+    ban("src/judge", "std::fs", "the judge does no I/O"),
+    ban("src/judge", "std::io", "the judge does no I/O"),
+    ban("src/judge", "Instant::now", "the judge is told the time"),
+    ban("src/judge", "SystemTime::now", "the judge is told the time"),
+    ban("src/judge", "rand::rng", "the judge needs no randomness"),
     ban("src/boundary", "hyper", "the boundary knows no transport"),
     ban("src/proxy", "Mutex", "a worker's state is its own; nothing on the path waits for another thread"),
     ban("src/proxy", "RwLock", "a worker's state is its own; nothing on the path waits for another thread"),
