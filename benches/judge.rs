@@ -3,9 +3,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::Duration;
-use weir::judge::{
-    Bound, Buckets, Check, Counts, Judge, NoData, Policy, Quantile, Sample, Scalar, Share, Verdict,
-};
+use weir::judge::{Bound, Buckets, Check, Counts, Judge, NoData, Policy, Quantile, Sample, Scalar, Share, Verdict};
 
 criterion_group!(benches, check);
 criterion_main!(benches);

@@ -102,8 +102,7 @@ struct Moment<'a> {
     full: bool,
     /// Candidate requests for each one of the baseline, by the weight.
     per_baseline: f64,
-    /// The gate to the next weight, and the share of more failures that it lets through.
-    gate: u32,
+    /// The share of more failures that the gate to the next weight lets through.
     margin: f64,
     warm: bool,
     /// Candidate requests in the step, those that it needs, and seconds without any.
@@ -191,7 +190,6 @@ impl Judge {
             seconds,
             full: weight >= 1.0,
             per_baseline: (weight / (1.0 - weight)).clamp(1e-6, 1e6),
-            gate: (next * 1e5).round() as u32,
             margin: (0.001 / next).clamp(0.001, 0.01),
             warm: check.warm || now <= self.warm_until && self.warm_up > Duration::ZERO,
             in_step: self.step.requests,
@@ -225,7 +223,8 @@ impl Judge {
 
     fn refused(&self, check: &Check) -> Option<Judgement> {
         let of = |counts: &Counts, name: &str| counts.fault().map(|fault| format!("the counts of {name} have {fault}"));
-        let fault = of(&check.candidate, &self.names.candidate).or_else(|| of(&check.baseline, &self.names.baseline))?;
+        let fault =
+            of(&check.candidate, &self.names.candidate).or_else(|| of(&check.baseline, &self.names.baseline))?;
         let cause = Cause::NoData;
         let metric = MetricVerdict {
             name: ERROR_RATE.to_owned(),

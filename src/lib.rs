@@ -17,3 +17,4 @@ pub mod judge;
 pub mod limits;
 pub mod proxy;
 pub mod routing;
+pub mod tls;

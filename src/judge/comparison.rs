@@ -15,7 +15,8 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    pub const OF_ERRORS: Sizes = Sizes { multiples: [1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, f64::INFINITY], prior: PRIOR };
+    pub const OF_ERRORS: Sizes =
+        Sizes { multiples: [1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, f64::INFINITY], prior: PRIOR };
     /// A share of slow requests starts at 1 to 10 % and has less room to grow.
     pub const OF_SLOWNESS: Sizes =
         Sizes { multiples: [1.3, 1.6, 2.0, 3.0, 5.0, 10.0, 30.0, f64::INFINITY], prior: PRIOR };
@@ -32,9 +33,6 @@ const ASSUMED_REQUESTS: f64 = 200.0;
 /// Checks are joined until the baseline has this many requests.
 pub(super) const LEAST_BASELINE: u64 = 5;
 
-/// Gates remembered of one metric; a plan has few, and one that was dropped begins again.
-const MOST_GATES: usize = 64;
-
 #[derive(Clone, Debug)]
 pub(super) struct Comparison {
     null: Null,
@@ -49,8 +47,9 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// Tolerates what `null` allows; `rate` is assumed of the baseline until there is something to go by.
-    pub fn new(null: Null, sizes: Sizes, rate: f64) -> Comparison {
+    /// Tolerates what `null` allows; `rate` is assumed of the baseline until there is something to go by. Harm that a
+    /// gate rules out is more than `ratio` times the baseline and a margin; `margins`: about those that will be asked for.
+    pub fn new(null: Null, sizes: Sizes, rate: f64, ratio: f64, margins: &[f64]) -> Comparison {
         Comparison {
             null,
             sizes,
@@ -59,7 +58,7 @@ impl Comparison {
             pending: Pair::default(),
             pending_seconds: 0.0,
             seen: Pair::default(),
-            gates: Vec::new(),
+            gates: margins.iter().map(|margin| Gate::new(Null { ratio, extra: *margin })).collect(),
         }
     }
 
@@ -109,18 +108,11 @@ impl Comparison {
         self.baseline.add(pair.baseline, seconds);
     }
 
-    /// Begins the gate of this key, unless it is there: harm is more than `ratio` times the baseline and `margin`.
-    pub fn open_gate(&mut self, key: u32, ratio: f64, margin: f64) {
-        if self.gate(key).is_none() {
-            if self.gates.len() == MOST_GATES {
-                self.gates.remove(0);
-            }
-            self.gates.push(Gate { key, null: Null { ratio, extra: margin }, log_e: 0.0, staked: 0.0 });
-        }
-    }
-
-    pub fn gate(&self, key: u32) -> Option<&Gate> {
-        self.gates.iter().find(|gate| gate.key == key)
+    /// The gate that lets this margin through.
+    pub fn gate(&self, margin: f64) -> Gate {
+        let distance = |gate: &Gate| (gate.null.extra / margin).ln().abs();
+        let nearest = self.gates.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        nearest.expect("a comparison has a gate").at(margin)
     }
 
     /// Everything that was taken in.
@@ -154,22 +146,30 @@ fn joined(a: Pair, b: Pair) -> Pair {
     Pair { candidate: a.candidate.plus(b.candidate), baseline: a.baseline.plus(b.baseline) }
 }
 
-/// Evidence against a candidate beyond `null`, read with >=: the product over all checks since the gate began.
-#[derive(Clone, Debug)]
+/// Evidence against a candidate beyond `null`, read with >=: the product over all checks since the rollout began.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Gate {
-    key: u32,
     null: Null,
     log_e: f64,
-    /// Candidate requests times what was staked on each. For the same bets the evidence against any other margin
-    /// differs by this much times the difference of the margins.
+    /// Candidate requests times what was staked on each.
     staked: f64,
 }
 
 impl Gate {
+    fn new(null: Null) -> Gate {
+        Gate { null, log_e: 0.0, staked: 0.0 }
+    }
+
     fn add(&mut self, pair: &Pair, rate: f64) {
         let excess = self.excess(rate, pair.candidate.total as f64 / pair.baseline.total as f64);
         self.log_e += self.null.log_e(pair, excess);
         self.staked -= pair.candidate.total as f64 * excess;
+    }
+
+    /// The same bets against another margin: in (1) only the last term changes, and any bets are valid.
+    fn at(&self, margin: f64) -> Gate {
+        let log_e = self.log_e + (margin - self.null.extra) * self.staked;
+        Gate { null: Null { extra: margin, ..self.null }, log_e, ..*self }
     }
 
     fn excess(&self, rate: f64, per_baseline: f64) -> f64 {
@@ -210,17 +210,17 @@ mod tests {
     }
 
     fn errors() -> Comparison {
-        Comparison::new(Null { ratio: 1.2, extra: 1e-4 }, Sizes::OF_ERRORS, 0.002)
+        let margins = [0.01, 0.004, 0.002, 0.001];
+        Comparison::new(Null { ratio: 1.2, extra: 1e-4 }, Sizes::OF_ERRORS, 0.002, 1.5, &margins)
     }
 
     #[test]
     fn a_clean_candidate_passes_the_gates_after_as_many_requests_as_promised() {
         for (margin, requests) in [(0.01, 300), (0.004, 750), (0.002, 1500), (0.001, 3000)] {
             let mut comparison = errors();
-            comparison.open_gate(1, 1.5, margin);
-            let first = comparison.gate(1).unwrap().needs(1e-6, 1.0 / 19.0).unwrap();
+            let first = comparison.gate(margin).needs(1e-6, 1.0 / 19.0).unwrap();
             let mut seen = 0;
-            while !comparison.gate(1).unwrap().is_passed() {
+            while !comparison.gate(margin).is_passed() {
                 comparison.add(pair(1, 0, 19, 0), 0.1);
                 seen += 1;
             }
@@ -232,16 +232,15 @@ mod tests {
     #[test]
     fn the_margin_that_is_excluded_shrinks_to_the_gates_own() {
         let mut comparison = errors();
-        comparison.open_gate(1, 1.5, 0.004);
-        assert_eq!(comparison.gate(1).unwrap().excluded_margin(), None);
+        assert_eq!(comparison.gate(0.004).excluded_margin(), None);
         let mut last = 1.0;
         for _ in 0..800 {
             comparison.add(pair(1, 0, 19, 0), 0.1);
-            let margin = comparison.gate(1).unwrap().excluded_margin().unwrap_or(1.0);
+            let margin = comparison.gate(0.004).excluded_margin().unwrap_or(1.0);
             assert!(margin <= last);
             last = margin;
         }
-        assert!(comparison.gate(1).unwrap().is_passed() && last <= 0.004, "{last}");
+        assert!(comparison.gate(0.004).is_passed() && last <= 0.004, "{last}");
     }
 
     #[test]
@@ -270,11 +269,16 @@ mod tests {
     }
 
     #[test]
-    fn gates_are_bounded() {
+    fn a_margin_between_gates_is_as_good_as_one_of_its_own() {
         let mut comparison = errors();
-        for key in 0..1000 {
-            comparison.open_gate(key, 1.5, 0.01);
+        let mut own = Comparison::new(Null { ratio: 1.2, extra: 1e-4 }, Sizes::OF_ERRORS, 0.002, 1.5, &[0.0033]);
+        for at in 0..200 {
+            let pair = pair(50, at % 20 / 19, 950, 3);
+            comparison.add(pair, 10.0);
+            own.add(pair, 10.0);
+            let (near, exact) = (comparison.gate(0.0033), own.gate(0.0033));
+            assert!((near.log_e - exact.log_e).abs() <= 0.1 + 0.03 * exact.log_e.abs(), "{near:?} {exact:?}");
         }
-        assert!(comparison.gates.len() == MOST_GATES && comparison.gate(999).is_some() && comparison.gate(0).is_none());
+        assert!(own.gate(0.0033).is_passed());
     }
 }

@@ -7,7 +7,7 @@
 
 use super::Moment;
 use super::alone::{Beyond, Limit, is_alone};
-use super::comparison::{Comparison, Sizes};
+use super::comparison::{Comparison, Gate, Sizes};
 use super::counts::Counts;
 use super::evidence::{Fading, Null, Pair, Tally};
 use super::policy::{Buckets, Quantile as QuantilePolicy};
@@ -23,8 +23,6 @@ const LEAST_SLOWER_MS: f64 = 5.0;
 /// A gate is passed when the candidate's share of slow requests is less than this multiple of the baseline's, and a
 /// margin of twice the quantile's tail.
 const GATE_RATIO: f64 = 1.5;
-
-const GATE: u32 = 0;
 
 #[derive(Clone, Debug)]
 pub(super) struct Latency {
@@ -148,8 +146,7 @@ impl Quantile {
     fn new(policy: QuantilePolicy, buckets: &Buckets) -> Quantile {
         let tail = 1.0 - policy.quantile;
         let null = Null { ratio: 1.0, extra: tolerance(tail) };
-        let mut comparison = Comparison::new(null, Sizes::OF_SLOWNESS, tail);
-        comparison.open_gate(GATE, GATE_RATIO, 2.0 * tail);
+        let comparison = Comparison::new(null, Sizes::OF_SLOWNESS, tail, GATE_RATIO, &[2.0 * tail]);
         let over = policy.max_ms.and_then(|ms| buckets.first_over(ms));
         Quantile {
             policy,
@@ -217,7 +214,7 @@ impl Quantile {
             return (Cause::Suspicion, format!("{name} looks to be above {slower}, not proven: {why}"));
         }
         let warm = if moment.warm { " (not judged during the warm-up)" } else { "" };
-        let gate = comparison.gate(GATE).expect("it is opened with the metric");
+        let gate = self.gate();
         let at = match self.above {
             Some((_, at)) => format!("{} ms ({slower})", short(buckets.upper_ms(at))),
             None => slower,
@@ -240,7 +237,8 @@ impl Quantile {
                 (Cause::TooFew, format!("{harm} {so_far}; needs about {} more requests{warm}", about(needs)))
             }
             (_, None) => {
-                let reason = format!("{harm} not ruled out, and there is no {} traffic to compare with", names.baseline);
+                let reason =
+                    format!("{harm} not ruled out, and there is no {} traffic to compare with", names.baseline);
                 (Cause::NoData, reason)
             }
         }
@@ -275,8 +273,12 @@ impl Quantile {
     }
 
     fn needs(&self, moment: &Moment) -> Option<u64> {
-        let gate = self.comparison.gate(GATE).filter(|_| !moment.full)?;
-        gate.needs(self.comparison.baseline_rate(), moment.per_baseline)
+        let needs = || self.gate().needs(self.comparison.baseline_rate(), moment.per_baseline);
+        if moment.full { None } else { needs() }
+    }
+
+    fn gate(&self) -> Gate {
+        self.comparison.gate(2.0 * (1.0 - self.policy.quantile))
     }
 
     /// `61 of 400 requests slow (15.3 %) against 1.1 % of stable`

@@ -14,6 +14,9 @@ const TOLERANCE: Null = Null { ratio: 1.2, extra: 1e-4 };
 /// Assumed of a baseline that was not seen yet.
 const ASSUMED_RATE: f64 = 0.002;
 
+/// The margins of gates to 10, 25, 50 and 100 %; those of other weights lie between.
+const MARGINS: [f64; 4] = [0.01, 0.004, 0.002, 0.001];
+
 /// Without any request of the candidate for this long, it may be gone.
 const QUIET_SECONDS: f64 = 60.0;
 
@@ -31,7 +34,7 @@ impl Rate {
         Rate {
             name: name.to_owned(),
             max_ratio,
-            comparison: Comparison::new(tolerance, Sizes::OF_ERRORS, ASSUMED_RATE),
+            comparison: Comparison::new(tolerance, Sizes::OF_ERRORS, ASSUMED_RATE, max_ratio, &MARGINS),
             limit: max.map(Limit::new),
         }
     }
@@ -41,7 +44,6 @@ impl Rate {
     }
 
     pub fn check(&mut self, pair: Pair, moment: &Moment) -> MetricVerdict {
-        self.comparison.open_gate(moment.gate, self.max_ratio, moment.margin);
         if is_alone(&pair, moment.full) {
             self.comparison.add_alone(pair.candidate);
         } else {
@@ -114,7 +116,10 @@ impl Rate {
                 false => (Cause::Suspicion, "looks to be above, not proven, the limit of"),
             };
             let limit = percent(limit.limit());
-            return Some((cause, format!("{name} {rate} ({counts}): {how} {limit}, and no {} traffic", names.baseline)));
+            return Some((
+                cause,
+                format!("{name} {rate} ({counts}): {how} {limit}, and no {} traffic", names.baseline),
+            ));
         }
         let max = percent(limit.max());
         match limit.beyond() {
@@ -138,9 +143,7 @@ impl Rate {
         let names = moment.names;
         let harm = format!("{} above {}× {}", self.name_in_words(), short(self.max_ratio), names.baseline);
         let wanted = points(moment.margin);
-        let Some(gate) = self.comparison.gate(moment.gate) else {
-            return (Cause::TooFew, format!("{harm} + {wanted} not ruled out yet"));
-        };
+        let gate = self.comparison.gate(moment.margin);
         let missing = moment.min_requests.saturating_sub(moment.in_step);
         if gate.is_passed() && missing == 0 {
             return (Cause::Harmless, format!("{harm} + {wanted} ruled out ({})", self.shown(moment)));
@@ -164,8 +167,7 @@ impl Rate {
         if moment.full {
             return None;
         }
-        let gate = self.comparison.gate(moment.gate)?;
-        let needs = gate.needs(self.comparison.baseline_rate(), moment.per_baseline)?;
+        let needs = self.comparison.gate(moment.margin).needs(self.comparison.baseline_rate(), moment.per_baseline)?;
         Some(needs.max(moment.min_requests.saturating_sub(moment.in_step)))
     }
 

@@ -16,7 +16,7 @@ pub(super) fn short(value: f64) -> String {
         size if !size.is_finite() => return "∞".to_owned(),
         size if size >= 99.95 || size == 0.0 => 0,
         size if size >= 1.0 => 1,
-        size => ((-size.log10()).ceil() as usize + 1).min(6),
+        size => ((-size.log10()).ceil() as usize + 2).min(6),
     };
     let text = format!("{value:.digits$}");
     match text.contains('.') {

@@ -52,10 +52,8 @@ fn the_ends_of_the_numbers_are_no_trouble() {
     assert_eq!(log_add_exp(f64::NEG_INFINITY, f64::NEG_INFINITY), f64::NEG_INFINITY);
     assert_eq!(log_add_exp(f64::NEG_INFINITY, 3.0), 3.0);
     let null = Null { ratio: 1.2, extra: 1e-4 };
-    let pair = |nc, xc, ns, xs| Pair {
-        candidate: Tally { total: nc, bad: xc },
-        baseline: Tally { total: ns, bad: xs },
-    };
+    let pair =
+        |nc, xc, ns, xs| Pair { candidate: Tally { total: nc, bad: xc }, baseline: Tally { total: ns, bad: xs } };
     let bet = null.excess(1.0, 1e-6, 1e-6);
     assert!(null.log_e(&pair(1, 0, 1_000_000, 0), bet).is_finite());
     assert!(null.log_e(&pair(u64::MAX, u64::MAX, u64::MAX, 0), 0.5).is_finite());

@@ -41,7 +41,9 @@ fn a_bad_canary_is_rolled_back_and_a_reset_begins_anew() {
 
 #[test]
 fn no_data_in_all_its_forms_holds() {
-    for sample in [r#""cv":null,"sv":1.0"#, r#""cv":NaN,"sv":1.0"#, r#""cv":-Infinity,"sv":Infinity"#, r#""cv":1,"sv":0"#] {
+    for sample in
+        [r#""cv":null,"sv":1.0"#, r#""cv":NaN,"sv":1.0"#, r#""cv":-Infinity,"sv":Infinity"#, r#""cv":1,"sv":0"#]
+    {
         let mut replay = replay();
         replay.line(RESET).unwrap();
         let line = format!(r#"{{"w":0.05,"c":[500,0],"s":[9500,9],"cl":[90,500],"sl":[90,9490,120,10],{sample}}}"#);
@@ -73,7 +75,7 @@ fn bad_lines_are_refused_with_what_is_wrong() {
         (r#"{"w":0.5,"c":[1,2],"s":[0,0]}"#, "c: 2 failed of 1 requests"),
         (r#"{"w":0.5,"c":[1,-2],"s":[0,0]}"#, "c: -2 is not a count from 0 to 2^53"),
         (r#"{"w":0.5,"c":[0,0],"s":[1.5,0]}"#, "s: 1.5 is not a count from 0 to 2^53"),
-        (r#"{"w":0.5,"c":[0,0],"s":[1e17,0]}"#, "s: 1e17 is not a count from 0 to 2^53"),
+        (r#"{"w":0.5,"c":[0,0],"s":[1e17,0]}"#, "s: 1e+17 is not a count from 0 to 2^53"),
         (r#"{"w":0.5,"c":[0,0],"s":[NaN,0]}"#, "s: null is not a number"),
         (r#"{"w":0.5,"c":[0,0],"s":[0,0],"warm":1}"#, "warm: not true or false"),
         (r#"{"w":0.5,"c":[0,0],"s":[0,0],"cl":[3]}"#, "cl: a bucket without its count"),

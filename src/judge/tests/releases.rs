@@ -51,7 +51,13 @@ impl Shape {
     fn rate(self, base: f64, at: f64) -> f64 {
         match self {
             Shape::Steady => base,
-            Shape::Burst => if (0.4..0.45).contains(&at) { 0.3 } else { base },
+            Shape::Burst => {
+                if (0.4..0.45).contains(&at) {
+                    0.3
+                } else {
+                    base
+                }
+            }
             Shape::Ramp => base * (1.0 + 9.0 * at),
             Shape::Diurnal => base * (1.0 + 0.9 * (12.0 * at).sin()),
             Shape::AboveLimit => 0.015 + base,
@@ -169,7 +175,9 @@ fn failures_until_fail(seed: u64, rps: f64, seconds: f64, candidate: f64, baseli
 
 #[test]
 fn bad_candidates_are_caught_after_a_handful_of_failures() {
-    for (candidate, baseline, rps, most) in [(0.5, 0.002, 100.0, 4.0), (0.1, 0.01, 100.0, 10.0), (0.05, 0.01, 100.0, 18.0)] {
+    for (candidate, baseline, rps, most) in
+        [(0.5, 0.002, 100.0, 4.0), (0.1, 0.01, 100.0, 10.0), (0.05, 0.01, 100.0, 18.0)]
+    {
         let mut failures: Vec<f64> =
             (0..101).map(|seed| failures_until_fail(seed, rps, 0.5, candidate, baseline)).collect();
         let median = median(failures.clone());
@@ -188,9 +196,8 @@ struct Durations {
 impl Durations {
     fn new() -> Durations {
         let mut rng = SmallRng::seed_from_u64(1);
-        let normal = |rng: &mut SmallRng| {
-            (-2.0 * uniform(rng).ln()).sqrt() * (std::f64::consts::TAU * uniform(rng)).cos()
-        };
+        let normal =
+            |rng: &mut SmallRng| (-2.0 * uniform(rng).ln()).sqrt() * (std::f64::consts::TAU * uniform(rng)).cos();
         Durations { table: (0..65_536).map(|_| 50.0 * (0.6 * normal(&mut rng)).exp()).collect() }
     }
 
@@ -213,7 +220,13 @@ fn latency_that_doubles_is_caught_and_latency_that_drifts_is_not() {
         let mut traffic = Traffic::new(seed, 40.0);
         let (mut healthy, mut slow) = (Court::new(&with_latency(), Some(buckets())), None);
         for at in 0..60 {
-            let times = if at < 30 { 1.0 + f64::from(at) / 15.0 } else if at < 36 { 5.0 } else { 1.5 };
+            let times = if at < 30 {
+                1.0 + f64::from(at) / 15.0
+            } else if at < 36 {
+                5.0
+            } else {
+                1.5
+            };
             let mut check = traffic.check(0.1, 0.25, 5.0, 0.0, 0.0);
             check.candidate.histogram = durations.histogram(&mut traffic.rng, check.candidate.requests, times);
             check.baseline.histogram = durations.histogram(&mut traffic.rng, check.baseline.requests, times);

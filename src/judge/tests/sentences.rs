@@ -13,7 +13,7 @@ fn a_healthy_candidate_hears_what_it_still_needs() {
     assert_eq!(judgement.verdict, Verdict::Hold);
     assert_eq!(
         judgement.reason,
-        "error rate above 1.5× stable ruled out up to +1 points, wanted +0.4 points; needs about 560 more requests"
+        "error rate above 1.5× stable ruled out up to +1.2 points, wanted +0.4 points; needs about 660 more requests"
     );
     let judgement = run(&mut court, 7, &check(0.1, 0.25, (100, 0), (900, 1)));
     assert_eq!(judgement.verdict, Verdict::Pass);
@@ -65,7 +65,10 @@ fn without_traffic_nothing_is_ever_promoted() {
     let mut court = Court::of_errors();
     assert_eq!(run(&mut court, 30, &check(0.1, 0.25, (100, 0), (900, 0))).verdict, Verdict::Pass);
     let judgement = run(&mut court, 60, &check(0.1, 0.25, (0, 0), (0, 0)));
-    assert_eq!((judgement.verdict, judgement.reason.as_str()), (Verdict::Hold, "error rate: no canary requests for 10 min"));
+    assert_eq!(
+        (judgement.verdict, judgement.reason.as_str()),
+        (Verdict::Hold, "error rate: no canary requests for 10 min")
+    );
 }
 
 #[test]
@@ -109,7 +112,11 @@ fn latency_is_judged_and_its_warm_up_is_not() {
     let mut court = Court::new(&policy, Some(buckets()));
     let judgement = run(&mut court, 6, &slow_check(120, 0.05));
     assert_eq!(judgement.verdict, Verdict::Hold, "{}", judgement.reason);
-    assert!(judgement.metrics[1].reason.ends_with("(not judged during the warm-up)"), "{}", judgement.metrics[1].reason);
+    assert!(
+        judgement.metrics[1].reason.ends_with("(not judged during the warm-up)"),
+        "{}",
+        judgement.metrics[1].reason
+    );
     court.judge.instance_added(court.now);
     assert_eq!(run(&mut court, 6, &slow_check(120, 0.05)).verdict, Verdict::Hold);
     let judgement = run(&mut court, 2, &slow_check(120, 0.05));
@@ -181,8 +188,7 @@ fn scalars_fail_after_breaches_in_a_row_and_hold_without_data() {
 
 #[test]
 fn counts_of_ones_own_are_judged_like_errors() {
-    let policy =
-        Policy { counts: vec![Count { name: "declined".to_owned(), max_ratio: 1.5 }], ..Policy::default() };
+    let policy = Policy { counts: vec![Count { name: "declined".to_owned(), max_ratio: 1.5 }], ..Policy::default() };
     let mut court = Court::new(&policy, None);
     let mut check = check(0.1, 0.25, (1000, 0), (9000, 0));
     check.baseline.counts = vec![Tally { total: 900, bad: 9 }];
