@@ -77,12 +77,12 @@ impl Rate {
     }
 
     fn cause(&self, moment: &Moment) -> (Cause, String) {
-        let (comparison, names) = (&self.comparison, moment.names);
+        let (comparison, name, names) = (&self.comparison, self.name_in_words(), moment.names);
         let seen = comparison.seen();
         if comparison.is_harmful(moment.bars) {
             let Null { ratio, extra } = comparison.tolerance();
             let tolerated = format!("{}× {} + {}", short(ratio), names.baseline, points(extra));
-            return (Cause::Proven, format!("{}: above {tolerated} beyond doubt", self.shown(moment)));
+            return (Cause::Proven, format!("{name} {}: above {tolerated} beyond doubt", self.shown(moment)));
         }
         if let Some((cause, reason)) = self.limit.as_ref().and_then(|limit| self.beyond(limit, moment)) {
             return (cause, reason);
@@ -90,14 +90,14 @@ impl Rate {
         if comparison.is_suspicious() {
             let (now, needed) = (comparison.log_harm().exp(), moment.bars.proven.exp());
             let evidence = format!("evidence {} of the {} that roll back", short(now), short(needed));
-            return (Cause::Suspicion, format!("{}: looks worse, not proven ({evidence})", self.shown(moment)));
+            return (Cause::Suspicion, format!("{name} {}: looks worse, not proven ({evidence})", self.shown(moment)));
         }
         if seen.candidate.total == 0 {
-            return (Cause::NoData, format!("{}: no {} requests yet", self.name_in_words(), names.candidate));
+            return (Cause::NoData, format!("{name}: no {} requests yet", names.candidate));
         }
         if moment.idle > QUIET_SECONDS {
             let quiet = format!("no {} requests for {}", names.candidate, span(moment.idle));
-            return (Cause::NoData, format!("{}: {quiet}", self.name_in_words()));
+            return (Cause::NoData, format!("{name}: {quiet}"));
         }
         self.gate(moment)
     }
@@ -146,7 +146,7 @@ impl Rate {
         let gate = self.comparison.gate(moment.margin);
         let missing = moment.min_requests.saturating_sub(moment.in_step);
         if gate.is_passed() && missing == 0 {
-            return (Cause::Harmless, format!("{harm} + {wanted} ruled out ({})", self.shown(moment)));
+            return (Cause::Harmless, format!("{harm} + {wanted} ruled out: {}", self.shown(moment)));
         }
         if gate.is_passed() {
             let more = format!("needs {} more requests in this step", grouped(missing));
@@ -171,13 +171,13 @@ impl Rate {
         Some(needs.max(moment.min_requests.saturating_sub(moment.in_step)))
     }
 
-    /// `error rate 7.1 % (8 of 112 requests) against 0.52 % of stable`
+    /// `7.1 % (8 of 112 requests) against 0.52 % of stable`
     fn shown(&self, moment: &Moment) -> String {
         let seen = self.comparison.seen();
         let rate = percent(seen.candidate.share().unwrap_or(0.0));
         let counts = format!("{} of {} requests", grouped(seen.candidate.bad), grouped(seen.candidate.total));
         let baseline = percent(seen.baseline.share().unwrap_or(0.0));
-        format!("{} {rate} ({counts}) against {baseline} of {}", self.name_in_words(), moment.names.baseline)
+        format!("{rate} ({counts}) against {baseline} of {}", moment.names.baseline)
     }
 
     fn name_in_words(&self) -> &str {

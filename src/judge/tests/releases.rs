@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 fn releases() -> u64 {
-    std::env::var("JUDGE_RELEASES").ok().and_then(|count| count.parse().ok()).unwrap_or(300)
+    std::env::var("JUDGE_RELEASES").ok().and_then(|count| count.parse().ok()).unwrap_or(200)
 }
 
 fn uniform(rng: &mut SmallRng) -> f64 {

@@ -19,7 +19,7 @@ fn a_healthy_candidate_hears_what_it_still_needs() {
     assert_eq!(judgement.verdict, Verdict::Pass);
     assert_eq!(
         judgement.reason,
-        "error rate above 1.5× stable + 0.4 points ruled out (error rate 0 % (0 of 1,000 requests) against 0.11 % of stable)"
+        "error rate above 1.5× stable + 0.4 points ruled out: 0 % (0 of 1,000 requests) against 0.111 % of stable"
     );
 }
 
