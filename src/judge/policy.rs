@@ -119,7 +119,7 @@ impl Policy {
             true => Ok(()),
             false => Err(PolicyError::Range { key, value, above, most }),
         };
-        let ratio = |key, value: f64| match value >= 1.0 && value <= 1000.0 {
+        let ratio = |key, value: f64| match (1.0..=1000.0).contains(&value) {
             true => Ok(()),
             false => Err(PolicyError::Ratio { key, value }),
         };

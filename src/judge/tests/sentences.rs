@@ -207,6 +207,13 @@ fn impossible_counts_hold_and_are_left_out() {
 }
 
 #[test]
+fn a_metrics_state_is_small() {
+    let gates = 4 * size_of::<comparison::Gate>();
+    assert!(size_of::<Rate>() + gates <= 1024, "{}", size_of::<Rate>() + gates);
+    assert!(size_of::<scalar::Scalar>() <= 1024);
+}
+
+#[test]
 fn policies_are_refused_whole() {
     let refused = |policy: Policy| Judge::new(&policy, Some(buckets()), Duration::ZERO).unwrap_err().to_string();
     let errors = Errors { max_ratio: f64::NAN, max: 0.01 };
