@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 const DOORS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("routing", &["limits"]),
+    ("judge", &[]),
     ("tls", &["limits"]),
     ("boundary", &["routing", "limits"]),
     ("config", &["routing", "tls", "limits"]),
     ("proxy", &["boundary", "routing", "tls", "limits"]),
     ("control", &["boundary", "routing", "config", "tls", "limits"]),
     ("app", &["proxy", "control", "boundary", "routing", "config", "limits"]),
-    ("cli", &["app", "boundary", "config", "control", "routing", "limits"]),
+    ("cli", &["app", "boundary", "config", "control", "judge", "routing", "limits"]),
     ("main", &["app", "cli", "config", "limits"]),
 ];
 
@@ -41,6 +42,12 @@ const BANS: &[Ban] = &[
     ban("src/routing", "rand::rng", "deciders are given their randomness"),
     ban("src/routing", "rand::random", "deciders are given their randomness"),
     ban("src/routing", "thread_rng", "deciders are given their randomness"),
+    ban("src/judge", "tokio", "the judge does no I/O"),
+    ban("src/judge", "std::fs", "the judge does no I/O"),
+    ban("src/judge", "std::io", "the judge does no I/O"),
+    ban("src/judge", "Instant::now", "the judge is told the time"),
+    ban("src/judge", "SystemTime::now", "the judge is told the time"),
+    ban("src/judge", "rand::rng", "the judge needs no randomness"),
     ban("src/tls", "tokio", "no I/O there"),
     ban("src/tls", "std::fs", "files are read by config and control"),
     ban("src/tls", "SystemTime::now", "who needs the time brings it along"),

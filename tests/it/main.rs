@@ -15,6 +15,7 @@ mod field;
 mod headers;
 mod history;
 mod http2;
+mod judge;
 mod limits;
 mod lists;
 mod live;
