@@ -14,6 +14,7 @@ mod forward;
 mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
+mod grpc;
 mod guard;
 pub mod headers;
 mod io;
@@ -21,7 +22,7 @@ mod listener;
 mod mirror;
 mod request;
 mod respond;
-pub mod tls;
+mod tls;
 mod tunnel;
 mod upstream;
 mod vet;

@@ -7,6 +7,7 @@ use super::clock::Watch;
 use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::headers;
 use super::io::Driving;
 use super::mirror::{self, RequestCopy};
 use super::upstream::{Lease, quiet};
@@ -39,6 +40,8 @@ pub(super) struct Upload {
     starved: Cell<bool>,
     failure: Cell<Option<Failure>>,
     left: Cell<u64>,
+    /// A shared connection's task reads it, not the request's.
+    on_stream: Cell<bool>,
     /// For the route's mirror.
     copy: Cell<Option<Box<RequestCopy>>>,
 }
@@ -54,6 +57,7 @@ impl Upload {
             starved: Cell::new(true),
             failure: Cell::new(None),
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
+            on_stream: Cell::new(false),
             copy: Cell::new(None),
         })
     }
@@ -63,8 +67,14 @@ impl Upload {
     pub(super) fn sent_by(&self, cx: &Context<'_>) {
         self.task.by(cx);
     }
+    pub(super) fn goes_on_stream(&self, on_stream: bool) {
+        self.on_stream.set(on_stream);
+    }
     pub(super) fn release(&self) {
         self.held.set(false);
+        if self.on_stream.get() {
+            self.task.wake();
+        }
     }
     pub(super) fn is_held(&self) -> bool {
         self.held.get()
@@ -144,12 +154,15 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = Broken;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let (incoming, upload) = match self.get_mut() {
             RequestBody::Client { incoming, upload } => (incoming, upload),
             RequestBody::Whole(whole) => return Poll::Ready(whole.next().map(Ok)),
             RequestBody::Empty => return Poll::Ready(None),
         };
+        if upload.on_stream.get() {
+            upload.sent_by(cx);
+        }
         if upload.held.get() {
             return Poll::Pending;
         }
@@ -165,7 +178,14 @@ impl Body for RequestBody {
                 upload.failure.set(Some(Failure::BadBody));
                 return Poll::Ready(Some(Err(Broken("the client's body broke off"))));
             }
-            Poll::Ready(Some(Ok(frame))) => vetted(frame),
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    let settings = &upload.client.worker.local().published.settings;
+                    headers::identify(trailers, &settings.identity_headers, None);
+                    vet::trailers(trailers);
+                }
+                frame
+            }
         };
         if let Some(data) = frame.data_ref() {
             match upload.left.get().checked_sub(data.len() as u64) {
@@ -242,6 +262,8 @@ impl ResponseBody {
     fn finish(&mut self) {
         if let Source::Target { lease, upload, .. } = &mut self.source {
             match (lease.take(), upload.take().filter(|upload| !upload.is_done())) {
+                // The connection's task goes on with it, or the target has reset the stream.
+                (Some(lease), _) if lease.is_stream() => drop(lease),
                 (Some(lease), Some(upload)) => drop(tokio::task::spawn_local(finish_upload(lease, upload))),
                 (lease, _) => drop(lease),
             }
@@ -266,12 +288,16 @@ impl Body for ResponseBody {
             },
         };
         match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    vet::trailers(trailers);
+                    body.exchange.iter_mut().for_each(|exchange| exchange.grpc_status(trailers));
+                }
                 let ended = matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream());
                 if ended || frame.is_trailers() {
                     body.finish();
                 }
-                Poll::Ready(Some(Ok(vetted(frame))))
+                Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(_)) => {
                 if let Some(exchange) = &mut body.exchange {
@@ -300,20 +326,6 @@ impl Body for ResponseBody {
             Source::Target { incoming, .. } => incoming.size_hint(),
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
-    }
-}
-
-/// Data as it is; of trailers only what may stand there.
-fn vetted(frame: Frame<Bytes>) -> Frame<Bytes> {
-    if !frame.is_trailers() {
-        return frame;
-    }
-    match frame.into_trailers() {
-        Ok(mut trailers) => {
-            vet::trailers(&mut trailers);
-            Frame::trailers(trailers)
-        }
-        Err(frame) => frame,
     }
 }
 
@@ -369,6 +381,9 @@ pub(super) fn poll_target(
     lease: &mut Option<Lease>,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    if lease.as_ref().is_some_and(Lease::is_stream) {
+        return Pin::new(incoming).poll_frame(cx);
+    }
     if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut quiet()) {
         return Poll::Ready(frame);
     }

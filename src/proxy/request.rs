@@ -4,6 +4,7 @@ use super::body::{self, RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::grpc;
 use super::headers::Hops;
 use super::mirror::{self, RequestCopy};
 use super::respond::Refusal;
@@ -37,11 +38,12 @@ pub(super) async fn serve(
     let has_body = !incoming.is_end_stream();
     let hops = match vetted(&client, &mut parts, has_body) {
         Ok(hops) => hops,
-        Err(refusal) => {
-            client.rejected();
-            return Ok(respond::refuse(&client, refusal, has_body));
-        }
+        Err(refusal) => return Ok(respond::refuse(&client, refusal, has_body)),
     };
+    let identity_headers = &local.published.settings.identity_headers;
+    if !identity_headers.is_empty() {
+        headers::identify(&mut parts.headers, identity_headers, client.identity.as_deref());
+    }
     let Some((decision, client_ip)) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, Refusal::NO_ROUTE, has_body));
@@ -51,26 +53,28 @@ pub(super) async fn serve(
     if hops == Hops::Spent {
         return Ok(at_once(exchange, respond::options(), incoming, &parts));
     }
+    if client.is_http2() && grpc::is_call(&parts.headers) {
+        exchange.set_grpc();
+    }
 
     // A WebSocket over HTTP/2 says so by its method.
     let mirrored = socket.is_none() && mirror::takes(&exchange, &parts.headers);
+    let identity = client.identity.as_deref();
     let headers::Passed { request_id: id, upgrade } =
-        headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
-    let upgrade = offer(&client, &mut parts, socket.is_some(), upgrade.filter(|_| !has_body));
-    if exchange.local.filters.of(exchange.route).is_some() {
-        match filter::apply(&mut exchange, (client_ip, &id), &mut parts) {
-            Ok(None) => {}
-            // To a CONNECT, any success would say that the tunnel stands.
-            Ok(Some(_)) if socket.is_some() => {
-                return Ok(respond::failed(exchange, Failure::BadResponse, &id, &decision));
+        headers::for_target(&mut parts.headers, &client.hop, identity, &mut *client.worker.rng.borrow_mut());
+    let offered = upgrade.filter(|_| !has_body && client.version.get() == Version::HTTP_11);
+    let upgrade = match switch_to(&exchange, &mut parts, socket.is_some(), offered) {
+        Ok(upgrade) => upgrade,
+        Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
+    };
+    match filtered(&mut exchange, (client_ip, &id), &mut parts, socket.is_some()) {
+        Ok(None) => {}
+        Ok(Some(answer)) => return Ok(at_once(exchange, answer, incoming, &parts)),
+        Err(failure) => {
+            if has_body && socket.is_none() {
+                client.unread_body.set(true);
             }
-            Ok(Some(answer)) => return Ok(at_once(exchange, answer, incoming, &parts)),
-            Err(failure) => {
-                if has_body {
-                    client.unread_body.set(true);
-                }
-                return Ok(respond::failed(exchange, failure, &id, &decision));
-            }
+            return Ok(respond::failed(exchange, failure, &id, &decision));
         }
     }
     let (body, upload) = match upload(&client, &mut parts, incoming) {
@@ -90,6 +94,47 @@ pub(super) async fn serve(
         Ok(answer) => respond::relay(exchange, answer, &decision),
         Err(failure) => respond::failed(exchange, failure, &id, &decision),
     })
+}
+
+/// What the target is asked to switch to: what the client offers, or WebSocket where it opened one over HTTP/2. Targets
+/// that speak HTTP/2 are asked for nothing, and a WebSocket does not get there.
+#[inline(always)]
+fn switch_to(
+    exchange: &Exchange,
+    parts: &mut request::Parts,
+    is_socket: bool,
+    offered: Option<HeaderValue>,
+) -> Result<Option<HeaderValue>, Failure> {
+    if !is_socket && offered.is_none() {
+        return Ok(None);
+    }
+    if exchange.targets_speak_http2() {
+        return if is_socket { Err(Failure::BadResponse) } else { Ok(None) };
+    }
+    let offered = match offered {
+        Some(offered) if !is_socket => offered,
+        _ => tunnel::websocket(parts, &mut *exchange.client.worker.rng.borrow_mut()),
+    };
+    tunnel::ask(&mut parts.headers, &offered);
+    Ok(Some(offered))
+}
+
+/// The route's filters on the request: an answer that the route gives itself, if it does.
+#[inline(always)]
+fn filtered(
+    exchange: &mut Exchange,
+    from: (IpAddr, &HeaderValue),
+    parts: &mut request::Parts,
+    is_socket: bool,
+) -> Result<Option<Response<Bytes>>, Failure> {
+    if exchange.local.filters.of(exchange.route).is_none() {
+        return Ok(None);
+    }
+    match filter::apply(exchange, from, parts)? {
+        // To a CONNECT, any success would say that the tunnel stands.
+        Some(_) if is_socket => Err(Failure::BadResponse),
+        answer => Ok(answer),
+    }
 }
 
 /// The stream of a WebSocket over HTTP/2 (RFC 8441), whose request is from now on the GET that it is over HTTP/1.1.
@@ -122,7 +167,12 @@ async fn switch(
     (id, decision): (&HeaderValue, &Decision),
 ) -> Response<ResponseBody> {
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return respond::relay(exchange, answer, decision);
+        // To a CONNECT, any success would say that the tunnel stands.
+        let misleading = socket.is_some() && answer.response.status().is_success();
+        return match misleading {
+            true => respond::failed(exchange, Failure::BadResponse, id, decision),
+            false => respond::relay(exchange, answer, decision),
+        };
     }
     let protocol = offered.and_then(|offered| tunnel::accepted(answer.response.headers(), &offered));
     let (Some(protocol), Some(target)) = (protocol, answer.lease.switched().await) else {
@@ -138,32 +188,18 @@ async fn switch(
 }
 
 /// Brings the head into the form that goes on: origin form, one hop less of an OPTIONS, a length as everybody writes it.
+#[inline(always)]
 fn vetted(client: &Client, parts: &mut request::Parts, has_body: bool) -> Result<Hops, Refusal> {
-    to_origin_form(parts)?;
-    let hops = if parts.method == Method::OPTIONS { headers::count_hop(&mut parts.headers) } else { Hops::Left };
-    let has_length = has_body || client.is_http2();
-    if hops == Hops::Invalid || has_length && vet::request_length(&mut parts.headers).is_none() {
-        return Err(Refusal::BAD_NUMBER);
-    }
-    Ok(hops)
-}
-
-/// The protocols that the target is asked to switch to: a WebSocket's over HTTP/2, or what a client of HTTP/1.1 offers.
-fn offer(
-    client: &Client,
-    parts: &mut request::Parts,
-    is_socket: bool,
-    offered: Option<HeaderValue>,
-) -> Option<HeaderValue> {
-    let offered = if is_socket {
-        Some(tunnel::websocket(parts, &mut *client.worker.rng.borrow_mut()))
-    } else {
-        offered.filter(|_| client.version.get() == Version::HTTP_11)
+    let vet = |parts: &mut request::Parts| {
+        to_origin_form(parts)?;
+        let hops = if parts.method == Method::OPTIONS { headers::count_hop(&mut parts.headers) } else { Hops::Left };
+        let has_length = has_body || client.is_http2();
+        if hops == Hops::Invalid || has_length && vet::request_length(&mut parts.headers).is_none() {
+            return Err(Refusal::BAD_NUMBER);
+        }
+        Ok(hops)
     };
-    if let Some(offered) = &offered {
-        tunnel::ask(&mut parts.headers, offered);
-    }
-    offered
+    vet(parts).inspect_err(|_| client.rejected())
 }
 
 /// The decision, and whose request it is.

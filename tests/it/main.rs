@@ -32,4 +32,7 @@ mod strict_http2;
 mod strict_requests;
 mod strict_responses;
 mod support;
+mod tls;
 mod tunnels;
+mod upstream_http2;
+mod upstream_tls;

@@ -3,7 +3,9 @@
 pub mod bench;
 pub mod frames;
 pub mod h2;
+pub mod http2;
 pub mod site;
+pub mod tls;
 pub mod upstream;
 pub mod weir;
 pub mod wire;
@@ -11,6 +13,7 @@ pub mod wire;
 pub use bench::Bench;
 pub use h2::H2;
 pub use site::{Site, split_site};
+pub use tls::{Ca, Leaf, TlsClient, https_site};
 pub use upstream::{Gate, Reply, Request, Upstream, refused_port};
 pub use weir::Weir;
 pub use wire::{Answer, Wire};

@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Reason, VariantTotal};
+use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, VariantTotal};
 use crate::boundary::table::{Pool, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
@@ -139,6 +139,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "rejected": shards.iter().map(|shard| shard.rejected.load()).sum::<u64>(),
             "header_timeouts": shards.iter().map(|shard| shard.late_heads.load()).sum::<u64>(),
             "http2_floods": shards.iter().map(|shard| shard.floods.load()).sum::<u64>(),
+            "handshakes": handshakes(shards),
         })
     });
     json!({
@@ -152,6 +153,12 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
         "pools": ground.pools.iter().map(|pool| pool_stats(pool)).collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
     })
+}
+
+/// TLS handshakes of a listener, by how they ended.
+fn handshakes(shards: &[ListenerShard]) -> Value {
+    let count = |of: Handshake| shards.iter().map(|shard| shard.handshakes[of as usize].load()).sum::<u64>();
+    Handshake::ALL.iter().map(|of| (of.label().to_owned(), json!(count(*of)))).collect::<Map<_, _>>().into()
 }
 
 /// The answer to a change of weights that was refused, with the route as it is where the generation was old.
