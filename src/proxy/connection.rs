@@ -271,12 +271,12 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo) {
             }
             End::HeadTimeout => return Box::pin(time_out(client, io)).await,
             End::HeadTooLong(what) => return Box::pin(refuse_long(client, io, what)).await,
-            End::Close if client.cut.get() => return io.into_stream().reset(),
+            End::Close | End::Done(_) if client.cut.get() => return io.into_stream().reset(),
             // An answer that is cut must not look whole: TLS then ends without its last word.
             End::Close if client.in_flight.get() > 0 || !client.pulse.flushed() => return,
             End::Close => return Box::pin(close(client, io, false)).await,
             End::Done(Err(error)) if !error.is_parse() => {
-                if client.cut.get() || client.unread_body.get() {
+                if client.unread_body.get() {
                     Box::pin(close(client, io, true)).await;
                 }
                 return;

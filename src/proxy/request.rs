@@ -38,23 +38,22 @@ pub(super) async fn serve(
     let has_body = !incoming.is_end_stream();
     let hops = match vetted(&client, &mut parts, has_body) {
         Ok(hops) => hops,
-        Err(refusal) => return Ok(respond::refuse(&client, refusal, has_body)),
+        Err(refusal) => {
+            client.rejected();
+            return Ok(respond::refuse(&client, refusal, has_body));
+        }
     };
-    let identity_headers = &local.published.settings.identity_headers;
-    if !identity_headers.is_empty() {
-        headers::identify(&mut parts.headers, identity_headers, client.identity.as_deref());
-    }
+    let reserved = &local.published.settings.identity_headers;
+    headers::identify(&mut parts.headers, reserved, client.identity.as_deref());
     let Some((decision, client_ip)) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, Refusal::NO_ROUTE, has_body));
     };
     let place = (decision.route, decision.variant, decision.forced);
     let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
+    exchange.set_grpc(client.is_http2() && grpc::is_call(&parts.headers));
     if hops == Hops::Spent {
         return Ok(at_once(exchange, respond::options(), incoming, &parts));
-    }
-    if client.is_http2() && grpc::is_call(&parts.headers) {
-        exchange.set_grpc();
     }
 
     // A WebSocket over HTTP/2 says so by its method.
@@ -188,18 +187,14 @@ async fn switch(
 }
 
 /// Brings the head into the form that goes on: origin form, one hop less of an OPTIONS, a length as everybody writes it.
-#[inline(always)]
 fn vetted(client: &Client, parts: &mut request::Parts, has_body: bool) -> Result<Hops, Refusal> {
-    let vet = |parts: &mut request::Parts| {
-        to_origin_form(parts)?;
-        let hops = if parts.method == Method::OPTIONS { headers::count_hop(&mut parts.headers) } else { Hops::Left };
-        let has_length = has_body || client.is_http2();
-        if hops == Hops::Invalid || has_length && vet::request_length(&mut parts.headers).is_none() {
-            return Err(Refusal::BAD_NUMBER);
-        }
-        Ok(hops)
-    };
-    vet(parts).inspect_err(|_| client.rejected())
+    to_origin_form(parts)?;
+    let hops = if parts.method == Method::OPTIONS { headers::count_hop(&mut parts.headers) } else { Hops::Left };
+    let has_length = has_body || client.is_http2();
+    if hops == Hops::Invalid || has_length && vet::request_length(&mut parts.headers).is_none() {
+        return Err(Refusal::BAD_NUMBER);
+    }
+    Ok(hops)
 }
 
 /// The decision, and whose request it is.
