@@ -7,6 +7,7 @@ use super::clock::Watch;
 use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::headers;
 use super::io::Driving;
 use super::mirror::{self, RequestCopy};
 use super::upstream::{Lease, quiet};
@@ -177,7 +178,14 @@ impl Body for RequestBody {
                 upload.failure.set(Some(Failure::BadBody));
                 return Poll::Ready(Some(Err(Broken("the client's body broke off"))));
             }
-            Poll::Ready(Some(Ok(frame))) => vetted(frame),
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    let settings = &upload.client.worker.local().published.settings;
+                    headers::identify(trailers, &settings.identity_headers, None);
+                    vet::trailers(trailers);
+                }
+                frame
+            }
         };
         if let Some(data) = frame.data_ref() {
             match upload.left.get().checked_sub(data.len() as u64) {
@@ -280,15 +288,16 @@ impl Body for ResponseBody {
             },
         };
         match frame {
-            Some(Ok(frame)) => {
-                if let (Some(trailers), Some(exchange)) = (frame.trailers_ref(), &mut body.exchange) {
-                    exchange.grpc_status(trailers);
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    vet::trailers(trailers);
+                    body.exchange.iter_mut().for_each(|exchange| exchange.grpc_status(trailers));
                 }
                 let ended = matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream());
                 if ended || frame.is_trailers() {
                     body.finish();
                 }
-                Poll::Ready(Some(Ok(vetted(frame))))
+                Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(_)) => {
                 if let Some(exchange) = &mut body.exchange {
@@ -317,20 +326,6 @@ impl Body for ResponseBody {
             Source::Target { incoming, .. } => incoming.size_hint(),
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
-    }
-}
-
-/// Data as it is; of trailers only what may stand there.
-fn vetted(frame: Frame<Bytes>) -> Frame<Bytes> {
-    if !frame.is_trailers() {
-        return frame;
-    }
-    match frame.into_trailers() {
-        Ok(mut trailers) => {
-            vet::trailers(&mut trailers);
-            Frame::trailers(trailers)
-        }
-        Err(frame) => frame,
     }
 }
 
