@@ -77,6 +77,14 @@ pub const MIRROR_BYTES_PER_WORKER: usize = 8 * 1024 * 1024;
 pub const MIRROR_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// What is read of the answer to a copy; past it the connection is closed instead.
 pub const MIRROR_ANSWER_BYTES: usize = 256 * 1024;
+/// The shortest body that is compressed, in bytes: less fits a packet either way.
+pub const COMPRESS_FROM_BYTES: u64 = 1024;
+/// What one answer's compressor takes in before other tasks of the worker have their turn, in bytes, and what it hands on
+/// at once.
+pub const COMPRESS_TURN_BYTES: usize = 32 * 1024;
+pub const COMPRESS_OUTPUT_BYTES: usize = 16 * 1024;
+/// Answers that a worker compresses at once; further ones go as they are.
+pub const COMPRESSORS_PER_WORKER: usize = 256;
 /// How often the files of certificates are looked at.
 pub const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long before a certificate expires it is warned of.
@@ -103,6 +111,7 @@ const _: () = assert!(LIST_BYTES < u32::MAX as u64);
 const _: () = assert!(REGEX_BYTES <= ALL_REGEX_BYTES);
 const _: () = assert!(2 * MIRROR_BODY_BYTES <= MIRROR_BYTES_PER_WORKER);
 const _: () = assert!(MIRRORS_PER_WORKER > 0 && MIRROR_ANSWER_BYTES > 0);
+const _: () = assert!(COMPRESS_OUTPUT_BYTES <= COMPRESS_TURN_BYTES && COMPRESSORS_PER_WORKER > 0);
 const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
 
 /// The operator's `[limits]`, with its defaults.

@@ -6,6 +6,7 @@
 mod balance;
 mod body;
 mod clock;
+mod compress;
 mod connection;
 mod exchange;
 mod failure;

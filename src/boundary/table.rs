@@ -3,6 +3,7 @@
 //! Control builds a [`Published`] whole and swaps it in; a worker keeps its own copy of the pointer and checks with
 //! one load a request whether it changed, so that a request sees exactly one table and no counter is shared.
 
+use super::compress::CompressOutcomes;
 use super::mirror::Mirroring;
 use super::outcomes::{TargetOutcomes, VariantOutcomes};
 use crate::limits::Limits;
@@ -28,6 +29,8 @@ pub struct Published {
     pub tls: BTreeMap<String, Arc<ListenerTls>>,
     /// Indexed by route.
     pub mirrors: Vec<Option<Box<Mirroring>>>,
+    /// Indexed by route; of those that compress.
+    pub compressed: Vec<Option<Arc<CompressOutcomes>>>,
     pub settings: Settings,
     /// Each route's generation, for explanations.
     pub generations: Vec<u64>,

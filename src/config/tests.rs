@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod compress;
 mod mirror;
 mod rules;
 

@@ -35,6 +35,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         pools: ground.pools.to_vec(),
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
         mirrors: mirrors(config, &ground.outcomes),
+        compressed: config.routes.iter().map(|route| ground.outcomes.compressed(&route.name)).collect(),
         generations: ground.routes.iter().map(|live| live.generation).collect(),
         tls: ground.tls.listeners(),
         settings: Settings {

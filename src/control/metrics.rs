@@ -7,10 +7,12 @@
 use super::Control;
 use super::admin::is_healthy;
 use super::ground::Ground;
+use crate::boundary::compress::CompressTotal;
 use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, VariantTotal};
 use crate::boundary::table::{Pool, Target};
 use crate::limits::DURATION_BOUNDS_US;
+use crate::routing::compress::Coding;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -117,6 +119,24 @@ const MIRRORED: Shape = Shape(
     MetricType::COUNTER,
     &["route", "outcome"],
 );
+const COMPRESSED: Shape = Shape(
+    "weir_compressed_total",
+    "Answers that were compressed, by the coding.",
+    MetricType::COUNTER,
+    &["route", "encoding"],
+);
+const COMPRESS_SKIPPED: Shape = Shape(
+    "weir_compress_skipped_total",
+    "Answers that went as they were because a worker was compressing as many as it may.",
+    MetricType::COUNTER,
+    &["route"],
+);
+const COMPRESS_BYTES: Shape = Shape(
+    "weir_compress_bytes_total",
+    "Bytes of answers that were compressed, in (from targets) and out (to clients).",
+    MetricType::COUNTER,
+    &["route", "direction"],
+);
 const UNROUTED: Shape =
     Shape("weir_unrouted_requests_total", "Requests that no route matched.", MetricType::COUNTER, &[]);
 const CONNECTIONS: Shape =
@@ -208,6 +228,11 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |scrape| per_variant(scrape, &IN_FLIGHT, |shape, labels, total| gauge(shape, labels, signed(total.in_flight))),
     |scrape| per_variant(scrape, &TUNNELS, |shape, labels, total| gauge(shape, labels, signed(total.tunnels))),
     mirrored,
+    compressed,
+    |scrape| {
+        per_compressing(scrape, &COMPRESS_SKIPPED, |route, of| vec![counter(&COMPRESS_SKIPPED, &[route], of.skipped)])
+    },
+    compress_bytes,
     unrouted,
     |scrape| per_listener(scrape, &CONNECTIONS, |shard| shard.open.load()),
     |scrape| per_listener(scrape, &ACCEPTED, |shard| shard.accepted.load()),
@@ -255,6 +280,29 @@ fn overhead(scrape: &Scrape) -> MetricFamily {
     let mut total = DurationsTotal::default();
     scrape.ground.outcomes.worker.shards.iter().for_each(|shard| shard.overhead.sum_into(&mut total));
     family(&OVERHEAD, vec![histogram(&OVERHEAD, &[], &total)])
+}
+
+fn compressed(scrape: &Scrape) -> MetricFamily {
+    per_compressing(scrape, &COMPRESSED, |route, of| {
+        let child = |coding: Coding| counter(&COMPRESSED, &[route, coding.name()], of.answers[coding as usize]);
+        Coding::ALL.map(child).to_vec()
+    })
+}
+
+fn compress_bytes(scrape: &Scrape) -> MetricFamily {
+    per_compressing(scrape, &COMPRESS_BYTES, |route, of| {
+        let child = |direction, bytes| counter(&COMPRESS_BYTES, &[route, direction], bytes);
+        vec![child("in", of.bytes_in), child("out", of.bytes_out)]
+    })
+}
+
+fn per_compressing(
+    scrape: &Scrape,
+    shape: &Shape,
+    children: impl Fn(&str, &CompressTotal) -> Vec<Metric>,
+) -> MetricFamily {
+    let routes = scrape.ground.outcomes.compressed.iter();
+    family(shape, routes.flat_map(|(route, outcomes)| children(route, &outcomes.total())).collect())
 }
 
 fn mirrored(scrape: &Scrape) -> MetricFamily {

@@ -1,6 +1,7 @@
 //! A worker: a thread with its own runtime, and all that its connections share without locks.
 
 use super::clock::{Clock, Tick};
+use super::compress;
 use super::connection;
 use super::filter::LocalFilters;
 use super::listener;
@@ -99,6 +100,7 @@ pub(super) struct Worker {
     pub(super) drain_began: Cell<Tick>,
     pub(super) handshakes: Rc<Handshakes>,
     pub(super) mirrors: mirror::Budget,
+    pub(super) compressors: compress::Places,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
     outcomes: Arc<WorkerOutcomes>,
@@ -135,6 +137,7 @@ impl Worker {
             drain_began: Cell::default(),
             handshakes: Rc::default(),
             mirrors: mirror::Budget::default(),
+            compressors: compress::Places::default(),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,

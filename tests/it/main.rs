@@ -7,6 +7,7 @@ mod admin;
 mod basics;
 mod blue_green;
 mod cli;
+mod compress;
 mod config;
 mod drain;
 mod explain;

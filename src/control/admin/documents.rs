@@ -9,7 +9,9 @@ use crate::control::StateStatus;
 use crate::control::command::{Changed, ReloadSummary, RouteView};
 use crate::control::ground::Ground;
 use crate::control::history::{Revision, percent, rfc3339, shares};
+use crate::control::outcomes::compresses;
 use crate::limits::DURATION_BOUNDS_US;
+use crate::routing::compress::Coding;
 use crate::routing::split::Weight;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -124,6 +126,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "name": config.name, "generation": view.live.generation,
             "weights": weights(config, &view.live.weights), "variants": variants.collect::<Vec<_>>(),
             "mirrored": mirrored(ground, config),
+            "compressed": compressed(ground, config),
         })
     });
     let worker = &ground.outcomes.worker;
@@ -249,6 +252,21 @@ fn mirrored(ground: &Ground, route: &RouteConfig) -> Value {
     }
     let total = ground.outcomes.mirror(&route.name).total();
     Value::Object(Copied::ALL.iter().map(|of| (of.label().to_owned(), json!(total[*of as usize]))).collect())
+}
+
+/// Null for a route that does not compress.
+fn compressed(ground: &Ground, route: &RouteConfig) -> Value {
+    let Some(outcomes) = ground.outcomes.compressed(&route.name).filter(|_| compresses(route)) else {
+        return Value::Null;
+    };
+    let total = outcomes.total();
+    let answers = Coding::ALL.map(|coding| (coding.name().to_owned(), json!(total.answers[coding as usize])));
+    json!({
+        "answers": Value::Object(answers.into_iter().collect()),
+        "skipped": total.skipped,
+        "bytes_in": total.bytes_in,
+        "bytes_out": total.bytes_out,
+    })
 }
 
 /// Buckets are not cumulative; their bounds are in the document once, and the last bucket has none.

@@ -13,6 +13,7 @@ use crate::config::{
 use crate::control::command::RouteView;
 use crate::control::ground::Ground;
 use crate::limits::Limits;
+use crate::routing::compress::Codings;
 use crate::routing::filters::Filters;
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::mirror::Mirror;
@@ -208,6 +209,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "timeout": shown_duration(*timeout),
         "mirror": mirror.as_ref().map(|mirror| self::mirror(mirror, pools)),
         "filters": filters.as_ref().map(|filters| filter_keys(filters)),
+        "compress": filters.as_ref().and_then(|filters| filters.compress.as_ref()).map(codings),
         "preview": preview.as_ref().map(|when| condition(when, provenance)),
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
@@ -226,14 +228,20 @@ fn mirror(mirror: &Mirror, pools: &[PoolConfig]) -> Value {
 
 /// Which of the keys that change a message stand in the route; their values may be secret.
 fn filter_keys(filters: &Filters) -> Vec<&'static str> {
-    let Filters { rewrite, request, response, answer } = filters;
+    let Filters { rewrite, request, response, answer, compress } = filters;
     let keys = [
         rewrite.as_ref().map(|_| "rewrite"),
         (!request.is_empty()).then_some("request_headers"),
         (!response.is_empty()).then_some("response_headers"),
         answer.as_ref().map(|answer| answer.name()),
+        compress.as_ref().map(|_| "compress"),
     ];
     keys.into_iter().flatten().collect()
+}
+
+/// In the order that the route prefers.
+fn codings(codings: &Codings) -> Vec<&'static str> {
+    codings.as_slice().iter().map(|coding| coding.name()).collect()
 }
 
 /// Where a route's weights, or the route without any, are written.

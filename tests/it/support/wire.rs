@@ -268,6 +268,16 @@ impl Wire {
             }
         }
     }
+    /// The payload of the next chunk of a chunked body; empty: the last, whose trailers are left on the wire.
+    pub fn chunk(&mut self) -> Result<Vec<u8>> {
+        let line = self.line()?;
+        let size = usize::from_str_radix(line.trim(), 16).map_err(|_| broken(&format!("not a chunk size: {line}")))?;
+        let payload = self.exactly(size)?;
+        if size > 0 && !self.line()?.is_empty() {
+            return Err(broken("no line end after a chunk"));
+        }
+        Ok(payload)
+    }
     fn trailers(&mut self) -> Result<Vec<(String, String)>> {
         let mut trailers = Vec::new();
         loop {
