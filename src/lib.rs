@@ -14,5 +14,6 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod limits;
+pub mod net;
 pub mod proxy;
 pub mod routing;

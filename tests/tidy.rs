@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 /// A room and the rooms that it may use beside itself. `limits` is a leaf that everybody may use.
 const DOORS: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    ("net", &["limits"]),
     ("routing", &["limits"]),
-    ("boundary", &["routing", "limits"]),
-    ("config", &["routing", "limits"]),
-    ("proxy", &["boundary", "routing", "limits"]),
-    ("control", &["boundary", "routing", "config", "limits"]),
-    ("app", &["proxy", "control", "boundary", "routing", "config", "limits"]),
-    ("cli", &["app", "boundary", "config", "control", "routing", "limits"]),
+    ("boundary", &["net", "routing", "limits"]),
+    ("config", &["net", "routing", "limits"]),
+    ("proxy", &["boundary", "net", "routing", "limits"]),
+    ("control", &["boundary", "net", "routing", "config", "limits"]),
+    ("app", &["proxy", "control", "boundary", "net", "routing", "config", "limits"]),
+    ("cli", &["app", "boundary", "config", "control", "net", "routing", "limits"]),
     ("main", &["app", "cli", "config", "limits"]),
 ];
 
