@@ -17,3 +17,4 @@ pub mod limits;
 pub mod net;
 pub mod proxy;
 pub mod routing;
+pub mod tls;

@@ -12,6 +12,7 @@ mod preview;
 mod routes;
 mod rules;
 mod sticky;
+mod tls;
 
 use super::cursor::{Size, word};
 use super::findings::Findings;
@@ -20,6 +21,7 @@ use super::raw;
 use super::source::{At, Place, Sources, listed};
 use crate::limits::Limits;
 use lists::Lists;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -32,6 +34,8 @@ const TOP: Place = Place { file: 0, start: 0, end: 0 };
 pub struct Checker<'a> {
     pub sources: &'a Sources,
     pub findings: &'a mut Findings,
+    /// Whether the system has certificates of authorities; looked up once, if a pool needs them.
+    system_roots: OnceCell<Result<(), String>>,
     /// The files of `in_file` that were read so far.
     lists: Lists,
     /// What regular expressions take so far, in bytes.
@@ -40,7 +44,8 @@ pub struct Checker<'a> {
 
 /// The whole configuration; None when anything in `findings` is an error.
 pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> Option<Config> {
-    let mut check = Checker { sources, findings, lists: Lists::default(), regex_bytes: 0 };
+    let mut check =
+        Checker { sources, findings, system_roots: OnceCell::new(), lists: Lists::default(), regex_bytes: 0 };
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
@@ -123,6 +128,7 @@ impl Checker<'_> {
         limits.max_headers = narrow(raw.max_headers, limits.max_headers);
         let streams = raw.max_streams.and_then(|value| u32::try_from(value.value).ok());
         limits.max_streams = streams.unwrap_or(limits.max_streams);
+        limits.max_handshakes = narrow(raw.max_handshakes, limits.max_handshakes);
         if let Some(bytes) = raw.max_header_bytes {
             limits.max_header_bytes = self.header_bytes(&bytes).unwrap_or(limits.max_header_bytes);
         }
@@ -132,6 +138,7 @@ impl Checker<'_> {
         limits.idle_timeout = after(raw.idle_timeout, limits.idle_timeout);
         limits.body_idle_timeout = after(raw.body_idle_timeout, limits.body_idle_timeout);
         limits.tunnel_idle_timeout = after(raw.tunnel_idle_timeout, limits.tunnel_idle_timeout);
+        limits.handshake_timeout = after(raw.handshake_timeout, limits.handshake_timeout);
         limits
     }
 

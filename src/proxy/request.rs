@@ -4,6 +4,7 @@ use super::body::{self, RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::grpc;
 use super::mirror::{self, RequestCopy};
 use super::tunnel::{self, Tunnel};
 use super::{filter, forward, headers, respond};
@@ -36,21 +37,36 @@ pub(super) async fn serve(
         client.rejected();
         return Ok(respond::refuse(&client, unfit.into(), has_body));
     }
+    let identity_headers = &local.published.settings.identity_headers;
+    if !identity_headers.is_empty() {
+        headers::identify(&mut parts.headers, identity_headers, client.identity.as_deref());
+    }
     let Some((decision, client_ip)) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
     };
     let place = (decision.route, decision.variant, decision.forced);
     let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
+    if client.is_http2() && grpc::is_call(&parts.headers) {
+        exchange.set_grpc();
+    }
 
     // A WebSocket over HTTP/2 says so by its method.
     let mirrored = socket.is_none() && mirror::takes(&exchange, &parts.headers);
     let headers::Passed { request_id: id, upgrade } =
         headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
+    if let Some(identity) = &client.identity {
+        // `Connection` may have named one of them.
+        headers::identify(&mut parts.headers, &[], Some(identity));
+    }
     let upgrade = match &socket {
         Some(_) => Some(tunnel::websocket(&mut parts, &mut *client.worker.rng.borrow_mut())),
         None => upgrade.filter(|_| !has_body && client.version.get() == Version::HTTP_11),
     };
+    let upgrade = upgrade.filter(|_| !exchange.targets_speak_http2());
+    if socket.is_some() && upgrade.is_none() {
+        return Ok(respond::failed(exchange, Failure::BadResponse, &id, &decision));
+    }
     if let Some(offered) = &upgrade {
         tunnel::ask(&mut parts.headers, offered);
     }
@@ -111,7 +127,12 @@ async fn switch(
     (id, decision): (&HeaderValue, &Decision),
 ) -> Response<ResponseBody> {
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return respond::relay(exchange, answer, decision);
+        // To a CONNECT, any success would say that the tunnel stands.
+        let misleading = socket.is_some() && answer.response.status().is_success();
+        return match misleading {
+            true => respond::failed(exchange, Failure::BadResponse, id, decision),
+            false => respond::relay(exchange, answer, decision),
+        };
     }
     let protocol = offered.and_then(|offered| tunnel::accepted(answer.response.headers(), &offered));
     let (Some(protocol), Some(target)) = (protocol, answer.lease.switched().await) else {
