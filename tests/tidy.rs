@@ -12,8 +12,6 @@ const DOORS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("net", &["limits"]),
     ("routing", &["limits"]),
-    ("net", &["limits"]),
-    ("routing", &["limits"]),
     ("tls", &["limits"]),
     ("boundary", &["net", "routing", "limits"]),
     ("config", &["net", "routing", "tls", "limits"]),

@@ -11,6 +11,7 @@ mod pools;
 mod preview;
 mod routes;
 mod rules;
+mod sockets;
 mod sticky;
 mod tls;
 
@@ -49,7 +50,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
-    let listeners = check.listeners(&file.listeners);
+    let listeners = check.listeners(&file.listeners, !server.trusted_proxies.is_empty());
     let admin = check.admin(file.admin.as_ref());
     check.ports(&file.listeners, file.admin.as_ref());
     let pools = check.pools(&file.pools);
@@ -115,7 +116,8 @@ impl Checker<'_> {
             let help = "write \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.7\"";
             self.findings.error("bad-address", written.place, message).help(help);
         }
-        network
+        // An IPv4 client of a socket for both families is an IPv4 client.
+        network.map(crate::routing::networks::canonical)
     }
 
     fn limits(&mut self, raw: Option<raw::Limits>) -> Limits {

@@ -29,6 +29,27 @@ pub enum Accepts {
     Any,
 }
 
+impl Version {
+    /// As in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Version::V1 => "v1",
+            Version::V2 => "v2",
+        }
+    }
+}
+
+impl Accepts {
+    /// As in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Accepts::V1 => "v1",
+            Accepts::V2 => "v2",
+            Accepts::Any => "any",
+        }
+    }
+}
+
 /// For whom a connection was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -104,6 +125,16 @@ pub fn encode(version: Version, origin: Origin) -> Vec<u8> {
         Version::V1 => v1::encode(origin),
         Version::V2 => v2::encode(origin),
     }
+}
+
+/// The preface of a connection that is the sender's own, between these addresses. Version 1 says them, as its receivers
+/// may refuse `UNKNOWN`.
+pub fn encode_own(version: Version, between: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+    let origin = match (version, between) {
+        (Version::V1, Some((from, to))) => Origin::Client { from, to },
+        _ => Origin::Own,
+    };
+    encode(version, origin)
 }
 
 /// Two addresses of different families become IPv6: there is no preface for a mix.
@@ -215,6 +246,16 @@ mod tests {
         let line = encode(Version::V1, Origin::Client { from, to });
         assert_eq!(line, b"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 1 2\r\n");
         assert!(matches!(parse(&line, Accepts::Any), Ok(Parsed::Whole { .. })));
+    }
+
+    #[test]
+    fn a_connection_of_ones_own_says_so() {
+        let (from, to) = ("10.0.0.1:5".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        assert_eq!(encode_own(Version::V1, Some((from, to))), b"PROXY TCP4 10.0.0.1 10.0.0.2 5 80\r\n");
+        assert_eq!(encode_own(Version::V1, None), b"PROXY UNKNOWN\r\n");
+        let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+        assert_eq!(encode_own(Version::V2, Some((from, to))), local);
+        assert_eq!(encode_own(Version::V2, None), local);
     }
 
     #[test]
