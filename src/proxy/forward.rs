@@ -48,13 +48,7 @@ pub(super) async fn send(
     };
     // Where connections say whose they are, the client's own.
     let owner = pool.shared.send_proxy.map(|_| exchange.client.owner());
-    if let Some(upload) = &upload {
-        std::future::poll_fn(|cx| {
-            upload.sent_by(cx);
-            Poll::Ready(())
-        })
-        .await;
-    }
+    sent_by_this_task(upload.as_deref()).await;
     let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
     let timeout = asked.map_or(route.timeout, |asked| asked.min(route.timeout));
     let waiting = Waiting::new(exchange, upload, timeout);
@@ -108,6 +102,16 @@ pub(super) async fn send(
         }
         exchange.shard().retries.add(1);
         interim::expect(&mut request);
+    }
+}
+
+async fn sent_by_this_task(upload: Option<&Upload>) {
+    if let Some(upload) = upload {
+        std::future::poll_fn(|cx| {
+            upload.sent_by(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 }
 

@@ -88,13 +88,22 @@ pub struct Passed {
     pub upgrade: Option<HeaderValue>,
 }
 
-/// Makes a client's request headers those of the request to the target.
-pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> Passed {
+/// Makes a client's request headers those of the request to the target; `identity` are those that its certificate sets.
+pub fn for_target(
+    headers: &mut HeaderMap,
+    hop: &Hop,
+    identity: Option<&[(HeaderName, HeaderValue)]>,
+    rng: &mut impl Rng,
+) -> Passed {
     let found = look(headers);
     let upgrade = if found.upgrade && found.connection { tunnel::offered(headers) } else { None };
     headers.reserve(6);
     let trailers = found.other_hop_by_hop && headers.get_all(header::TE).iter().any(lists_trailers);
     strip_hop_by_hop(headers, &found);
+    if let Some(identity) = identity {
+        // Again: `Connection` may have named one of them.
+        identify(headers, &[], Some(identity));
+    }
     if trailers {
         headers.insert(header::TE, TRAILERS);
     }
@@ -281,7 +290,7 @@ mod tests {
     fn sent(lines: &[(&str, &str)], trusted: bool) -> HeaderMap {
         let mut headers = map(lines);
         let hop = Hop::new(IpAddr::from([192, 0, 2, 7]), false, trusted);
-        for_target(&mut headers, &hop, &mut SmallRng::seed_from_u64(1));
+        for_target(&mut headers, &hop, None, &mut SmallRng::seed_from_u64(1));
         headers
     }
 

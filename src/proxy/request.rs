@@ -10,6 +10,7 @@ use super::tunnel::{self, Tunnel};
 use super::{filter, forward, headers, respond};
 use crate::routing::request::to_origin_form;
 use crate::routing::table::{Decision, RequestView, RoutingTable};
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body;
@@ -53,40 +54,25 @@ pub(super) async fn serve(
 
     // A WebSocket over HTTP/2 says so by its method.
     let mirrored = socket.is_none() && mirror::takes(&exchange, &parts.headers);
+    let identity = client.identity.as_deref();
     let headers::Passed { request_id: id, upgrade } =
-        headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
-    if let Some(identity) = &client.identity {
-        // `Connection` may have named one of them.
-        headers::identify(&mut parts.headers, &[], Some(identity));
-    }
-    let upgrade = match &socket {
-        Some(_) => Some(tunnel::websocket(&mut parts, &mut *client.worker.rng.borrow_mut())),
-        None => upgrade.filter(|_| !has_body && client.version.get() == Version::HTTP_11),
+        headers::for_target(&mut parts.headers, &client.hop, identity, &mut *client.worker.rng.borrow_mut());
+    let offered = upgrade.filter(|_| !has_body && client.version.get() == Version::HTTP_11);
+    let upgrade = match switch_to(&exchange, &mut parts, socket.is_some(), offered) {
+        Ok(upgrade) => upgrade,
+        Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
     };
-    let upgrade = upgrade.filter(|_| !exchange.targets_speak_http2());
-    if socket.is_some() && upgrade.is_none() {
-        return Ok(respond::failed(exchange, Failure::BadResponse, &id, &decision));
-    }
-    if let Some(offered) = &upgrade {
-        tunnel::ask(&mut parts.headers, offered);
-    }
-    if exchange.local.filters.of(exchange.route).is_some() {
-        match filter::apply(&mut exchange, (client_ip, &id), &mut parts) {
-            Ok(None) => {}
-            // To a CONNECT, any success would say that the tunnel stands.
-            Ok(Some(_)) if socket.is_some() => {
-                return Ok(respond::failed(exchange, Failure::BadResponse, &id, &decision));
+    match filtered(&mut exchange, (client_ip, &id), &mut parts, socket.is_some()) {
+        Ok(None) => {}
+        Ok(Some(answer)) => {
+            let keep = body::discard(&client, incoming, waits_for_continue(&parts));
+            return Ok(respond::by_route(exchange, answer, keep));
+        }
+        Err(failure) => {
+            if has_body && socket.is_none() {
+                client.unread_body.set(true);
             }
-            Ok(Some(answer)) => {
-                let keep = body::discard(&client, incoming, waits_for_continue(&parts));
-                return Ok(respond::by_route(exchange, answer, keep));
-            }
-            Err(failure) => {
-                if has_body {
-                    client.unread_body.set(true);
-                }
-                return Ok(respond::failed(exchange, failure, &id, &decision));
-            }
+            return Ok(respond::failed(exchange, failure, &id, &decision));
         }
     }
     let (body, upload) = match upload(&client, &mut parts, incoming) {
@@ -106,6 +92,47 @@ pub(super) async fn serve(
         Ok(answer) => respond::relay(exchange, answer, &decision),
         Err(failure) => respond::failed(exchange, failure, &id, &decision),
     })
+}
+
+/// What the target is asked to switch to: what the client offers, or WebSocket where it opened one over HTTP/2. Targets
+/// that speak HTTP/2 are asked for nothing, and a WebSocket does not get there.
+#[inline(always)]
+fn switch_to(
+    exchange: &Exchange,
+    parts: &mut request::Parts,
+    is_socket: bool,
+    offered: Option<HeaderValue>,
+) -> Result<Option<HeaderValue>, Failure> {
+    if !is_socket && offered.is_none() {
+        return Ok(None);
+    }
+    if exchange.targets_speak_http2() {
+        return if is_socket { Err(Failure::BadResponse) } else { Ok(None) };
+    }
+    let offered = match offered {
+        Some(offered) if !is_socket => offered,
+        _ => tunnel::websocket(parts, &mut *exchange.client.worker.rng.borrow_mut()),
+    };
+    tunnel::ask(&mut parts.headers, &offered);
+    Ok(Some(offered))
+}
+
+/// The route's filters on the request: an answer that the route gives itself, if it does.
+#[inline(always)]
+fn filtered(
+    exchange: &mut Exchange,
+    from: (IpAddr, &HeaderValue),
+    parts: &mut request::Parts,
+    is_socket: bool,
+) -> Result<Option<Response<Bytes>>, Failure> {
+    if exchange.local.filters.of(exchange.route).is_none() {
+        return Ok(None);
+    }
+    match filter::apply(exchange, from, parts)? {
+        // To a CONNECT, any success would say that the tunnel stands.
+        Some(_) if is_socket => Err(Failure::BadResponse),
+        answer => Ok(answer),
+    }
 }
 
 /// The stream of a WebSocket over HTTP/2 (RFC 8441), whose request is from now on the GET that it is over HTTP/1.1.
