@@ -21,6 +21,7 @@ use super::model::{Config, Log, Server};
 use super::raw;
 use super::source::{At, Place, Sources, listed};
 use crate::limits::Limits;
+use crate::routing::networks::canonical;
 use lists::Lists;
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -94,7 +95,7 @@ impl Checker<'_> {
             server.workers = raw.workers.flatten();
             server.drain_timeout = raw.drain_timeout.map_or(DRAIN_TIMEOUT, |timeout| timeout.value);
             let proxies = raw.trusted_proxies.map(|list| list.value).unwrap_or_default();
-            server.trusted_proxies = proxies.iter().filter_map(|proxy| self.network(proxy)).collect();
+            server.trusted_proxies = proxies.iter().filter_map(|proxy| self.network(proxy)).map(canonical).collect();
             if let Some(folder) = raw.state_dir {
                 if folder.value.is_empty() {
                     self.findings.error("bad-value", folder.place, "`server.state_dir` is empty");
@@ -116,8 +117,7 @@ impl Checker<'_> {
             let help = "write \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.7\"";
             self.findings.error("bad-address", written.place, message).help(help);
         }
-        // An IPv4 client of a socket for both families is an IPv4 client.
-        network.map(crate::routing::networks::canonical)
+        network
     }
 
     fn limits(&mut self, raw: Option<raw::Limits>) -> Limits {

@@ -40,8 +40,8 @@ impl Checker<'_> {
         let path = self.sources.resolve(written.place.file, path);
         let length = path.as_os_str().len();
         if length > UNIX_PATH_BYTES || path.as_os_str().as_encoded_bytes().contains(&0) {
-            let message = format!("{} is no path for a unix socket: its {length} bytes are too many", written.shown());
-            let help = format!("the whole path has at most {UNIX_PATH_BYTES} bytes, and no NUL");
+            let message = format!("a unix socket's path is at most {UNIX_PATH_BYTES} bytes without NUL, not {length}");
+            let help = "the whole path counts, the folder of this file in front of a relative one included";
             self.findings.error("bad-address", written.place, message).help(help);
             return None;
         }
