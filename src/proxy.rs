@@ -11,6 +11,9 @@ mod exchange;
 mod failure;
 mod filter;
 mod forward;
+mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod guard;
 pub mod headers;
@@ -24,4 +27,5 @@ mod socket;
 mod tls;
 mod tunnel;
 mod upstream;
+mod vet;
 pub mod worker;

@@ -287,6 +287,10 @@ pub struct ListenerShard {
     /// Connections closed for a request that could not be read, a failed TLS handshake, or a refused PROXY
     /// protocol header.
     pub rejected: Count,
+    /// Those of them whose request head did not come whole in time.
+    pub late_heads: Count,
+    /// Those of them cut off for a flood of HTTP/2 frames.
+    pub floods: Count,
     /// By [`Handshake`].
     pub handshakes: [Count; 5],
     /// By [`RefusedPreface`].
