@@ -633,7 +633,8 @@ fn survives(text: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-const EXAMPLES: [&str; 6] = [
+const EXAMPLES: [&str; 7] = [
+    include_str!("../../config/sockets.toml"),
     include_str!("../../config/rewrite.toml"),
     include_str!("../../config/matches.toml"),
     include_str!("../../config/rules.toml"),

@@ -11,10 +11,6 @@ mod v2;
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The longest preface that is read, in bytes. Version 2 could announce 64 KiB; what is sent has addresses, names and
-/// at most a certificate.
-pub const PREFACE_BYTES: usize = 16 * 1024;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     V1,
@@ -157,6 +153,7 @@ fn begins(bytes: &[u8], with: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::PREFACE_BYTES;
     use proptest::prelude::*;
 
     fn addr() -> impl Strategy<Value = SocketAddr> {

@@ -1,7 +1,8 @@
 //! Version 2: a binary header with addresses and TLVs.
 
 use super::crc32c::checksum;
-use super::{Malformed, Origin, PREFACE_BYTES, Parsed, begins};
+use super::{Malformed, Origin, Parsed, begins};
+use crate::limits::PREFACE_BYTES;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";

@@ -251,9 +251,9 @@ impl Wire {
     }
     /// Whether the peer has closed already; waits for nothing.
     pub fn is_silent_and_closed(&mut self) -> bool {
-        self.stream.tcp().set_nonblocking(true).expect("a socket can");
+        self.stream.socket().set_nonblocking(true).expect("a socket can");
         let closed = self.is_closed();
-        self.stream.tcp().set_nonblocking(false).expect("a socket can");
+        self.stream.socket().set_nonblocking(false).expect("a socket can");
         closed
     }
     /// Whether the peer reset the connection, without a further byte.
