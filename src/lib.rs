@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod judge;
 pub mod limits;
+pub mod net;
 pub mod proxy;
 pub mod routing;
 pub mod tls;

@@ -10,15 +10,16 @@ use std::path::{Path, PathBuf};
 /// A room and the rooms that it may use beside itself. `limits` is a leaf that everybody may use.
 const DOORS: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    ("net", &["limits"]),
     ("routing", &["limits"]),
     ("judge", &[]),
     ("tls", &["limits"]),
-    ("boundary", &["routing", "limits"]),
-    ("config", &["routing", "tls", "limits"]),
-    ("proxy", &["boundary", "routing", "tls", "limits"]),
-    ("control", &["boundary", "routing", "config", "tls", "limits"]),
-    ("app", &["proxy", "control", "boundary", "routing", "config", "limits"]),
-    ("cli", &["app", "boundary", "config", "control", "judge", "routing", "limits"]),
+    ("boundary", &["net", "routing", "limits"]),
+    ("config", &["net", "routing", "tls", "limits"]),
+    ("proxy", &["boundary", "net", "routing", "tls", "limits"]),
+    ("control", &["boundary", "net", "routing", "config", "tls", "limits"]),
+    ("app", &["proxy", "control", "boundary", "net", "routing", "config", "limits"]),
+    ("cli", &["app", "boundary", "config", "control", "judge", "net", "routing", "limits"]),
     ("main", &["app", "cli", "config", "limits"]),
 ];
 

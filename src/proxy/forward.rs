@@ -46,6 +46,8 @@ pub(super) async fn send(
     let Some(pool) = route.variants[exchange.variant].pool.map(|pool| &local.pools[pool]) else {
         return Err(Failure::NoTarget);
     };
+    // Where connections say whose they are, the client's own.
+    let owner = pool.shared.send_proxy.map(|_| exchange.client.owner());
     sent_by_this_task(upload.as_deref()).await;
     let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
     let timeout = asked.map_or(route.timeout, |asked| asked.min(route.timeout));
@@ -53,7 +55,7 @@ pub(super) async fn send(
     interim::expect(&mut request);
     let mut closed_fresh = false;
     loop {
-        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &exchange.client.worker.rng)).await?;
+        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &exchange.client.worker.rng, owner)).await?;
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         if upgrade.is_some() {
@@ -120,7 +122,7 @@ pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
     if request.headers().contains_key(http::header::HOST) {
         return;
     }
-    if let Ok(host) = HeaderValue::from_str(&lease.target().name) {
+    if let Ok(host) = HeaderValue::from_str(lease.target().host()) {
         request.headers_mut().insert(http::header::HOST, host);
     }
 }

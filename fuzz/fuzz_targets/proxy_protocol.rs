@@ -1,0 +1,7 @@
+#![no_main]
+
+#[path = "../checks.rs"]
+#[allow(dead_code, reason = "one check a target")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::proxy_protocol(input));
