@@ -1,3 +1,5 @@
+//! The PROXY protocol's headers: see `checks::proxy_protocol` for what must hold.
+
 #![no_main]
 
 #[path = "../checks.rs"]

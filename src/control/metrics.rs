@@ -152,7 +152,7 @@ const PAUSED: Shape = Shape(
 );
 const REJECTED: Shape = Shape(
     "weir_connections_rejected_total",
-    "Client connections closed for a request that could not be read or a TLS handshake that failed.",
+    "Client connections closed for a request that could not be read, a failed TLS handshake or a refused PROXY protocol header.",
     MetricType::COUNTER,
     &["listener"],
 );

@@ -164,6 +164,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_target_that_wants_to_know_whose_a_connection_is_is_told() {
+        let (listener, addr) = listening().await;
+        let told = async {
+            let mut preface = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(&mut listener.accept().await.unwrap().0, &mut preface).await.unwrap();
+            preface
+        };
+        let pool = Pool { send_proxy: Some(Version::V2), ..pool(vec![target("a:1", &[addr])]) };
+        let (found, told) = tokio::join!(bad_targets(&pool), told);
+        assert_eq!((found.len(), told), (0, encode_own(Version::V2, None)));
+    }
+
+    #[tokio::test]
     async fn one_that_workers_could_not_reach_must_accept_several_times() {
         let (listener, addr) = listening().await;
         let doubtful = target("a:1", &[addr]);

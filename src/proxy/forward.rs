@@ -46,16 +46,14 @@ pub(super) async fn send(
     let Some(pool) = route.variants[exchange.variant].pool.map(|pool| &local.pools[pool]) else {
         return Err(Failure::NoTarget);
     };
-    // Where connections say whose they are, the client's own.
-    let owner = pool.shared.send_proxy.map(|_| exchange.client.owner());
     sent_by_this_task(upload.as_deref()).await;
     let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
-    let timeout = asked.map_or(route.timeout, |asked| asked.min(route.timeout));
-    let waiting = Waiting::new(exchange, upload, timeout);
+    let waiting = Waiting::new(exchange, upload, asked.map_or(route.timeout, |asked| asked.min(route.timeout)));
     interim::expect(&mut request);
     let mut closed_fresh = false;
     loop {
-        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &exchange.client.worker.rng, owner)).await?;
+        let client = &exchange.client;
+        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client))).await?;
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         if upgrade.is_some() {

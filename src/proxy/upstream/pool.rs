@@ -2,6 +2,7 @@
 
 use super::super::balance;
 use super::super::clock::{Clock, Tick, Watch};
+use super::super::connection::Client;
 use super::super::failure::Failure;
 use super::super::io::TargetStream;
 use super::http2;
@@ -80,17 +81,19 @@ impl LocalPool {
     }
 
     /// A connection for one request: an idle one of the chosen target, or a new one, within the worker's share. No
-    /// later than `end`. `owner` is whose connection it must be, where the pool's say whose they are. The choice is a constant so that requests have a copy of this to themselves, all of it inlined:
+    /// later than `end`. It is `client`'s own where the pool's say whose they are;
+    /// None stands for Weir. The choice is a constant so that requests have a copy of this to themselves, all of it inlined:
     /// shared with a mirror's copies, it would cost every request a percent.
     pub(in crate::proxy) async fn lease<const AT_CAP: bool>(
         &self,
         end: Tick,
         rng: &RefCell<SmallRng>,
-        owner: Option<&Owner>,
+        client: Option<&Client>,
     ) -> Result<Lease, Failure> {
         if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
             return Err(Failure::NoTarget);
         }
+        let owner = self.shared.send_proxy.and(client).map(Client::owner);
         let mut tried: Vec<*const LocalTarget> = Vec::new();
         let mut failure = Failure::Connect;
         let mut queued = None;
