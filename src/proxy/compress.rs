@@ -16,6 +16,7 @@ use encoder::{EncodeError, Encoder, Goal, LEAST_OUTPUT_BYTES};
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -195,13 +196,13 @@ impl Compressor {
         }
     }
 
-    fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.worked < COMPRESS_TURN_BYTES {
             return Poll::Ready(());
         }
         self.worked = 0;
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        // Woken behind the runtime's next look at the sockets. A plain wake would come before it, dozens of times.
+        pin!(tokio::task::yield_now()).poll(cx)
     }
 
     fn step(&mut self) -> Result<(), EncodeError> {
@@ -240,6 +241,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// What a source does when asked.
     #[derive(Clone, Debug)]
@@ -408,6 +410,38 @@ mod tests {
             }
             assert_eq!((turns, line.woken.0.load(SeqCst)), (10, 10), "{coding:?}: each pause is followed by a turn");
         }
+    }
+
+    #[test]
+    fn sockets_are_looked_at_between_turns() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let turns = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&turns);
+            let busy = tokio::task::spawn_local(async move {
+                let mut compressor = Compressor::begin(&Places::default(), Coding::Zstd).unwrap();
+                let endless = Bytes::from(vec![b'a'; 10 * COMPRESS_TURN_BYTES]);
+                std::future::poll_fn(|cx| {
+                    counted.set(counted.get() + 1);
+                    let source = |_: &mut Context<'_>| Poll::Ready(Some(Ok::<_, ()>(Frame::data(endless.clone()))));
+                    while let Poll::Ready(piece) = compressor.poll(cx, source) {
+                        assert!(matches!(piece, Some(Ok(_))));
+                    }
+                    Poll::<()>::Pending
+                })
+                .await;
+            });
+            let (mut one, mut other) = tokio::net::UnixStream::pair().unwrap();
+            while turns.get() < 100 {
+                let before = turns.get();
+                one.write_all(b"x").await.unwrap();
+                other.read_exact(&mut [0]).await.unwrap();
+                let passed = turns.get() - before;
+                assert!(passed < 10, "{passed} turns before a byte that was there was seen");
+                tokio::task::yield_now().await;
+            }
+            busy.abort();
+        });
     }
 
     #[test]
