@@ -24,8 +24,9 @@ END_STREAM, END_HEADERS = 1, 4
 BLOCK = b"\x82\x86\x84\x01\x01t"
 SLOW = 2_000
 HEADER_TIMEOUT = 2
-# What all floods together may add to the most memory that Weir ever had, in MiB: sockets of its own, and the allocator's.
-GROWTH = 48
+# What all floods together may add to the most memory that Weir ever had, in MiB: 40 KB for each slow head, whose connection
+# is a whole one; the others need less, since there is one at a time.
+GROWTH = SLOW * 40_000 / 2**20
 # What a wait for the CPU may add on an idle machine, in ms: one of the kernel's time slices.
 SLICE = 1
 
@@ -157,7 +158,8 @@ def peak(weir):
 
 
 def stretch(weir, clients, kind, seconds, frames):
-    """One flood: the clients' p99 meanwhile, frames sent or 408s seen, connections cut, connections counted."""
+    """One flood: the clients' p99 meanwhile, frames sent or 408s seen, connections cut, connections counted,
+    and the most memory until then."""
     slow = kind == "slow heads"
     family = "weir_header_timeouts_total" if slow else "weir_http2_floods_total"
     before, told, begun = counted(weir, family), multiprocessing.Queue(), multiprocessing.Event()
@@ -170,7 +172,7 @@ def stretch(weir, clients, kind, seconds, frames):
     sent, cut = told.get(timeout=60)
     flooder.join()
     lib.until("every cut is counted", lambda: counted(weir, family) - before >= cut)
-    return waited, sent, cut, counted(weir, family) - before
+    return waited, sent, cut, counted(weir, family) - before, peak(weir)
 
 
 def main():
@@ -192,7 +194,7 @@ def main():
         waited, sent = statistics.median(one[0] for one in stretches), sum(one[1] for one in stretches)
         cut, seen = sum(one[2] for one in stretches), sum(one[3] for one in stretches)
         what = "408s" if kind == "slow heads" else "frames"
-        print(f"      {kind}: {sent:,} {what}, p99 {waited:.2f} ms beside {usual:.2f} ms quiet; each: "
+        print(f"      {kind}: {sent:,} {what}, most memory {max(one[4] for one in stretches):.1f} MiB, p99 {waited:.2f} ms beside {usual:.2f} ms quiet; each: "
               + " ".join(f"{one[0]:.2f}" for one in stretches))
         lib.claim(seen == cut, f"{kind}: {cut:,} connections were cut, {seen:,} counted")
         lib.claim(waited <= max(times * usual, usual + SLICE), f"{kind}: others' p99 is {waited / usual:.2f} times what it is without")
