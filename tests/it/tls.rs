@@ -393,7 +393,8 @@ fn clients_must_show_a_certificate_where_it_is_required() {
     );
     let trailers = "5\r\nhello\r\n0\r\nX-Client-Subject: CN=admin\r\nX_Client_Subject: CN=admin\r\nX-Sum: 1\r\n\r\n";
     let mut wire = weir.client();
-    wire.send(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{trailers}")).answer();
+    let declared = "Transfer-Encoding: chunked\r\nTrailer: x-sum, x-client-subject, x_client_subject";
+    wire.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{declared}\r\n\r\n{trailers}")).answer();
     assert_eq!(upstream.requests().pop().expect("a request").trailers, [("x-sum".to_owned(), "1".to_owned())]);
     // No certificate, and one of somebody else's: told so by an alert.
     for (client, alert) in
