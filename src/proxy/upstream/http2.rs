@@ -86,7 +86,8 @@ impl Connections {
     pub(super) fn sweep(&self, now: Tick) {
         self.open.borrow_mut().retain(|connection| {
             let is_over = connection.idle_since.get().after(UPSTREAM_IDLE) <= now || connection.owned.is_orphaned();
-            !(connection.streams.get() == 0 && is_over) && !connection.sender.is_closed()
+            let is_kept = connection.streams.get() > 0 || !is_over;
+            is_kept && !connection.sender.is_closed()
         });
     }
 
