@@ -91,6 +91,9 @@ pub const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(21 * 24 * 60 * 60);
 /// Requests at once on one HTTP/2 connection to a target; further ones open another.
 pub const UPSTREAM_STREAMS: usize = 100;
+/// The longest PROXY protocol header that is read, in bytes. Version 2 could announce 64 KiB; what is sent has addresses,
+/// names and at most a certificate.
+pub const PREFACE_BYTES: usize = 16 * 1024;
 /// Upper bounds of the duration histograms, in microseconds; the last bucket is +Inf.
 pub const DURATION_BOUNDS_US: [u64; 16] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
@@ -112,6 +115,8 @@ const _: () = assert!(REGEX_BYTES <= ALL_REGEX_BYTES);
 const _: () = assert!(2 * MIRROR_BODY_BYTES <= MIRROR_BYTES_PER_WORKER);
 const _: () = assert!(MIRRORS_PER_WORKER > 0 && MIRROR_ANSWER_BYTES > 0);
 const _: () = assert!(COMPRESS_OUTPUT_BYTES <= COMPRESS_TURN_BYTES && COMPRESSORS_PER_WORKER > 0);
+// Room for the longest addresses, two paths of unix sockets.
+const _: () = assert!(PREFACE_BYTES >= 16 + 2 * 108);
 const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
 
 /// The operator's `[limits]`, with its defaults.

@@ -9,8 +9,9 @@ use super::admin::is_healthy;
 use super::ground::Ground;
 use crate::boundary::compress::CompressTotal;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, VariantTotal};
+use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
 use crate::boundary::table::{Pool, Target};
+use crate::config::Listener;
 use crate::limits::DURATION_BOUNDS_US;
 use crate::routing::compress::Coding;
 use prometheus::core::Collector;
@@ -151,7 +152,7 @@ const PAUSED: Shape = Shape(
 );
 const REJECTED: Shape = Shape(
     "weir_connections_rejected_total",
-    "Client connections closed for a request that could not be read or a TLS handshake that failed.",
+    "Client connections closed for a request that could not be read, a failed TLS handshake or a refused PROXY protocol header.",
     MetricType::COUNTER,
     &["listener"],
 );
@@ -205,6 +206,12 @@ const HANDSHAKES: Shape = Shape(
     MetricType::COUNTER,
     &["listener", "outcome"],
 );
+const PREFACES: Shape = Shape(
+    "weir_proxy_protocol_refused_total",
+    "Client connections closed for want of a valid PROXY protocol header from a trusted proxy.",
+    MetricType::COUNTER,
+    &["listener", "reason"],
+);
 const EXPIRY: Shape = Shape(
     "weir_tls_certificate_expiry_timestamp_seconds",
     "When the certificate in use for a name expires; of several the first.",
@@ -247,6 +254,7 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |_| family(&BUILD, vec![gauge(&BUILD, &[env!("CARGO_PKG_VERSION")], 1.0)]),
     |scrape| family(&RELOAD, vec![gauge(&RELOAD, &[], f64::from(u8::from(scrape.reload_ok)))]),
     handshakes,
+    prefaces,
     expiries,
     |scrape| family(&TLS_RELOAD, vec![gauge(&TLS_RELOAD, &[], f64::from(u8::from(scrape.ground.tls.is_current())))]),
 ];
@@ -376,6 +384,17 @@ fn handshakes(scrape: &Scrape) -> MetricFamily {
         }
     }
     family(&HANDSHAKES, children)
+}
+
+fn prefaces(scrape: &Scrape) -> MetricFamily {
+    let config = &scrape.ground.config;
+    let listeners = config.listeners.iter().filter(|listener| listener.proxy_protocol.is_some());
+    let of_listener = |listener: &Listener| {
+        let outcomes = scrape.ground.outcomes.listener(&listener.name);
+        let count = |of: RefusedPreface| outcomes.shards.iter().map(|shard| shard.prefaces[of as usize].load()).sum();
+        RefusedPreface::ALL.map(|of| counter(&PREFACES, &[&listener.name, of.label()], count(of)))
+    };
+    family(&PREFACES, listeners.flat_map(of_listener).collect())
 }
 
 fn expiries(scrape: &Scrape) -> MetricFamily {

@@ -102,8 +102,5 @@ pub fn compresses(route: &RouteConfig) -> bool {
 
 /// A target's name in status and metrics: as the file writes it.
 pub fn target_name(target: &TargetAddr) -> String {
-    match target {
-        TargetAddr::Ip(addr) => addr.to_string(),
-        TargetAddr::Name { host, port } => format!("{host}:{port}"),
-    }
+    target.to_string()
 }

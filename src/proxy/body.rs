@@ -8,6 +8,7 @@ use super::compress::{Compressor, Stopped};
 use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::headers;
 use super::io::Driving;
 use super::mirror::{self, RequestCopy};
 use super::upstream::{Lease, quiet};
@@ -178,7 +179,14 @@ impl Body for RequestBody {
                 upload.failure.set(Some(Failure::BadBody));
                 return Poll::Ready(Some(Err(Broken("the client's body broke off"))));
             }
-            Poll::Ready(Some(Ok(frame))) => vetted(frame),
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    let settings = &upload.client.worker.local().published.settings;
+                    headers::identify(trailers, &settings.identity_headers, None);
+                    vet::trailers(trailers);
+                }
+                frame
+            }
         };
         if let Some(data) = frame.data_ref() {
             match upload.left.get().checked_sub(data.len() as u64) {
@@ -265,7 +273,12 @@ impl ResponseBody {
     #[inline(never)]
     fn poll_compressed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let ResponseBody { source, exchange, compressor: Some(compressor) } = self else { return Poll::Ready(None) };
-        let next = compressor.poll(cx, |cx| source.poll(cx));
+        let mut next = compressor.poll(cx, |cx| source.poll(cx));
+        if let Poll::Ready(Some(Ok(frame))) = &mut next
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            vet::trailers(trailers);
+        }
         if let Some(shard) = exchange.as_ref().and_then(Exchange::compress_shard) {
             compressor.count(shard);
         }
@@ -281,6 +294,7 @@ impl ResponseBody {
         };
         if let (Some(exchange), true) = (exchange, broken) {
             exchange.failed(Some(Reason::Reset));
+            exchange.client.answer_broke();
         }
         if ended {
             self.finish();
@@ -338,15 +352,16 @@ impl Body for ResponseBody {
             return body.poll_compressed(cx);
         }
         match ready!(body.source.poll(cx)) {
-            Some(Ok(frame)) => {
-                if let (Some(trailers), Some(exchange)) = (frame.trailers_ref(), &mut body.exchange) {
-                    exchange.grpc_status(trailers);
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    vet::trailers(trailers);
+                    body.exchange.iter_mut().for_each(|exchange| exchange.grpc_status(trailers));
                 }
                 let ended = matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream());
                 if ended || frame.is_trailers() {
                     body.finish();
                 }
-                Poll::Ready(Some(Ok(vetted(frame))))
+                Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(_)) => {
                 if let Some(exchange) = &mut body.exchange {
@@ -376,20 +391,6 @@ impl Body for ResponseBody {
             Source::Target { incoming, .. } => incoming.size_hint(),
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
-    }
-}
-
-/// Data as it is; of trailers only what may stand there.
-fn vetted(frame: Frame<Bytes>) -> Frame<Bytes> {
-    if !frame.is_trailers() {
-        return frame;
-    }
-    match frame.into_trailers() {
-        Ok(mut trailers) => {
-            vet::trailers(&mut trailers);
-            Frame::trailers(trailers)
-        }
-        Err(frame) => frame,
     }
 }
 

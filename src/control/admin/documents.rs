@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, VariantTotal};
+use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
 use crate::boundary::table::{Pool, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
@@ -143,6 +143,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "header_timeouts": shards.iter().map(|shard| shard.late_heads.load()).sum::<u64>(),
             "http2_floods": shards.iter().map(|shard| shard.floods.load()).sum::<u64>(),
             "handshakes": handshakes(shards),
+            "proxy_protocol_refused": prefaces(shards),
         })
     });
     json!({
@@ -162,6 +163,12 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
 fn handshakes(shards: &[ListenerShard]) -> Value {
     let count = |of: Handshake| shards.iter().map(|shard| shard.handshakes[of as usize].load()).sum::<u64>();
     Handshake::ALL.iter().map(|of| (of.label().to_owned(), json!(count(*of)))).collect::<Map<_, _>>().into()
+}
+
+/// Connections without a valid PROXY protocol header, by why.
+fn prefaces(shards: &[ListenerShard]) -> Value {
+    let count = |of: RefusedPreface| shards.iter().map(|shard| shard.prefaces[of as usize].load()).sum::<u64>();
+    RefusedPreface::ALL.iter().map(|of| (of.label().to_owned(), json!(count(*of)))).collect::<Map<_, _>>().into()
 }
 
 /// The answer to a change of weights that was refused, with the route as it is where the generation was old.
@@ -279,7 +286,7 @@ fn pool_stats(pool: &Pool) -> Value {
         let shards = &target.outcomes.shards;
         json!({
             "name": target.name,
-            "addresses": target.addrs,
+            "addresses": target.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "healthy": is_healthy(target),
             "connects": shards.iter().map(|shard| shard.connects.load()).sum::<u64>(),
             "connect_failures": shards.iter().map(|shard| shard.connect_failures.load()).sum::<u64>(),
