@@ -489,7 +489,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
+        #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn any_source_decodes_to_what_it_said(
             coding in prop::sample::select(Coding::ALL.to_vec()),
