@@ -9,6 +9,7 @@ use super::frames::Breach;
 use super::guard::TooLong;
 use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
+use super::streams::{Boxes, Streams};
 use super::tls::{self, Identity, Secured};
 use super::tunnel::{self, Tunnel};
 use super::worker::Worker;
@@ -389,15 +390,18 @@ fn poll_time(client: &Client, watch: &Watch, cx: &mut Context<'_>) -> Poll<End> 
 
 async fn http2(client: &Rc<Client>, io: ClientIo) {
     let watch = Watch::new(&client.worker.clock);
+    let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    let streams = Streams::new(waker);
+    let boxes = Boxes::new();
     let service = service_fn({
         let client = Rc::clone(client);
         move |request: http::Request<Incoming>| {
             let is_head = *request.method() == Method::HEAD;
-            let answer = request::serve(Rc::clone(&client), request);
+            let answer = boxes.put(request::serve(Rc::clone(&client), request));
             async move { answer.await.map(|answer| if is_head { respond::to_head(answer) } else { answer }) }
         }
     });
-    let mut builder = http2::Builder::new(LocalExec);
+    let mut builder = http2::Builder::new(streams.spawner());
     let limits = client.worker.limits();
     builder
         .max_concurrent_streams(limits.max_streams)
@@ -417,7 +421,7 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
                 client.head_was_late();
             }
         }
-        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+        if let Poll::Ready(result) = streams.poll(cx, |cx| connection.as_mut().poll(cx)) {
             return Poll::Ready(result);
         }
         poll_stall(client, &watch, told, cx).map(Ok)
