@@ -76,11 +76,7 @@ impl Streams {
 
     /// Polls what is ready: the requests first, then the connection, which has what they wrote. The connection is polled
     /// at least once, for what its driver may have told it.
-    pub(super) fn poll<T>(
-        &self,
-        cx: &Context<'_>,
-        mut connection: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
+    pub(super) fn poll<T>(&self, cx: &Context<'_>, mut connection: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         debug_assert!(self.task.waker.will_wake(cx.waker()), "a task's waker stays the same");
         self.task.awake.store(true, Ordering::Relaxed);
         self.task.connection.store(true, Ordering::Relaxed);
@@ -223,54 +219,6 @@ impl Wake for Task {
     }
 }
 
-/// Boxes for futures of one kind, used again: a request's future is some kilobytes, and another comes at once.
-pub(super) struct Boxes<F>(Rc<RefCell<Vec<Pin<Box<Option<F>>>>>>);
-
-/// Boxes kept while other requests are under way; after the last, one is.
-const BOXES: usize = 32;
-
-impl<F: Future> Boxes<F> {
-    pub(super) fn new() -> Boxes<F> {
-        Boxes(Rc::default())
-    }
-
-    pub(super) fn put(&self, future: F) -> Boxed<F> {
-        let mut place = self.0.borrow_mut().pop().unwrap_or_else(|| Box::pin(None));
-        place.as_mut().set(Some(future));
-        Boxed { place: Some(place), home: Rc::clone(&self.0) }
-    }
-}
-
-/// A future in a box that goes back.
-pub(super) struct Boxed<F> {
-    place: Option<Pin<Box<Option<F>>>>,
-    home: Rc<RefCell<Vec<Pin<Box<Option<F>>>>>>,
-}
-
-impl<F: Future> Future for Boxed<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let place = self.get_mut().place.as_mut().and_then(|place| place.as_mut().as_pin_mut());
-        place.expect("the box is full until it goes back").poll(cx)
-    }
-}
-
-impl<F> Drop for Boxed<F> {
-    fn drop(&mut self) {
-        let Some(mut place) = self.place.take() else { return };
-        place.as_mut().set(None);
-        let is_last = Rc::strong_count(&self.home) == 2;
-        let mut home = self.home.borrow_mut();
-        if is_last {
-            home.clear();
-        }
-        if home.len() < BOXES {
-            home.push(place);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,21 +358,5 @@ mod tests {
         bench.living.set(1);
         spawner.execute(Runs(again, Rc::clone(&bench.living)));
         assert_eq!(bench.living.get(), 0, "nobody is there to poll it");
-    }
-
-    #[test]
-    fn boxes_are_used_again() {
-        let boxes = Boxes::new();
-        let mut cx = Context::from_waker(Waker::noop());
-        let full: Vec<_> = (0..100).map(|n| boxes.put(std::future::ready(n))).collect();
-        for (n, mut one) in full.into_iter().enumerate() {
-            assert_eq!(Pin::new(&mut one).poll(&mut cx), Poll::Ready(n));
-        }
-        assert_eq!(boxes.0.borrow().len(), 1, "after the last");
-        let held = boxes.put(std::future::ready(1));
-        assert_eq!(boxes.0.borrow().len(), 0);
-        drop(boxes.put(std::future::ready(2)));
-        drop(held);
-        assert_eq!(boxes.0.borrow().len(), 1);
     }
 }
