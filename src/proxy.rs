@@ -25,6 +25,7 @@ mod preface;
 mod request;
 mod respond;
 mod socket;
+mod streams;
 mod tls;
 mod tunnel;
 mod upstream;

@@ -11,6 +11,7 @@ use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
 use super::preface::{self, Owner, Peer};
 use super::socket::Socket;
+use super::streams::Streams;
 use super::tls::{self, Identity, Secured};
 use super::tunnel::{self, Tunnel};
 use super::worker::Worker;
@@ -406,15 +407,18 @@ fn poll_time(client: &Client, watch: &Watch, cx: &mut Context<'_>) -> Poll<End> 
 
 async fn http2(client: &Rc<Client>, io: ClientIo) {
     let watch = Watch::new(&client.worker.clock);
+    let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    let streams = Streams::new(waker);
     let service = service_fn({
         let client = Rc::clone(client);
         move |request: http::Request<Incoming>| {
             let is_head = *request.method() == Method::HEAD;
-            let answer = request::serve(Rc::clone(&client), request);
+            // Boxed: it would be copied with what hyper puts around it.
+            let answer = Box::pin(request::serve(Rc::clone(&client), request));
             async move { answer.await.map(|answer| if is_head { respond::to_head(answer) } else { answer }) }
         }
     });
-    let mut builder = http2::Builder::new(LocalExec);
+    let mut builder = http2::Builder::new(streams.spawner());
     let limits = client.worker.limits();
     builder
         .max_concurrent_streams(limits.max_streams)
@@ -434,7 +438,7 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
                 client.head_was_late();
             }
         }
-        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+        if let Poll::Ready(result) = streams.poll(cx, |cx| connection.as_mut().poll(cx)) {
             return Poll::Ready(result);
         }
         poll_stall(client, &watch, told, cx).map(Ok)

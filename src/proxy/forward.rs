@@ -49,7 +49,7 @@ pub(super) async fn send(
     sent_by_this_task(upload.as_deref()).await;
     let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
     let waiting = Waiting::new(exchange, upload, asked.map_or(route.timeout, |asked| asked.min(route.timeout)));
-    interim::expect(&mut request);
+    waiting.expect_interim(&mut request);
     let mut closed_fresh = false;
     loop {
         let client = &exchange.client;
@@ -100,7 +100,7 @@ pub(super) async fn send(
             }
         }
         exchange.shard().retries.add(1);
-        interim::expect(&mut request);
+        waiting.expect_interim(&mut request);
     }
 }
 
@@ -176,6 +176,13 @@ impl Waiting {
             self.deadline.due_after(self.client.worker.limits().body_idle_timeout);
         }
         Ok(lease)
+    }
+
+    /// Interim responses are told of where they are passed on, or let a body go.
+    fn expect_interim(&self, request: &mut Request<RequestBody>) {
+        if self.client.takes_interim() || self.hold.is_some() {
+            interim::expect(request);
+        }
     }
 
     /// Ready when the wait is over without an answer.
