@@ -10,6 +10,7 @@ pub mod matcher;
 pub mod mirror;
 pub mod networks;
 pub mod pattern;
+pub mod redact;
 pub mod redirect;
 pub mod request;
 pub mod rewrite;

@@ -6,6 +6,7 @@
 use super::mirror::Mirroring;
 use super::outcomes::{TargetOutcomes, VariantOutcomes};
 use crate::limits::Limits;
+use crate::routing::redact::Redact;
 use crate::routing::table::RoutingTable;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ pub struct Published {
     pub settings: Settings,
     /// Each route's generation, for explanations.
     pub generations: Vec<u64>,
+    /// What may be said of the routes' values, for explanations.
+    pub redact: Arc<dyn Redact>,
 }
 
 /// What requests obey beyond their route. A reload swaps these in with the table.

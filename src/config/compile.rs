@@ -16,9 +16,11 @@ mod sticky;
 use super::cursor::{Size, word};
 use super::findings::Findings;
 use super::model::{Config, Log, Server};
+use super::provenance::Filled;
 use super::raw;
 use super::source::{At, Place, Sources, listed};
 use crate::limits::Limits;
+use crate::routing::networks;
 use lists::Lists;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -32,6 +34,7 @@ const TOP: Place = Place { file: 0, start: 0, end: 0 };
 pub struct Checker<'a> {
     pub sources: &'a Sources,
     pub findings: &'a mut Findings,
+    pub filled: &'a mut Filled,
     /// The files of `in_file` that were read so far.
     lists: Lists,
     /// What regular expressions take so far, in bytes.
@@ -39,8 +42,8 @@ pub struct Checker<'a> {
 }
 
 /// The whole configuration; None when anything in `findings` is an error.
-pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> Option<Config> {
-    let mut check = Checker { sources, findings, lists: Lists::default(), regex_bytes: 0 };
+pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings, filled: &mut Filled) -> Option<Config> {
+    let mut check = Checker { sources, findings, filled, lists: Lists::default(), regex_bytes: 0 };
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
@@ -105,7 +108,9 @@ impl Checker<'_> {
     fn network(&mut self, written: &At<String>) -> Option<ipnet::IpNet> {
         let parsed = written.value.parse::<ipnet::IpNet>().ok();
         let network = parsed.or_else(|| written.value.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from));
-        if network.is_none() {
+        if let Some(network) = &network {
+            self.filled.held_as(written, &networks::shown(network));
+        } else {
             let message = format!("{} is neither an IP address nor a network", written.shown());
             let help = "write \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.7\"";
             self.findings.error("bad-address", written.place, message).help(help);

@@ -34,6 +34,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         mirrors: mirrors(config, &ground.outcomes),
         settings: Settings { trusted_proxies: config.server.trusted_proxies.clone(), limits: config.limits },
         generations: ground.routes.iter().map(|live| live.generation).collect(),
+        redact: config.provenance.clone(),
     }
 }
 

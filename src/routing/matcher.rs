@@ -7,6 +7,7 @@
 //! proxy that rewrites or decodes them for its own decision and sends on the original is a way around its rules.
 
 use super::pattern::Pattern;
+use super::redact::{Open, Redact};
 use super::rule::{Subject, Test};
 use super::table::RequestView;
 use http::Method;
@@ -221,26 +222,42 @@ impl RequestMatch {
         self.methods.sort_by(|one, other| one.as_str().cmp(other.as_str()));
         self.methods.dedup();
         // Headers before query parameters, by the first letter.
-        self.conditions.sort_by_cached_key(|(subject, test)| (subject.to_string(), test.to_string()));
+        self.conditions.sort_by_cached_key(|(subject, test)| (subject.told(&Open), test.told(&Open)));
         self.conditions.dedup();
         self
     }
 }
 
-impl fmt::Display for Miss<'_> {
+impl Miss<'_> {
     /// For people: `the path is not under /v1`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub fn told(&self, redact: &dyn Redact) -> String {
         match self {
-            Miss::Host(HostMatch::Regex(pattern)) => write!(f, "the host does not match {pattern}"),
-            Miss::Host(host) => write!(f, "the host is not {host}"),
-            Miss::Path(PathMatch::Prefix(prefix)) => write!(f, "the path is not under {prefix}"),
-            Miss::Path(PathMatch::Exact(exact)) => write!(f, "the path is not {exact}"),
-            Miss::Path(PathMatch::Regex(pattern)) => write!(f, "the path does not match {pattern}"),
-            Miss::Method(methods) => {
-                let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-                write!(f, "the method is not {}", names.join(" or "))
+            Miss::Host(host @ HostMatch::Regex(_)) => format!("the host does not match {}", host.told(redact)),
+            Miss::Host(host) => format!("the host is not {}", host.told(redact)),
+            Miss::Path(PathMatch::Prefix(prefix)) => format!("the path is not under {}", redact.shown(prefix)),
+            Miss::Path(PathMatch::Exact(exact)) => format!("the path is not {}", redact.shown(exact)),
+            Miss::Path(PathMatch::Regex(pattern)) => {
+                format!("the path does not match {}", redact.shown(pattern.as_str()))
             }
-            Miss::Condition(subject, test) => write!(f, "{subject} does not pass {test}"),
+            Miss::Method(methods) => format!("the method is not {}", any_of(methods, redact)),
+            Miss::Condition(subject, test) => {
+                format!("{} does not pass {}", subject.told(redact), test.told(redact))
+            }
+        }
+    }
+}
+
+/// `GET or HEAD`.
+pub(super) fn any_of(methods: &[Method], redact: &dyn Redact) -> String {
+    methods.iter().map(|method| redact.shown(method.as_str())).collect::<Vec<_>>().join(" or ")
+}
+
+impl HostMatch {
+    /// For people: as it is written in the configuration.
+    pub fn told(&self, redact: &dyn Redact) -> String {
+        match self {
+            HostMatch::Regex(pattern) => redact.shown(pattern.as_str()).to_owned(),
+            host => redact.shown(&host.to_string()).to_owned(),
         }
     }
 }
@@ -522,7 +539,7 @@ mod tests {
             (Some("eu.shop.test"), "/v1/x", Method::HEAD, &headers, Some("a&beta"), None),
         ] {
             let request = RequestView { host, path, query, method: &method, headers, client_ip };
-            assert_eq!(route.misses(&request).map(|miss| miss.to_string()).as_deref(), miss);
+            assert_eq!(route.misses(&request).map(|miss| miss.told(&Open)).as_deref(), miss);
             assert_eq!(route.takes(&request), miss.is_none());
         }
     }

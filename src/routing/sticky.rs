@@ -13,6 +13,7 @@ use crate::limits::STICKY_KEY_BYTES;
 use http::HeaderMap;
 use http::header::COOKIE;
 use std::borrow::Cow;
+use std::fmt;
 use std::io::Write;
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -28,6 +29,19 @@ pub enum KeySource {
     Ip,
     /// A claim of the bearer token's payload, by its name. The signature is not looked at.
     Jwt(String),
+}
+
+impl fmt::Display for KeySource {
+    /// As it is written in the configuration: `header:x-user-id`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeySource::Header(name) => write!(f, "header:{name}"),
+            KeySource::Cookie(name) => write!(f, "cookie:{name}"),
+            KeySource::Query(name) => write!(f, "query:{name}"),
+            KeySource::Ip => f.write_str("ip"),
+            KeySource::Jwt(claim) => write!(f, "jwt:{claim}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

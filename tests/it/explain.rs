@@ -265,6 +265,45 @@ fn explain_agrees_with_what_the_proxy_did_for_10_000_random_requests() {
 }
 
 #[test]
+fn what_a_file_filled_in_is_in_no_answer_and_no_log() {
+    let (stable, canary) = (Upstream::named("stable"), Upstream::named("canary"));
+    let lines = "[[route.rule]]\nname = \"testers\"\nwhen = { header = \"x-canary\", equals = \"${file:key}\" }\nvariant = \"canary\"\n\
+                 [[route.rule]]\nname = \"listed\"\nwhen = { header = \"x-canary\", in_file = \"${file:key}\" }\nvariant = \"canary\"\n\
+                 [[route]]\nname = \"other\"\nmatch = { path = \"/${file:key}/\" }\nrespond = { status = 200 }";
+    let site = split_site(&[("stable", &stable, "95"), ("canary", &canary, "5")], lines);
+    for (file, content) in [("key", "s3cret"), ("s3cret", "1\n")] {
+        std::fs::write(site.folder.path().join(file), content).expect("the temporary folder is writable");
+    }
+    let weir = site.start();
+    assert_eq!(weir.get("/", "x-canary: s3cret\r\n").text(), "canary");
+    weir.shift("shop", "\"canary\":20");
+    let list = weir.site.folder.path().join("s3cret");
+    std::fs::write(&list, "1\n2\n").expect("the temporary folder is writable");
+    eventually("the list's new line counts", || weir.get("/", "x-canary: 2\r\n").text() == "canary");
+    std::fs::remove_file(&list).expect("the list can be removed");
+    eventually("the log says that the list is gone", || weir.log().contains("the list can't be read"));
+    assert_eq!(weir.cli(&["reload"]).status.code(), Some(1), "a list is missing");
+    let mut said = String::new();
+    for args in [
+        &["explain", "-H", "x-canary: no", "http://a/"][..],
+        &["explain", "-o", "json", "-H", "x-canary: no", "http://a/"],
+        &["diff"],
+        &["diff", "-o", "json"],
+        &["history", "shop"],
+        &["status"],
+    ] {
+        let output = weir.cli(args);
+        said += &format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(said.contains(r#"header x-canary is "no", not "${file:key}""#), "{said}");
+    assert!(said.contains("${file:key} does not list") && said.contains("not under /${file:key}/"), "{said}");
+    said += &weir.admin("GET", "/api/v1/config/effective", "", "").text();
+    said += &std::fs::read_to_string(weir.site.folder.path().join("state/audit.jsonl")).expect("it is there");
+    said += &weir.log();
+    assert!(!said.contains("s3cret"), "{said}");
+}
+
+#[test]
 fn the_command_line_tells_the_story_and_changes_nothing() {
     let (stable, canary) = (Upstream::named("stable"), Upstream::named("canary"));
     let lines = "sticky = { key = [\"header:x-user-id\"], fallback = \"cookie\" }\n[[route.rule]]\nname = \"testers\"\nwhen = { header = \"x-canary\", equals = \"always\" }\nvariant = \"canary\"";

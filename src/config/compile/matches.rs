@@ -24,7 +24,13 @@ impl Checker<'_> {
     fn host_match(&mut self, raw: &raw::Match) -> Option<HostMatch> {
         self.at_most_one(&[("host", &raw.host), ("host_regex", &raw.host_regex)])?;
         match (&raw.host, &raw.host_regex) {
-            (Some(host), _) => self.matched("host", host, HostMatch::parse(&host.value)),
+            (Some(host), _) => {
+                let parsed = self.matched("host", host, HostMatch::parse(&host.value))?;
+                if parsed != HostMatch::Any {
+                    self.filled.held_as(host, &parsed.to_string());
+                }
+                Some(parsed)
+            }
             (None, Some(regex)) => self.pattern(regex, true).map(HostMatch::Regex),
             (None, None) => Some(HostMatch::Any),
         }
@@ -34,7 +40,13 @@ impl Checker<'_> {
         let raw::Match { path, path_exact, path_regex, .. } = raw;
         self.at_most_one(&[("path", path), ("path_exact", path_exact), ("path_regex", path_regex)])?;
         match (path, path_exact, path_regex) {
-            (Some(prefix), _, _) => self.matched("path", prefix, PathMatch::prefix(&prefix.value)),
+            (Some(prefix), _, _) => {
+                let parsed = self.matched("path", prefix, PathMatch::prefix(&prefix.value))?;
+                if let PathMatch::Prefix(held) = &parsed {
+                    self.filled.held_as(prefix, held);
+                }
+                Some(parsed)
+            }
             (_, Some(exact), _) => self.matched("path_exact", exact, PathMatch::exact(&exact.value)),
             (_, _, Some(regex)) => self.pattern(regex, false).map(PathMatch::Regex),
             (None, None, None) => Some(PathMatch::default()),

@@ -102,7 +102,11 @@ impl Checker<'_> {
         }
         let test = self.test(raw, subject);
         let subject = match subject {
-            "header" => self.header_name(raw.header.as_ref()?).map(Subject::Header),
+            "header" => {
+                let name = self.header_name(raw.header.as_ref()?)?;
+                self.filled.held_as(raw.header.as_ref()?, name.as_str());
+                Some(Subject::Header(name))
+            }
             "cookie" => self.cookie_name(raw.cookie.as_ref()?).map(Subject::Cookie),
             _ => self.query_name(raw.query.as_ref()?).map(Subject::Query),
         };
@@ -296,14 +300,21 @@ mod tests {
     use super::*;
     use crate::config::compile::lists::Lists;
     use crate::config::findings::Findings;
+    use crate::config::provenance::Filled;
     use crate::config::source::Place;
     use crate::config::source::Sources;
 
     #[test]
     fn all_regular_expressions_together_are_bounded() {
-        let (sources, mut findings) = (Sources::default(), Findings::default());
+        let (sources, mut findings, mut filled) = (Sources::default(), Findings::default(), Filled::default());
         let regex_bytes = ALL_REGEX_BYTES - 2 * LEAST_REGEX_BYTES;
-        let mut check = Checker { sources: &sources, findings: &mut findings, lists: Lists::default(), regex_bytes };
+        let mut check = Checker {
+            sources: &sources,
+            findings: &mut findings,
+            filled: &mut filled,
+            lists: Lists::default(),
+            regex_bytes,
+        };
         let mut compiles = |pattern: &str| {
             let written = At::new(pattern.to_owned(), Place { file: 0, start: 0, end: 0 });
             let compiled = check.regex(&written).is_some();

@@ -3,6 +3,8 @@
 use super::*;
 use crate::routing::matcher::RequestMatch;
 use crate::routing::pattern::Pattern;
+use crate::routing::redact::Open;
+use crate::routing::rule::{Subject, Test};
 use http::Method;
 
 /// The match of a route with this `match`.
@@ -14,7 +16,8 @@ fn matched(matches: &str) -> RequestMatch {
 }
 
 fn conditions(matches: &str) -> Vec<String> {
-    matched(matches).conditions.iter().map(|(subject, test)| format!("{subject} {test}")).collect()
+    let told = |(subject, test): &(_, Test)| format!("{} {}", Subject::told(subject, &Open), test.told(&Open));
+    matched(matches).conditions.iter().map(told).collect()
 }
 
 #[test]

@@ -17,8 +17,9 @@ use crate::routing::filters::Filters;
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::mirror::Mirror;
 use crate::routing::networks;
+use crate::routing::redact::Redact;
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
-use crate::routing::sticky::{Fallback, KeySource, Sticky};
+use crate::routing::sticky::{Fallback, Sticky};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -174,7 +175,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "variants": variants.collect::<Map<_, _>>(),
         "weights": weights(config, file_weights),
         "live": {"generation": view.live.generation, "weights": weights(config, &view.live.weights)},
-        "sticky": keys.as_ref().map(|keys| sticky(keys, (salt != name).then_some(salt))),
+        "sticky": keys.as_ref().map(|keys| sticky(keys, (salt != name).then_some(salt), provenance)),
         "timeout": shown_duration(*timeout),
         "mirror": mirror.as_ref().map(|mirror| self::mirror(mirror, pools)),
         "filters": filters.as_ref().map(|filters| filter_keys(filters)),
@@ -215,13 +216,13 @@ pub fn place(view: &RouteView) -> Value {
 fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
     let RequestMatch { host, path, methods, conditions } = matches;
     let (host_key, host) = match host {
-        HostMatch::Regex(pattern) => ("host_regex", json!(provenance.shown(pattern.as_str()))),
-        host => ("host", json!(host.to_string())),
+        host @ HostMatch::Regex(_) => ("host_regex", host.told(provenance)),
+        host => ("host", host.told(provenance)),
     };
     let (key, path) = match path {
         PathMatch::Prefix(prefix) if prefix.is_empty() => ("path", "/"),
-        PathMatch::Prefix(prefix) => ("path", prefix.as_str()),
-        PathMatch::Exact(path) => ("path_exact", path.as_str()),
+        PathMatch::Prefix(prefix) => ("path", provenance.shown(prefix)),
+        PathMatch::Exact(path) => ("path_exact", provenance.shown(path)),
         PathMatch::Regex(pattern) => ("path_regex", provenance.shown(pattern.as_str())),
     };
     let of = |wanted: fn(&Subject) -> Option<&str>| -> Vec<Value> {
@@ -229,7 +230,7 @@ fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
         named
             .map(|(name, test)| {
                 let (test, value) = self::test(test, provenance);
-                json!({"name": name, test: value})
+                json!({"name": provenance.shown(name), test: value})
             })
             .collect()
     };
@@ -237,7 +238,7 @@ fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
     let query = of(|subject| if let Subject::Query(name) = subject { Some(name.as_str()) } else { None });
     let mut document = json!({host_key: host, key: path});
     if !methods.is_empty() {
-        document["method"] = json!(methods.iter().map(|method| method.as_str()).collect::<Vec<_>>());
+        document["method"] = json!(methods.iter().map(|method| provenance.shown(method.as_str())).collect::<Vec<_>>());
     }
     for (key, conditions) in [("header", header), ("query", query)] {
         if !conditions.is_empty() {
@@ -247,27 +248,21 @@ fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
     document
 }
 
-fn sticky(sticky: &Sticky, group: Option<&String>) -> Value {
+fn sticky(sticky: &Sticky, group: Option<&String>, provenance: &Provenance) -> Value {
     let Sticky { keys, fallback } = sticky;
-    let key = |key: &KeySource| match key {
-        KeySource::Header(name) => format!("header:{name}"),
-        KeySource::Cookie(name) => format!("cookie:{name}"),
-        KeySource::Query(name) => format!("query:{name}"),
-        KeySource::Ip => "ip".to_owned(),
-        KeySource::Jwt(claim) => format!("jwt:{claim}"),
-    };
-    let mut document = json!({"key": keys.iter().map(key).collect::<Vec<_>>()});
+    let keys = keys.iter().map(|key| provenance.shown(&key.to_string()).to_owned());
+    let mut document = json!({"key": keys.collect::<Vec<_>>()});
     match fallback {
         Fallback::Cookie { name, ttl } => {
             document["fallback"] = json!("cookie");
-            document["cookie"] = json!(name);
+            document["cookie"] = json!(provenance.shown(name));
             document["ttl"] = json!(shown_duration(*ttl));
         }
         Fallback::Ip => document["fallback"] = json!("ip"),
         Fallback::Random => document["fallback"] = json!("random"),
     }
     if let Some(group) = group {
-        document["group"] = json!(group);
+        document["group"] = json!(provenance.shown(group));
     }
     document
 }
@@ -289,10 +284,14 @@ fn condition(condition: &Condition, provenance: &Provenance) -> Value {
     match condition {
         Condition::All(conditions) => json!({"all": all(conditions)}),
         Condition::Any(conditions) => json!({"any": all(conditions)}),
-        Condition::Ip(networks) => json!({"ip": networks.written().iter().map(networks::shown).collect::<Vec<_>>()}),
+        Condition::Ip(networks) => {
+            json!({"ip": networks.written().iter().map(|one| networks::told(one, provenance)).collect::<Vec<_>>()})
+        }
         Condition::Not(inner) => json!({"not": self::condition(inner, provenance)}),
-        Condition::Is(Subject::Method, Test::Equals(name)) => json!({"method": name}),
-        Condition::Is(Subject::Method, Test::In(names)) => json!({"method": names}),
+        Condition::Is(Subject::Method, Test::Equals(name)) => json!({"method": provenance.shown(name)}),
+        Condition::Is(Subject::Method, Test::In(names)) => {
+            json!({"method": names.iter().map(|name| provenance.shown(name)).collect::<Vec<_>>()})
+        }
         Condition::Is(subject, test) => {
             let (key, name) = match subject {
                 Subject::Header(name) => ("header", name.as_str()),
@@ -301,7 +300,7 @@ fn condition(condition: &Condition, provenance: &Provenance) -> Value {
                 Subject::Method => ("method", ""),
             };
             let (test, value) = self::test(test, provenance);
-            json!({key: name, test: value})
+            json!({key: provenance.shown(name), test: value})
         }
     }
 }

@@ -79,7 +79,7 @@ fn explained(
     to_origin_form(&mut parts).map_err(unfit)?;
     let client = client(table, &parts, client_ip);
     let request = RequestView::of(&parts, client.ip);
-    let trace = explain(&table.routing, &request, asked, rng);
+    let trace = explain(&table.routing, &request, asked, &*table.redact, rng);
     Ok(shown(table, &trace, asked, &client))
 }
 
@@ -129,7 +129,7 @@ fn shown(table: &Published, trace: &Trace, asked: Option<usize>, client: &Client
         "balance": (targets.len() > 1).then_some(BALANCE),
         "weights": weights.map(|(route, weights)| split(route, weights)),
         "share": share,
-        "sets_cookie": decision.and_then(|decision| new_cookie(&routes[decision.route], decision)),
+        "sets_cookie": decision.and_then(|decision| new_cookie(&routes[decision.route], decision)).map(|name| table.redact.shown(name)),
         "client_ip": {"ip": client.ip, "source": client.source},
         "considered": trace.considered.iter().map(|route| considered(routes, route)).collect::<Vec<_>>(),
         "other_routes": trace.others,
@@ -286,6 +286,129 @@ mod tests {
             let token = "authorization: Bearer secret";
             assert_eq!(process.call("POST", path, &[JSON, token], body).await.status, 200);
             assert_eq!(process.call("POST", path, &[JSON], body).await.status, 401);
+        }
+    }
+
+    /// Every kind of value that a route has, each from a file.
+    const SECRET_ROUTES: &str = r#"
+[[route]]
+name = "one"
+match = { host = "${file:host}", path = "${file:path}", method = "${file:method}", header = { x-a = "${file:key}" }, query = { q = { regex = "${file:key}" } } }
+variants = { stable = "p", canary = "p" }
+weights = { stable = 50, canary = 50 }
+[[route]]
+name = "two"
+match = { host_regex = "^${file:key}", path_exact = "${file:path}" }
+variants = { stable = "p" }
+[[route]]
+name = "three"
+match = { path_regex = "${file:key}", header = { name = "${file:header}", in = ["${file:key}", "b"] } }
+variants = { stable = "p" }
+[[route]]
+name = "rules"
+match = { path = "/rules" }
+variants = { stable = "p", canary = "p" }
+weights = { stable = 50, canary = 50 }
+sticky = { key = ["header: ${file:header} "], fallback = "cookie", cookie = "${file:key}" }
+preview = { header = "${file:header}", equals = "${file:key}" }
+rule = [
+  { name = "a", when = { header = "x-a", equals = "${file:key}" }, variant = "canary" },
+  { name = "b", when = { header = "x-a", in = ["${file:key}", "y"] }, variant = "canary" },
+  { name = "c", when = { any = [{ header = "x-a", prefix = "x${file:key}" }, { not = { header = "x-a", present = true } }, { header = "x-a", suffix = "${file:key}" }] }, variant = "canary" },
+  { name = "d", when = { query = "${file:key}", regex = "${file:key}" }, variant = "canary" },
+  { name = "e", when = { cookie = "${file:key}", in_file = "${file:key}.txt" }, variant = "canary" },
+  { name = "f", when = { ip = "${file:ip}" }, variant = "canary" },
+  { name = "g", when = { header = "x-a", in_file = "${file:key}.txt" }, variant = "canary" },
+]
+"#;
+
+    async fn secret_process(folder: &std::path::Path) -> Process {
+        for (file, content) in [
+            ("host", "*.S3CRET.test"),
+            ("path", "/s3cret/"),
+            ("method", "S3CRET"),
+            ("header", "X-S3cret"),
+            ("key", "s3cret"),
+            ("ip", "203.0.113.99/32"),
+            ("s3cret.txt", "v"),
+        ] {
+            std::fs::write(folder.join(file), content).unwrap();
+        }
+        let top = "[admin]\nlisten = [\"127.0.0.1:0\"]\n[[listener]]\nname = \"http\"\nbind = \"127.0.0.1:8080\"\n[pool.p]\ntargets = [\"127.0.0.1:9\"]\n";
+        let path = folder.join("weir.toml");
+        std::fs::write(&path, format!("{top}{SECRET_ROUTES}")).unwrap();
+        let loaded = crate::config::load(&path, &|_| None);
+        Process::start(loaded.config.unwrap_or_else(|| panic!("{}", loaded.report.render(false)))).await
+    }
+
+    #[tokio::test]
+    async fn what_variables_and_files_filled_in_is_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = secret_process(folder.path()).await;
+        // What a request brings is the asker's own: where it has the secret, the answer may only say it as its value.
+        for (asked, told) in [
+            (r#"{"path":"/","host":"a"}"#, "the host is not ${file:host}"),
+            (r#"{"path":"/","host":"a.s3cret.test"}"#, "the path is not under ${file:path}"),
+            (r#"{"path":"/s3cret/x","host":"a.s3cret.test"}"#, "the method is not ${file:method}"),
+            (
+                r#"{"path":"/s3cret/x","host":"a.s3cret.test","method":"S3CRET"}"#,
+                r#"header x-a does not pass equals = \"${file:key}\""#,
+            ),
+            (
+                r#"{"path":"/s3cret/x","host":"a.s3cret.test","method":"S3CRET","headers":{"x-a":"s3cret"}}"#,
+                r#"query parameter q does not pass regex = \"${file:key}\""#,
+            ),
+            (
+                r#"{"path":"/s3cret/x?q=s3cret","host":"a.s3cret.test","method":"S3CRET","headers":{"x-a":"s3cret"}}"#,
+                "host ${file:host}, path under ${file:path}, method ${file:method}, header x-a equals",
+            ),
+            (r#"{"path":"/s3cret/","host":"s3cret"}"#, "host matching ^${file:key}, path ${file:path}"),
+            (r#"{"path":"/s3cret","host":"s3cret"}"#, "the path is not ${file:path}"),
+            (r#"{"path":"/","host":"a"}"#, "the path does not match ${file:key}"),
+            (
+                r#"{"path":"/s3cretx","host":"a"}"#,
+                r#"header ${file:header} does not pass in = [\"${file:key}\", \"b\"]"#,
+            ),
+            (
+                r#"{"path":"/s3cretx","host":"a","headers":{"x-s3cret":"b"}}"#,
+                r#"path matching ${file:key}, header ${file:header} in = [\"${file:key}\", \"b\"]"#,
+            ),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, r#"header x-a is \"z\", not \"${file:key}\""#),
+            (
+                r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#,
+                r#"header x-a is \"z\", none of \"${file:key}\", \"y\""#,
+            ),
+            (
+                r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#,
+                r#"which does not start with \"x${file:key}\", and header x-a is present, and header x-a is \"z\", which does not end with \"${file:key}\""#,
+            ),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, "query parameter ${file:key} is absent"),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, "cookie ${file:key} is absent"),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, "is not in ${file:ip}"),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, "which ${file:key}.txt does not list"),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, r#""sets_cookie":"${file:key}""#),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, r#""source":"cookie:${file:key}""#),
+            (
+                r#"{"path":"/rules","host":"a","headers":{"x-a":"z","x-s3cret":"id"}}"#,
+                r#""source":"header: ${file:header} ","value":"id""#,
+            ),
+        ] {
+            for path in ["/api/v1/explain", "/api/v1/routes/rules/explain"] {
+                let reply = ask(&process, path, asked).await;
+                let text = String::from_utf8(reply.body.clone()).unwrap();
+                assert!(reply.status == 200 && text.contains(told), "{asked}: {told}: {text}");
+                let said = text.to_lowercase().replace(r#"header x-a is \"s3cret\""#, "");
+                assert!(!said.contains("s3cret") && !said.contains("203.0.113.99"), "{asked}: {text}");
+            }
+        }
+        for call in ["/config/effective", "/config/diff", "/routes", "/routes/rules", "/routes/rules/history", "/stats"]
+        {
+            let reply = process.get(&format!("/api/v1{call}")).await;
+            let text = String::from_utf8(reply.body.clone()).unwrap().to_lowercase();
+            assert!(
+                reply.status == 200 && !text.contains("s3cret") && !text.contains("203.0.113.99"),
+                "{call}: {text}"
+            );
         }
     }
 }
