@@ -17,6 +17,7 @@ pub mod rewrite;
 pub mod rule;
 #[cfg(test)]
 mod samples;
+pub mod scheme;
 pub mod split;
 pub mod sticky;
 pub mod table;

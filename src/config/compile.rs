@@ -54,6 +54,9 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings, fill
     let routes = check.routes(&file.routes, &file.pools);
     if let (Some(routes), Some(listeners)) = (&routes, &listeners) {
         check.redirect_loops(&file.routes, routes, listeners);
+        if server.trusted_proxies.is_empty() {
+            check.unserved_schemes(&file.routes, routes, listeners);
+        }
     }
     if file.listeners.is_empty() {
         let help = "[[listener]] with name = \"http\" and bind = \"127.0.0.1:8080\"";

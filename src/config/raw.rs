@@ -143,6 +143,8 @@ pub struct OnMove {
 #[derive(Debug, Default)]
 pub struct Match {
     pub place: Place,
+    pub path_of: String,
+    pub scheme: Option<At<String>>,
     pub host: Option<At<String>>,
     pub host_regex: Option<At<String>>,
     pub path: Option<At<String>>,

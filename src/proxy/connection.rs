@@ -13,6 +13,7 @@ use super::{request, respond};
 use crate::boundary::outcomes::{ListenerOutcomes, Reason};
 use crate::limits::PARK_AFTER;
 use crate::routing::request::forwarded_for;
+use crate::routing::scheme::Scheme;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Version};
 use hyper::body::Incoming;
@@ -107,6 +108,15 @@ impl Client {
     /// A request that Weir can't read or won't route: no route and no variant to count it for.
     pub(super) fn rejected(&self) {
         self.listener.shards[self.worker.id].rejected.add(1);
+    }
+
+    /// The scheme that the client used, of a request as it came.
+    pub(super) fn scheme_of(&self, headers: &HeaderMap) -> Scheme {
+        let own = Scheme::of(self.tls);
+        if !self.hop.is_trusted() {
+            return own;
+        }
+        Scheme::forwarded(headers).unwrap_or(own)
     }
 
     /// Whose request it is: the peer's, or whom trusted proxies say they have it from, nearest untrusted first.

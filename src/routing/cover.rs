@@ -7,6 +7,7 @@
 use super::matcher::{HostMatch, PathMatch, Precedence, RequestMatch};
 use super::pattern::Pattern;
 use super::rule::Test;
+use super::scheme::Scheme;
 use std::collections::HashMap;
 
 /// A route that gets no request; routes are indices in the file's order.
@@ -52,7 +53,7 @@ pub fn unreachable(matches: &[&RequestMatch]) -> Vec<Unreachable> {
 struct Search<'m> {
     routes: Vec<Route<'m>>,
     known: HashMap<&'m Pattern, Known>,
-    groups: HashMap<&'m HostMatch, Group<'m>>,
+    groups: HashMap<(Option<Scheme>, &'m HostMatch), Group<'m>>,
     /// Regular expressions that take every host name.
     whole_hosts: Vec<&'m HostMatch>,
 }
@@ -68,7 +69,8 @@ struct Known {
     tail: String,
 }
 
-/// The routes of one host.
+/// The routes of one scheme and host. Of another scheme, or of both, none takes all of a route's requests and is asked
+/// before it.
 #[derive(Default)]
 struct Group<'m> {
     by_path: HashMap<&'m PathMatch, Vec<usize>>,
@@ -85,14 +87,14 @@ impl<'m> Search<'m> {
         for (route, matches) in matches.iter().enumerate() {
             if let HostMatch::Regex(pattern) = &matches.host
                 && search.know(pattern).takes_every_text()
-                && !search.groups.contains_key(&matches.host)
+                && !search.whole_hosts.contains(&&matches.host)
             {
                 search.whole_hosts.push(&matches.host);
             }
             if let PathMatch::Regex(pattern) = &matches.path {
                 search.know(pattern);
             }
-            search.groups.entry(&matches.host).or_default().insert(route, matches);
+            search.groups.entry((matches.scheme, &matches.host)).or_default().insert(route, matches);
         }
         search
     }
@@ -104,11 +106,12 @@ impl<'m> Search<'m> {
 
     /// A route that is asked before this one and takes all of its requests.
     fn taker_of(&self, route: usize) -> Option<usize> {
-        let RequestMatch { host, path, .. } = self.routes[route].matches;
+        let RequestMatch { scheme, host, path, .. } = self.routes[route].matches;
         let mut lists: Vec<&[usize]> = Vec::new();
-        for over in self.hosts_over(host) {
-            let Some(group) = self.groups.get(&over) else { continue };
-            if over == *host {
+        let hosts = self.hosts_over(host);
+        for over in &hosts {
+            let Some(group) = self.groups.get(&(*scheme, over)) else { continue };
+            if over == host {
                 lists.extend(group.wide.get(path).map(Vec::as_slice));
             } else {
                 lists.extend(paths_over(path).iter().filter_map(|path| Some(group.by_path.get(path)?.as_slice())));
@@ -144,7 +147,12 @@ impl<'m> Search<'m> {
         let conditions = one.conditions.iter().all(|(subject, wanted)| {
             other.conditions.iter().any(|(there, given)| there == subject && implies(given, wanted))
         });
-        methods && conditions && self.covers_host(&one.host, &other.host) && self.covers_path(&one.path, &other.path)
+        let scheme = one.scheme.is_none() || one.scheme == other.scheme;
+        scheme
+            && methods
+            && conditions
+            && self.covers_host(&one.host, &other.host)
+            && self.covers_path(&one.path, &other.path)
     }
 
     fn covers_host(&self, one: &HostMatch, other: &HostMatch) -> bool {

@@ -170,6 +170,7 @@ mod tests {
     use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
     use crate::routing::redact::Open;
     use crate::routing::rule::{Condition, Subject, Test};
+    use crate::routing::scheme::Scheme;
     use crate::routing::split::Assignment;
     use crate::routing::sticky::{Fallback, KeySource, Sticky, bucket_of};
     use crate::routing::table::Variant;
@@ -232,7 +233,15 @@ mod tests {
     fn traced(table: &RoutingTable, url: (&str, &str), headers: &HeaderMap, asked: Option<usize>) -> Trace {
         let (path, query) = url.1.split_once('?').map_or((url.1, None), |(path, query)| (path, Some(query)));
         let client_ip = [192, 0, 2, 7].into();
-        let request = RequestView { host: Some(url.0), path, query, method: &Method::GET, headers, client_ip };
+        let request = RequestView {
+            scheme: Scheme::Http,
+            host: Some(url.0),
+            path,
+            query,
+            method: &Method::GET,
+            headers,
+            client_ip,
+        };
         explain(table, &request, asked, &Open, &mut StdRng::seed_from_u64(7))
     }
 
@@ -381,7 +390,7 @@ mod tests {
             let fields: Vec<(&'static str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let headers = headers(&fields);
             let client_ip = [192, 0, 2, 7].into();
-            let request = RequestView { host: Some(host), path, query: None, method: &Method::GET, headers: &headers, client_ip };
+            let request = RequestView { scheme: Scheme::Http, host: Some(host), path, query: None, method: &Method::GET, headers: &headers, client_ip };
             let decided = table.route(&request, &mut StdRng::seed_from_u64(seed));
             let trace = explain(&table, &request, None, &Open, &mut StdRng::seed_from_u64(seed));
             prop_assert_eq!(&trace.decision, &decided);

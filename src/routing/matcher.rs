@@ -9,6 +9,7 @@
 use super::pattern::Pattern;
 use super::redact::{Open, Redact};
 use super::rule::{Subject, Test};
+use super::scheme::Scheme;
 use super::table::RequestView;
 use http::Method;
 use std::fmt;
@@ -38,6 +39,8 @@ pub enum PathMatch {
 /// The default takes every request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RequestMatch {
+    /// None: either.
+    pub scheme: Option<Scheme>,
     pub host: HostMatch,
     pub path: PathMatch,
     /// Any of these; none: every method.
@@ -48,10 +51,14 @@ pub struct RequestMatch {
 
 /// How specific a match is: the greater one wins; on a tie the first in the file.
 ///
-/// The order is that of the fields: a comparison looks at the next one when all before are equal. It is the
-/// order of the Gateway API's `HTTPRouteRule`, which leaves the place of regular expressions open.
+/// The order is that of the fields: a comparison looks at the next one when all before are equal. But for the scheme
+/// it is the order of the Gateway API's `HTTPRouteRule`, which leaves the place of regular expressions open. There a
+/// listener is chosen first and its routes compete among themselves; so here a route for one scheme comes before all
+/// that are for both, and one redirect to https takes all that comes by http, however specific other routes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Precedence {
+    /// Whether it is for one scheme only.
+    scheme: bool,
     host: HostPrecedence,
     path: PathPrecedence,
     /// Whether there is a condition on the method.
@@ -82,6 +89,7 @@ enum PathPrecedence {
 /// Why a route does not take a request: the first reason, in the order of [`RequestMatch`]'s fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Miss<'m> {
+    Scheme(Scheme),
     Host(&'m HostMatch),
     Path(&'m PathMatch),
     Method(&'m [Method]),
@@ -187,6 +195,9 @@ impl RequestMatch {
 
     /// As [`RequestMatch::misses`], for whoever has the request's [`host_name`] already.
     pub fn misses_named(&self, name: Option<&[u8]>, request: &RequestView<'_>) -> Option<Miss<'_>> {
+        if let Some(scheme) = self.scheme.filter(|scheme| *scheme != request.scheme) {
+            return Some(Miss::Scheme(scheme));
+        }
         if !self.host.takes(name) {
             return Some(Miss::Host(&self.host));
         }
@@ -214,7 +225,8 @@ impl RequestMatch {
         };
         let headers = self.conditions.iter().filter(|(subject, _)| matches!(subject, Subject::Header(_))).count();
         let queries = self.conditions.len() - headers;
-        Precedence { host, path, method: !self.methods.is_empty(), headers, queries }
+        let (scheme, method) = (self.scheme.is_some(), !self.methods.is_empty());
+        Precedence { scheme, host, path, method, headers, queries }
     }
 
     /// The same requests, written in one way: methods and conditions in an order of their own, each once.
@@ -232,6 +244,7 @@ impl Miss<'_> {
     /// For people: `the path is not under /v1`.
     pub fn told(&self, redact: &dyn Redact) -> String {
         match self {
+            Miss::Scheme(scheme) => format!("the scheme is not {}", scheme.name()),
             Miss::Host(host @ HostMatch::Regex(_)) => format!("the host does not match {}", host.told(redact)),
             Miss::Host(host) => format!("the host is not {}", host.told(redact)),
             Miss::Path(PathMatch::Prefix(prefix)) => format!("the path is not under {}", redact.shown(prefix)),
@@ -462,7 +475,7 @@ mod tests {
     }
 
     fn matching(host: HostMatch, path: PathMatch, methods: &[Method], conditions: &[(Subject, Test)]) -> RequestMatch {
-        RequestMatch { host, path, methods: methods.into(), conditions: conditions.into() }
+        RequestMatch { scheme: None, host, path, methods: methods.into(), conditions: conditions.into() }
     }
 
     #[test]
@@ -496,6 +509,8 @@ mod tests {
             matching(a(), prefix("/v1/users"), &[], &[]),
             matching(a(), PathMatch::Regex(regex("^/v1/users/[0-9]+$")), &[], &[]),
             matching(a(), exact("/"), &[], &[]),
+            RequestMatch { scheme: Some(Scheme::Http), ..RequestMatch::default() },
+            RequestMatch { scheme: Some(Scheme::Https), ..matching(a(), prefix("/"), &[], &[]) },
         ];
         let precedences: Vec<_> = ascending.iter().map(RequestMatch::precedence).collect();
         assert!(precedences.is_sorted_by(|low, high| low < high), "{precedences:#?}");
@@ -538,7 +553,7 @@ mod tests {
             ),
             (Some("eu.shop.test"), "/v1/x", Method::HEAD, &headers, Some("a&beta"), None),
         ] {
-            let request = RequestView { host, path, query, method: &method, headers, client_ip };
+            let request = RequestView { scheme: Scheme::Http, host, path, query, method: &method, headers, client_ip };
             assert_eq!(route.misses(&request).map(|miss| miss.told(&Open)).as_deref(), miss);
             assert_eq!(route.takes(&request), miss.is_none());
         }
@@ -549,7 +564,15 @@ mod tests {
         let headers = http::HeaderMap::new();
         let takes = |route: &RequestMatch, host, path| {
             let client_ip = [192, 0, 2, 7].into();
-            route.takes(&RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip })
+            route.takes(&RequestView {
+                scheme: Scheme::Http,
+                host,
+                path,
+                query: None,
+                method: &Method::GET,
+                headers: &headers,
+                client_ip,
+            })
         };
         let host = Pattern::caseless(r"^(eu|US)\.shop\.test$").unwrap();
         let host = RequestMatch { host: HostMatch::Regex(host), ..RequestMatch::default() };

@@ -216,12 +216,13 @@ impl Test {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::scheme::Scheme;
     use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
     fn request(headers: &HeaderMap) -> RequestView<'_> {
         let client_ip = [192, 0, 2, 7].into();
         let query = Some("beta=yes&name=a%20b");
-        RequestView { host: None, path: "/", query, method: &Method::POST, headers, client_ip }
+        RequestView { scheme: Scheme::Http, host: None, path: "/", query, method: &Method::POST, headers, client_ip }
     }
 
     fn headers() -> HeaderMap {

@@ -296,6 +296,7 @@ fn split_at_equals(pair: &[u8]) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::scheme::Scheme;
     use http::{HeaderValue, Method};
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -312,7 +313,7 @@ mod tests {
 
     fn request<'r>(headers: &'r HeaderMap, query: Option<&'r str>) -> RequestView<'r> {
         let client_ip = IpAddr::from([192, 0, 2, 7]);
-        RequestView { host: None, path: "/", query, method: &Method::GET, headers, client_ip }
+        RequestView { scheme: Scheme::Http, host: None, path: "/", query, method: &Method::GET, headers, client_ip }
     }
 
     fn sticky(fallback: Fallback) -> Sticky {

@@ -297,7 +297,7 @@ fn what_a_file_filled_in_is_in_no_answer_and_no_log() {
     }
     assert!(said.contains(r#"header x-canary is "no", not "${file:key}""#), "{said}");
     assert!(said.contains("${file:key} does not list") && said.contains("not under /${file:key}/"), "{said}");
-    said += &weir.admin("GET", "/api/v1/config/effective", "", "").text();
+    said += weir.admin("GET", "/api/v1/config/effective", "", "").text();
     said += &std::fs::read_to_string(weir.site.folder.path().join("state/audit.jsonl")).expect("it is there");
     said += &weir.log();
     assert!(!said.contains("s3cret"), "{said}");

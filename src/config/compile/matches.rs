@@ -1,15 +1,21 @@
 //! What routes match, and warnings about those that no request can reach.
 
 use super::Checker;
-use crate::config::model::RouteConfig;
+use crate::config::cursor::word;
+use crate::config::model::{Listener, RouteConfig};
 use crate::config::raw;
 use crate::config::source::{At, listed};
 use crate::routing::cover::{self, Unreachable, Why};
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::rule::{Condition, Subject, Test};
+use crate::routing::scheme::Scheme;
 
 impl Checker<'_> {
     pub fn request_match(&mut self, raw: &raw::Match) -> Option<RequestMatch> {
+        let scheme = match &raw.scheme {
+            Some(scheme) => self.scheme(&format!("{}.scheme", raw.path_of), scheme).map(Some),
+            None => Some(None),
+        };
         let host = self.host_match(raw);
         let path = self.path_match(raw);
         let methods = match &raw.methods {
@@ -18,7 +24,14 @@ impl Checker<'_> {
         };
         let conditions: Vec<_> = raw.conditions.iter().map(|condition| self.field(condition)).collect();
         let conditions = conditions.into_iter().collect::<Option<_>>();
-        Some(RequestMatch { host: host?, path: path?, methods: methods?, conditions: conditions? }.normalised())
+        let (host, path, methods) = (host?, path?, methods?);
+        Some(RequestMatch { scheme: scheme?, host, path, methods, conditions: conditions? }.normalised())
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&mut self, path: &str, written: &At<String>) -> Option<Scheme> {
+        word(self.findings, written, path, &["http", "https"])?;
+        Scheme::parse(&written.value)
     }
 
     fn host_match(&mut self, raw: &raw::Match) -> Option<HostMatch> {
@@ -87,6 +100,22 @@ impl Checker<'_> {
             Condition::Is(subject, test) => Some((subject, test)),
             // What is read of a match has one subject.
             Condition::Ip(_) | Condition::Not(_) | Condition::All(_) | Condition::Any(_) => None,
+        }
+    }
+
+    /// Warns of every route for a scheme that no request can have: no listener speaks it, and there is no trusted proxy
+    /// to say it.
+    pub fn unserved_schemes(&mut self, raw: &[raw::Route], routes: &[RouteConfig], listeners: &[Listener]) {
+        for (raw, route) in raw.iter().zip(routes) {
+            let Some((scheme, written)) = route.matches.scheme.zip(raw.matches.scheme.as_ref()) else { continue };
+            if listeners.iter().any(|listener| Scheme::of(listener.tls.is_some()) == scheme) {
+                continue;
+            }
+            let with = if scheme == Scheme::Https { "has TLS" } else { "is without TLS" };
+            let message = format!("{} never gets a request: no listener {with}", raw.path);
+            let finding = self.findings.warning("unreachable-route", written.place, message);
+            finding
+                .help("behind a proxy that ends TLS name it in server.trusted_proxies: its X-Forwarded-Proto counts");
         }
     }
 

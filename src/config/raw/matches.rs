@@ -20,6 +20,8 @@ pub fn route_match(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Match {
     let beside = When { place: table.place, path: table.path.clone(), ..tests(cx, &mut table, &TESTS) };
     let mut matches = Match {
         place: table.place,
+        path_of: table.path.clone(),
+        scheme: table.string(cx, "scheme"),
         host: table.string(cx, "host"),
         host_regex: table.string(cx, "host_regex"),
         path: table.string(cx, "path"),

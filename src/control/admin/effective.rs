@@ -214,7 +214,7 @@ pub fn place(view: &RouteView) -> Value {
 }
 
 fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
-    let RequestMatch { host, path, methods, conditions } = matches;
+    let RequestMatch { scheme, host, path, methods, conditions } = matches;
     let (host_key, host) = match host {
         host @ HostMatch::Regex(_) => ("host_regex", host.told(provenance)),
         host => ("host", host.told(provenance)),
@@ -237,6 +237,9 @@ fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
     let header = of(|subject| if let Subject::Header(name) = subject { Some(name.as_str()) } else { None });
     let query = of(|subject| if let Subject::Query(name) = subject { Some(name.as_str()) } else { None });
     let mut document = json!({host_key: host, key: path});
+    if let Some(scheme) = scheme {
+        document["scheme"] = json!(scheme.name());
+    }
     if !methods.is_empty() {
         document["method"] = json!(methods.iter().map(|method| provenance.shown(method.as_str())).collect::<Vec<_>>());
     }

@@ -13,6 +13,7 @@ use crate::boundary::table::Published;
 use crate::control::history::percent;
 use crate::routing::explain::{Asked, Considered, Trace, explain};
 use crate::routing::request::{Unfit, forwarded_for, to_origin_form};
+use crate::routing::scheme::Scheme;
 use crate::routing::split::Weight;
 use crate::routing::sticky::Fallback;
 use crate::routing::table::{Decision, RequestView, Route};
@@ -67,6 +68,9 @@ struct Client {
     ip: IpAddr,
     /// `given`, `assumed` or `x-forwarded-for`.
     source: &'static str,
+    scheme: Scheme,
+    /// `given`, `assumed` or `x-forwarded-proto`.
+    scheme_source: &'static str,
 }
 
 fn explained(
@@ -75,22 +79,28 @@ fn explained(
     asked: Option<usize>,
     rng: &mut SmallRng,
 ) -> Result<Value, Problem> {
-    let Described { mut parts, client_ip } = described;
+    let Described { mut parts, scheme, client_ip } = described;
     to_origin_form(&mut parts).map_err(unfit)?;
-    let client = client(table, &parts, client_ip);
-    let request = RequestView::of(&parts, client.ip);
+    let client = client(table, &parts, scheme, client_ip);
+    let request = RequestView::of(&parts, client.scheme, client.ip);
     let trace = explain(&table.routing, &request, asked, &*table.redact, rng);
     Ok(shown(table, &trace, asked, &client))
 }
 
 /// The address that connects, or whom it says it has the request from, where it is a trusted proxy.
-fn client(table: &Published, parts: &request::Parts, given: Option<IpAddr>) -> Client {
+fn client(table: &Published, parts: &request::Parts, scheme: Option<Scheme>, given: Option<IpAddr>) -> Client {
     let peer = given.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)).to_canonical();
     let is_trusted = |ip: IpAddr| table.settings.trusted_proxies.iter().any(|net| net.contains(&ip));
-    let forwarded = if is_trusted(peer) { forwarded_for(&parts.headers, is_trusted) } else { None };
-    match forwarded {
-        Some(ip) => Client { ip, source: "x-forwarded-for" },
-        None => Client { ip: peer, source: if given.is_some() { "given" } else { "assumed" } },
+    let said_by_caller = |said: bool| if said { "given" } else { "assumed" };
+    let (forwarded, proto) = match is_trusted(peer) {
+        true => (forwarded_for(&parts.headers, is_trusted), Scheme::forwarded(&parts.headers)),
+        false => (None, None),
+    };
+    Client {
+        ip: forwarded.unwrap_or(peer),
+        source: forwarded.map_or(said_by_caller(given.is_some()), |_| "x-forwarded-for"),
+        scheme: proto.or(scheme).unwrap_or(Scheme::Http),
+        scheme_source: proto.map_or(said_by_caller(scheme.is_some()), |_| "x-forwarded-proto"),
     }
 }
 
@@ -131,6 +141,7 @@ fn shown(table: &Published, trace: &Trace, asked: Option<usize>, client: &Client
         "share": share,
         "sets_cookie": decision.and_then(|decision| new_cookie(&routes[decision.route], decision)).map(|name| table.redact.shown(name)),
         "client_ip": {"ip": client.ip, "source": client.source},
+        "scheme": {"name": client.scheme.name(), "source": client.scheme_source},
         "considered": trace.considered.iter().map(|route| considered(routes, route)).collect::<Vec<_>>(),
         "other_routes": trace.others,
         "rules": trace.rules.iter().map(rule).collect::<Vec<_>>(),
@@ -180,6 +191,7 @@ fn new_cookie<'t>(route: &'t Route, decision: &Decision) -> Option<&'t str> {
 mod tests {
     use crate::config::{Role, Token};
     use crate::control::fixtures::{Process, Reply, config, shop, with_tokens};
+    use crate::routing::scheme::Scheme;
     use crate::routing::sticky::{Fallback, KeySource, Sticky};
     use serde_json::json;
     use sha2::{Digest, Sha256};
@@ -206,6 +218,7 @@ mod tests {
             "targets": ["127.0.0.1:9"], "target": "127.0.0.1:9", "balance": null,
             "weights": {"stable": 87.5, "canary": 12.5}, "share": 87.5, "sets_cookie": null,
             "client_ip": {"ip": "127.0.0.1", "source": "assumed"},
+            "scheme": {"name": "http", "source": "assumed"},
             "considered": [{"route": "shop", "taken": true, "why": "host shop.localhost, any path"}],
             "other_routes": 0, "rules": [], "rules_left_out": 0, "rules_not_asked": 0,
             "why": "Route shop is the only one that takes the request; it has no rules; \
@@ -273,6 +286,38 @@ mod tests {
             let document = ask(&process, "/api/v1/explain", &body).await.json();
             assert_eq!(document["client_ip"], json!({"ip": ip, "source": source}));
             assert_eq!(document["key"], json!({"source": "ip", "value": ip, "new": false}));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_scheme_is_given_or_a_trusted_proxy_s() {
+        let mut config = shop();
+        config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        config.routes[0].matches.scheme = Some(Scheme::Https);
+        let process = Process::start(config).await;
+        for (members, name, source) in [
+            (r#""path":"/""#, "http", "assumed"),
+            (r#""path":"/","scheme":"https""#, "https", "given"),
+            (r#""path":"https://shop.localhost/""#, "https", "given"),
+            (
+                r#""path":"/","client_ip":"10.0.0.1","headers":{"x-forwarded-proto":"https"}"#,
+                "https",
+                "x-forwarded-proto",
+            ),
+            (
+                r#""path":"/","client_ip":"10.0.0.1","scheme":"https","headers":{"x-forwarded-proto":"wss"}"#,
+                "https",
+                "given",
+            ),
+            (r#""path":"/","client_ip":"9.9.9.9","headers":{"x-forwarded-proto":"https"}"#, "http", "assumed"),
+        ] {
+            let body = format!(r#"{{{members},"host":"shop.localhost"}}"#);
+            let document = ask(&process, "/api/v1/explain", &body).await.json();
+            assert_eq!(document["scheme"], json!({"name": name, "source": source}), "{body}");
+            let why =
+                if name == "https" { "scheme https, host shop.localhost, any path" } else { "the scheme is not https" };
+            assert_eq!(document["considered"][0]["why"], why, "{body}");
+            assert_eq!(document["route"].is_null(), name == "http");
         }
     }
 

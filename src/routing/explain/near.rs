@@ -131,5 +131,6 @@ fn described(matches: &RequestMatch, redact: &dyn Redact) -> String {
     let method = (!methods.is_empty()).then(|| format!("method {}", any_of(methods, redact)));
     let told = |(subject, test): &(Subject, Test)| format!("{} {}", subject.told(redact), test.told(redact));
     let conditions = matches.conditions.iter().map(told);
-    [host, path].into_iter().chain(method).chain(conditions).collect::<Vec<_>>().join(", ")
+    let scheme = matches.scheme.map(|scheme| format!("scheme {}", scheme.name()));
+    scheme.into_iter().chain([host, path]).chain(method).chain(conditions).collect::<Vec<_>>().join(", ")
 }

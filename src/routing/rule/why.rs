@@ -139,6 +139,7 @@ mod tests {
     use crate::routing::networks::Networks;
     use crate::routing::redact::Open;
     use crate::routing::rule::FileList;
+    use crate::routing::scheme::Scheme;
     use http::{HeaderMap, HeaderName, HeaderValue, Method};
     use std::sync::Arc;
 
@@ -234,6 +235,14 @@ mod tests {
 
     fn request(headers: &HeaderMap) -> RequestView<'_> {
         let client_ip = [192, 0, 2, 7].into();
-        RequestView { host: None, path: "/", query: Some("id=7"), method: &Method::GET, headers, client_ip }
+        RequestView {
+            scheme: Scheme::Http,
+            host: None,
+            path: "/",
+            query: Some("id=7"),
+            method: &Method::GET,
+            headers,
+            client_ip,
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Routes that answer by themselves: redirects and fixed responses.
 
 use super::super::Checker;
-use crate::config::cursor::word;
 use crate::config::model::VariantConfig;
 use crate::config::raw;
 use crate::config::raw::filters as written;
@@ -9,7 +8,7 @@ use crate::config::source::{At, listed, read_bytes};
 use crate::limits::RESPOND_FILE_BYTES;
 use crate::routing::filters::{Fixed, OwnAnswer};
 use crate::routing::matcher::RequestMatch;
-use crate::routing::redirect::{Redirect, Scheme};
+use crate::routing::redirect::Redirect;
 use crate::routing::rewrite::PathChange;
 use bytes::Bytes;
 use http::StatusCode;
@@ -72,10 +71,7 @@ impl Checker<'_> {
             None => Some(StatusCode::FOUND),
         };
         let scheme = match &raw.scheme {
-            Some(scheme) => {
-                let known = word(self.findings, scheme, &format!("{}.scheme", raw.path_of), &["http", "https"]);
-                known.and_then(|_| Scheme::parse(&scheme.value)).map(Some)
-            }
+            Some(scheme) => self.scheme(&format!("{}.scheme", raw.path_of), scheme).map(Some),
             None => Some(None),
         };
         let host = match &raw.host {
