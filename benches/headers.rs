@@ -36,7 +36,7 @@ fn header_work(c: &mut Criterion) {
         c.bench_function(name, |b| {
             b.iter_batched_ref(
                 || headers.clone(),
-                |headers| black_box(for_target(headers, &hop, &mut rng)),
+                |headers| black_box(for_target(headers, &hop, None, &mut rng)),
                 BatchSize::SmallInput,
             );
         });

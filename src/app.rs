@@ -1,10 +1,9 @@
 //! Wiring only: control, workers and signals, put together and taken apart.
 
 use crate::boundary::drain::{Drain, DrainWatch, Phase};
-use crate::config::{AdminAddr, Config, Listener, ListenerTls};
+use crate::config::{AdminAddr, Config, Listener};
 use crate::control::command::Origin;
 use crate::control::{self, Control};
-use crate::proxy::tls::{self, TlsPlan};
 use crate::proxy::worker::{self, Ended, ListenerPlan, WorkerPlan};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,8 +32,6 @@ pub enum AppError {
     Control(#[from] control::StartError),
     #[error("listener {name}: can't listen on {addr}: {error}")]
     Bind { name: String, addr: SocketAddr, error: std::io::Error },
-    #[error("listener {name}: {error}")]
-    Tls { name: String, error: Box<tls::TlsError> },
     #[error("can't start a worker: {0}")]
     Worker(std::io::Error),
     #[error("worker {0} ended by itself")]
@@ -185,26 +182,15 @@ fn bind_for_all(
     plans: &mut [Vec<ListenerPlan>],
 ) -> Result<SocketAddr, AppError> {
     let failed = |error| AppError::Bind { name: listener.name.clone(), addr: listener.bind, error };
-    let config = match &listener.tls {
-        Some(tls) => Some(
-            tls::server_config(&tls_plan(tls))
-                .map_err(|error| AppError::Tls { name: listener.name.clone(), error: Box::new(error) })?,
-        ),
-        None => None,
-    };
     worker::check_free(listener.bind).map_err(failed)?;
     let mut addr = listener.bind;
     for plan in plans {
         let socket = worker::bind(addr).map_err(failed)?;
         addr = socket.local_addr().map_err(failed)?;
         let outcomes = control.listener_outcomes(&listener.name);
-        plan.push(ListenerPlan { name: listener.name.clone(), socket, tls: config.clone(), outcomes });
+        plan.push(ListenerPlan { name: listener.name.clone(), socket, outcomes });
     }
     Ok(addr)
-}
-
-fn tls_plan(tls: &ListenerTls) -> TlsPlan {
-    TlsPlan { certs: tls.certs.clone(), tls12: tls.tls12, h2: tls.h2, http1: tls.http1 }
 }
 
 /// Takes as many descriptors as the system gives this process.

@@ -25,6 +25,9 @@ pub use units::shown_duration;
 #[cfg(test)]
 mod tests;
 
+use crate::limits::EXPIRY_WARNING;
+use crate::tls::time;
+use crate::tls::x509::Leaf;
 use cursor::{Context, Cursor};
 use findings::Findings;
 use provenance::{Filled, Provenance};
@@ -135,4 +138,27 @@ fn read(
     let written = raw::file(&mut cx, top);
     findings.retain_from(first, |code, place| !gaps.explain(code, place, sources));
     written
+}
+
+/// The largest file of certificates, a key or a staple, in bytes.
+const TLS_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The bytes of a file that TLS is made of; otherwise what to tell the operator.
+pub fn read_tls_file(path: &Path) -> Result<Vec<u8>, String> {
+    source::read_bytes(path, TLS_FILE_BYTES)
+}
+
+/// What there is to say of a certificate's dates: `has expired on …`; None when all is well. `now` is in seconds since
+/// 1970.
+pub fn expiry(leaf: &Leaf, now: i64) -> Option<String> {
+    let (from, until) = (time::date(leaf.not_before), time::date(leaf.not_after));
+    let left = leaf.not_after - now;
+    match left.div_euclid(time::DAY_SECONDS) {
+        _ if leaf.not_before > now => Some(format!("is valid from {from} on only")),
+        _ if left < 0 => Some(format!("has expired on {until}")),
+        _ if left >= EXPIRY_WARNING.as_secs().cast_signed() => None,
+        0 => Some(format!("expires within a day, on {until}")),
+        1 => Some(format!("expires in 1 day, on {until}")),
+        days => Some(format!("expires in {days} days, on {until}")),
+    }
 }

@@ -21,6 +21,7 @@ mod probe;
 mod replace;
 mod resolve;
 mod save;
+mod tls;
 
 use crate::boundary::drain::{Drain, Phase};
 use crate::boundary::outcomes::{ListenerOutcomes, WorkerOutcomes};
@@ -39,6 +40,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+use tls::Tls;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -70,6 +73,8 @@ pub enum StartError {
     Listen { key: &'static str, addr: String, source: io::Error },
     #[error("server.state_dir: {0}")]
     State(String),
+    #[error("{0}")]
+    Tls(String),
 }
 
 struct Shared {
@@ -101,14 +106,15 @@ struct StateStatus {
 /// another process has.
 pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     let Start { config, workers, drain, env } = start;
+    let tls = load_tls(config.clone(), Arc::default()).await.map_err(StartError::Tls)?;
     let sockets = admin_sockets(&config).await?;
     let admin_addrs = sockets.iter().filter_map(admin::Socket::addr).collect();
     let (state, mut found) = open_state(config.server.state_dir.clone()).await.map_err(state_error)?;
     let dir = config.server.state_dir.clone();
     let addresses = resolve::addresses(&config, &Addresses::new()).await;
     let cause = Cause { origin: Origin::file(&config.path), now: Timestamp::now() };
-    let (mut ground, mut installed) =
-        Ground::start(config, std::mem::take(&mut found.past), addresses, workers, &cause);
+    let (ground, mut installed) = Ground::start(config, std::mem::take(&mut found.past), addresses, workers, &cause);
+    let mut ground = ground.certified(tls);
     ground.trim_history(cause.now);
     installed.added.clear();
     log_installed(&installed);
@@ -118,6 +124,7 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     let snapshot = Arc::new(ArcSwap::from_pointee(ground.clone()));
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(lists::keep_reading(Arc::clone(&snapshot), commands.downgrade()));
+    tokio::spawn(tls::watch::keep_watching(Arc::clone(&snapshot), commands.downgrade()));
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
         publisher: publisher.clone(),
@@ -210,9 +217,11 @@ impl Control {
         let Some(config) = loaded.config else {
             return Err(ReloadError::File(Box::new(BadFile { path: shown, report: loaded.report })));
         };
+        let tls = load_tls(config.clone(), Arc::clone(&ground.tls)).await.map_err(ReloadError::Tls)?;
         let addresses = resolve::addresses(&config, &ground.addresses).await;
         let (reply, answer) = oneshot::channel();
-        let installed = self.ask(Command::Install { config: Box::new(config), addresses, origin, reply }, answer).await;
+        let install = Command::Install { config: Box::new(config), addresses, tls, origin, reply };
+        let installed = self.ask(install, answer).await;
         let installed: Result<Installed, StateError> = installed.ok_or(ReloadError::Stopped)?;
         let installed = installed.map_err(ReloadError::NotSaved)?;
         Ok(ReloadSummary { installed, report: loaded.report })
@@ -258,6 +267,13 @@ impl Control {
     fn ground(&self) -> Arc<Ground> {
         Arc::clone(&self.shared.ground.load())
     }
+}
+
+/// Reads the certificates of a configuration. What `before` has is kept where its files hold the same.
+async fn load_tls(config: Config, before: Arc<Tls>) -> Result<Arc<Tls>, String> {
+    let now = crate::tls::time::unix(SystemTime::now());
+    let loaded = tokio::task::spawn_blocking(move || Tls::load(&config, &before, now)).await;
+    loaded.unwrap_or_else(|error| Err(error.to_string())).map(Arc::new)
 }
 
 async fn admin_sockets(config: &Config) -> Result<Vec<admin::Socket>, StartError> {

@@ -16,3 +16,4 @@ pub mod control;
 pub mod limits;
 pub mod proxy;
 pub mod routing;
+pub mod tls;

@@ -77,6 +77,12 @@ pub const MIRROR_BYTES_PER_WORKER: usize = 8 * 1024 * 1024;
 pub const MIRROR_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// What is read of the answer to a copy; past it the connection is closed instead.
 pub const MIRROR_ANSWER_BYTES: usize = 256 * 1024;
+/// How often the files of certificates are looked at.
+pub const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long before a certificate expires it is warned of.
+pub const EXPIRY_WARNING: Duration = Duration::from_secs(21 * 24 * 60 * 60);
+/// Requests at once on one HTTP/2 connection to a target; further ones open another.
+pub const UPSTREAM_STREAMS: usize = 100;
 /// Upper bounds of the duration histograms, in microseconds; the last bucket is +Inf.
 pub const DURATION_BOUNDS_US: [u64; 16] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
@@ -114,6 +120,10 @@ pub struct Limits {
     pub tunnel_idle_timeout: Duration,
     /// HTTP/2 concurrent streams a connection.
     pub max_streams: u32,
+    /// From accept to the end of a TLS handshake.
+    pub handshake_timeout: Duration,
+    /// TLS handshakes under way, of the whole process.
+    pub max_handshakes: usize,
 }
 
 impl Default for Limits {
@@ -128,6 +138,8 @@ impl Default for Limits {
             body_idle_timeout: Duration::from_secs(30),
             tunnel_idle_timeout: Duration::from_secs(60 * 60),
             max_streams: 128,
+            handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 1_000,
         }
     }
 }

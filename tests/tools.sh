@@ -9,6 +9,7 @@
 TOOLS="
 cc|cc|gcc libc6-dev|links the binary and compiles aws-lc (TLS)
 git|git|git|the tidy test reads the list of files
+openssl|openssl|openssl|makes certificates, and speaks TLS as another program does
 curl|curl|curl ca-certificates|asks the admin API and Prometheus
 python3|python3|python3|runs tests/scenarios
 wrk|wrk|wrk|the load of tests/scenarios
@@ -18,7 +19,7 @@ promtool|promtool|prometheus|checks the metrics' form
 haproxy|haproxy|haproxy|a peer of benches/compare
 "
 # What tests/run needs; benches/compare asks for its own.
-TEST_TOOLS="cc git curl python3 wrk nginx prometheus promtool"
+TEST_TOOLS="cc git openssl curl python3 wrk nginx prometheus promtool"
 
 have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 

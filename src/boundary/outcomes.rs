@@ -204,6 +204,12 @@ struct LogGate {
     held_back: AtomicU64,
 }
 
+impl Default for LogGate {
+    fn default() -> LogGate {
+        LogGate { since: Instant::now(), open_at: AtomicU64::new(0), held_back: AtomicU64::new(0) }
+    }
+}
+
 impl LogGate {
     fn pass(&self) -> Option<u64> {
         let now = self.since.elapsed().as_secs();
@@ -220,8 +226,8 @@ impl LogGate {
 
 impl TargetOutcomes {
     pub fn new(workers: usize) -> TargetOutcomes {
-        let failures = LogGate { since: Instant::now(), open_at: AtomicU64::new(0), held_back: AtomicU64::new(0) };
-        TargetOutcomes { shards: (0..workers).map(|_| TargetShard::default()).collect(), failures }
+        let shards = (0..workers).map(|_| TargetShard::default()).collect();
+        TargetOutcomes { shards, failures: LogGate::default() }
     }
     /// Whether a failure may be logged now, at most one a second; then how many were not since the last.
     pub fn may_log_failure(&self) -> Option<u64> {
@@ -230,6 +236,26 @@ impl TargetOutcomes {
     /// Down when some worker's last connect failed and none succeeded since there.
     pub fn is_up(&self) -> bool {
         self.shards.iter().all(|shard| shard.failing.load() == 0)
+    }
+}
+
+/// How a client's TLS handshake ended, as the metrics' `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    Full = 0,
+    /// With a session of before.
+    Resumed = 1,
+    Failed = 2,
+    Timeout = 3,
+    /// Closed for newer ones, past the limit.
+    Shed = 4,
+}
+
+impl Handshake {
+    pub const ALL: [Handshake; 5] =
+        [Handshake::Full, Handshake::Resumed, Handshake::Failed, Handshake::Timeout, Handshake::Shed];
+    pub fn label(self) -> &'static str {
+        ["full", "resumed", "failed", "timeout", "shed"][self as usize]
     }
 }
 
@@ -243,16 +269,26 @@ pub struct ListenerShard {
     pub paused: Count,
     /// Connections closed for a request that could not be read, or a failed TLS handshake.
     pub rejected: Count,
+    /// By [`Handshake`].
+    pub handshakes: [Count; 5],
 }
 
 #[derive(Debug)]
 pub struct ListenerOutcomes {
     pub shards: Box<[ListenerShard]>,
+    refusals: LogGate,
 }
 
 impl ListenerOutcomes {
     pub fn new(workers: usize) -> ListenerOutcomes {
-        ListenerOutcomes { shards: (0..workers).map(|_| ListenerShard::default()).collect() }
+        ListenerOutcomes {
+            shards: (0..workers).map(|_| ListenerShard::default()).collect(),
+            refusals: LogGate::default(),
+        }
+    }
+    /// Whether a client's refusal may be logged now, at most one a second; then how many were not since the last.
+    pub fn may_log_refusal(&self) -> Option<u64> {
+        self.refusals.pass()
     }
 }
 

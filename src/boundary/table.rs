@@ -9,6 +9,9 @@ use crate::limits::Limits;
 use crate::routing::redact::Redact;
 use crate::routing::table::RoutingTable;
 use arc_swap::ArcSwap;
+use http::HeaderName;
+use rustls::pki_types::ServerName;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +25,8 @@ pub struct Published {
     pub pools: Vec<Arc<Pool>>,
     /// Indexed by route, then variant.
     pub outcomes: Vec<Vec<Arc<VariantOutcomes>>>,
+    /// By listener; the others are plain.
+    pub tls: BTreeMap<String, Arc<ListenerTls>>,
     /// Indexed by route.
     pub mirrors: Vec<Option<Box<Mirroring>>>,
     pub settings: Settings,
@@ -31,11 +36,23 @@ pub struct Published {
     pub redact: Arc<dyn Redact>,
 }
 
+/// What a listener's handshakes are done with, and where targets find who the client is.
+#[derive(Debug)]
+pub struct ListenerTls {
+    pub config: Arc<rustls::ServerConfig>,
+    /// For the subject of the client's certificate (RFC 4514).
+    pub subject_header: Option<HeaderName>,
+    /// For the certificate itself (RFC 9440).
+    pub cert_header: Option<HeaderName>,
+}
+
 /// What requests obey beyond their route. A reload swaps these in with the table.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     pub limits: Limits,
+    /// What only Weir may say of a client: taken off every request, whichever listener it came by.
+    pub identity_headers: Vec<HeaderName>,
 }
 
 /// A pool as the data plane sees it.
@@ -49,6 +66,10 @@ pub struct Pool {
     /// Whole process; a worker takes its share.
     pub max_connections: usize,
     pub queue_timeout: Duration,
+    /// None: plain. Its sessions are each worker's own.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Targets are spoken HTTP/2 with: agreed by ALPN with TLS, without it by prior knowledge.
+    pub http2: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +78,8 @@ pub struct Target {
     pub name: String,
     /// Where it is now: one address, or those that its name resolved to; empty when the name does not resolve.
     pub addrs: Vec<SocketAddr>,
+    /// With TLS: the name that it must prove to have.
+    pub server_name: Option<ServerName<'static>>,
     pub outcomes: Arc<TargetOutcomes>,
 }
 

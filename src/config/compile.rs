@@ -12,6 +12,7 @@ mod preview;
 mod routes;
 mod rules;
 mod sticky;
+mod tls;
 
 use super::cursor::{Size, word};
 use super::findings::Findings;
@@ -22,6 +23,7 @@ use super::source::{At, Place, Sources, listed};
 use crate::limits::Limits;
 use crate::routing::networks;
 use lists::Lists;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -35,6 +37,8 @@ pub struct Checker<'a> {
     pub sources: &'a Sources,
     pub findings: &'a mut Findings,
     pub filled: &'a mut Filled,
+    /// Whether the system has certificates of authorities; looked up once, if a pool needs them.
+    system_roots: OnceCell<Result<(), String>>,
     /// The files of `in_file` that were read so far.
     lists: Lists,
     /// What regular expressions take so far, in bytes.
@@ -43,7 +47,7 @@ pub struct Checker<'a> {
 
 /// The whole configuration; None when anything in `findings` is an error.
 pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings, filled: &mut Filled) -> Option<Config> {
-    let mut check = Checker { sources, findings, filled, lists: Lists::default(), regex_bytes: 0 };
+    let mut check = Checker::new(sources, findings, filled);
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
@@ -82,6 +86,13 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings, fill
         provenance: Default::default(),
         lists,
     })
+}
+
+impl<'a> Checker<'a> {
+    fn new(sources: &'a Sources, findings: &'a mut Findings, filled: &'a mut Filled) -> Checker<'a> {
+        let (system_roots, lists) = (OnceCell::new(), Lists::default());
+        Checker { sources, findings, filled, system_roots, lists, regex_bytes: 0 }
+    }
 }
 
 impl Checker<'_> {
@@ -131,6 +142,7 @@ impl Checker<'_> {
         limits.max_headers = narrow(raw.max_headers, limits.max_headers);
         let streams = raw.max_streams.and_then(|value| u32::try_from(value.value).ok());
         limits.max_streams = streams.unwrap_or(limits.max_streams);
+        limits.max_handshakes = narrow(raw.max_handshakes, limits.max_handshakes);
         if let Some(bytes) = raw.max_header_bytes {
             limits.max_header_bytes = self.header_bytes(&bytes).unwrap_or(limits.max_header_bytes);
         }
@@ -140,6 +152,7 @@ impl Checker<'_> {
         limits.idle_timeout = after(raw.idle_timeout, limits.idle_timeout);
         limits.body_idle_timeout = after(raw.body_idle_timeout, limits.body_idle_timeout);
         limits.tunnel_idle_timeout = after(raw.tunnel_idle_timeout, limits.tunnel_idle_timeout);
+        limits.handshake_timeout = after(raw.handshake_timeout, limits.handshake_timeout);
         limits
     }
 

@@ -82,11 +82,31 @@ pub struct Listener {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerTls {
-    /// (certificate chain, key) as absolute paths to PEM files; both were readable when checked.
-    pub certs: Vec<(PathBuf, PathBuf)>,
+    /// At least one; the first answers names that no other is for.
+    pub certs: Vec<CertFiles>,
     pub tls12: bool,
     pub h2: bool,
     pub http1: bool,
+    pub clients: Option<ClientCerts>,
+}
+
+/// Absolute paths of files that were good when checked: a chain and its key in PEM, an OCSP response in DER.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CertFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub ocsp: Option<PathBuf>,
+}
+
+/// Certificates that clients of a listener show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCerts {
+    pub ca: PathBuf,
+    /// A client without one is refused.
+    pub required: bool,
+    /// Where the target finds the subject (RFC 4514), and the certificate itself (RFC 9440).
+    pub subject_header: Option<http::HeaderName>,
+    pub cert_header: Option<http::HeaderName>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,8 +115,22 @@ pub struct PoolConfig {
     pub targets: Vec<TargetAddr>,
     pub version: Option<String>,
     pub connect_timeout: Duration,
+    pub http2: bool,
     pub max_connections: usize,
     pub queue_timeout: Duration,
+    pub tls: Option<PoolTls>,
+}
+
+/// How a pool's targets are connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolTls {
+    /// None: the system's authorities.
+    pub ca: Option<PathBuf>,
+    /// The name that targets must prove to have; None: each the host of its own address.
+    pub server_name: Option<String>,
+    /// What Weir shows to targets that ask; without OCSP response.
+    pub client: Option<CertFiles>,
+    pub verify: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

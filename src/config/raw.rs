@@ -56,6 +56,8 @@ pub struct Limits {
     pub body_idle_timeout: Option<At<Duration>>,
     pub tunnel_idle_timeout: Option<At<Duration>>,
     pub max_streams: Option<At<u64>>,
+    pub handshake_timeout: Option<At<Duration>>,
+    pub max_handshakes: Option<At<u64>>,
 }
 
 #[derive(Debug)]
@@ -93,12 +95,17 @@ pub struct ListenerTls {
     pub certs: Option<At<Vec<CertFiles>>>,
     pub min_version: Option<At<String>>,
     pub alpn: Option<At<Vec<At<String>>>>,
+    pub client_ca: Option<At<String>>,
+    pub client_auth: Option<At<String>>,
+    pub client_subject_header: Option<At<String>>,
+    pub client_cert_header: Option<At<String>>,
 }
 
 #[derive(Debug)]
 pub struct CertFiles {
     pub cert: Option<At<String>>,
     pub key: Option<At<String>>,
+    pub ocsp: Option<At<String>>,
 }
 
 #[derive(Debug)]
@@ -109,6 +116,18 @@ pub struct Pool {
     pub connect_timeout: Option<At<Duration>>,
     pub max_connections: Option<At<u64>>,
     pub queue_timeout: Option<At<Duration>>,
+    pub tls: Option<PoolTls>,
+    pub http2: bool,
+}
+
+#[derive(Debug)]
+pub struct PoolTls {
+    pub place: Place,
+    pub ca: Option<At<String>>,
+    pub server_name: Option<At<String>>,
+    pub client_cert: Option<At<String>>,
+    pub client_key: Option<At<String>>,
+    pub verify: Option<At<bool>>,
 }
 
 #[derive(Debug)]
@@ -272,6 +291,8 @@ fn limits(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Limits {
         body_idle_timeout: table.duration(cx, "body_idle_timeout", POSITIVE),
         tunnel_idle_timeout: table.duration(cx, "tunnel_idle_timeout", POSITIVE),
         max_streams: table.integer(cx, "max_streams", 1..=100_000),
+        handshake_timeout: table.duration(cx, "handshake_timeout", POSITIVE),
+        max_handshakes: table.integer(cx, "max_handshakes", 1..=1_000_000),
     };
     table.finish(cx);
     limits
@@ -351,13 +372,22 @@ fn listener_tls(cx: &mut Context<'_>, mut table: Cursor<'_>) -> ListenerTls {
         let certs = tables.value.into_iter().map(|mut pair| {
             pair.require(cx, "cert", "\"tls/site.crt\"");
             pair.require(cx, "key", "\"tls/site.key\"");
-            let files = CertFiles { cert: pair.string(cx, "cert"), key: pair.string(cx, "key") };
+            let cert = pair.string(cx, "cert");
+            let files = CertFiles { cert, key: pair.string(cx, "key"), ocsp: pair.string(cx, "ocsp") };
             pair.finish(cx);
             files
         });
         At::new(certs.collect(), tables.place)
     });
-    let tls = ListenerTls { certs, min_version: table.string(cx, "min_version"), alpn: table.strings(cx, "alpn") };
+    let tls = ListenerTls {
+        certs,
+        min_version: table.string(cx, "min_version"),
+        alpn: table.strings(cx, "alpn"),
+        client_ca: table.string(cx, "client_ca"),
+        client_auth: table.string(cx, "client_auth"),
+        client_subject_header: table.string(cx, "client_subject_header"),
+        client_cert_header: table.string(cx, "client_cert_header"),
+    };
     table.finish(cx);
     tls
 }
@@ -366,14 +396,16 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
     table.require(cx, "targets", "[\"127.0.0.1:9000\"]");
     let targets = targets(cx, &mut table);
     only(cx, &mut table, "balance", "p2c", &["round_robin", "least_conn", "hash"]);
-    only(cx, &mut table, "protocol", "http/1.1", &["h2"]);
+    let protocol = table.string(cx, "protocol");
+    one_of(cx, protocol.as_ref(), &table.path_of("protocol"), &["http/1.1", "h2"]);
     if let Some(slow_start) = table.duration(cx, "slow_start", FROM_ZERO)
         && !slow_start.value.is_zero()
     {
         let written = shown_duration(slow_start.value);
         cx.not_built(slow_start.place, format_args!("{} = {written:?}", table.path_of("slow_start")));
     }
-    table.not_built(cx, &["health", "outlier", "tls"]);
+    table.not_built(cx, &["health", "outlier"]);
+    let tls = table.table(cx, "tls").map(|table| pool_tls(cx, table));
     let pool = Pool {
         name,
         targets,
@@ -381,9 +413,24 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         connect_timeout: table.duration(cx, "connect_timeout", POSITIVE),
         max_connections: table.integer(cx, "max_connections", 1..=1_000_000),
         queue_timeout: table.duration(cx, "queue_timeout", FROM_ZERO),
+        http2: protocol.is_some_and(|protocol| protocol.value == "h2"),
+        tls,
     };
     table.finish(cx);
     pool
+}
+
+fn pool_tls(cx: &mut Context<'_>, mut table: Cursor<'_>) -> PoolTls {
+    let tls = PoolTls {
+        place: table.place,
+        ca: table.string(cx, "ca"),
+        server_name: table.string(cx, "server_name"),
+        client_cert: table.string(cx, "client_cert"),
+        client_key: table.string(cx, "client_key"),
+        verify: table.boolean(cx, "verify"),
+    };
+    table.finish(cx);
+    tls
 }
 
 fn targets(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<Vec<At<String>>>> {

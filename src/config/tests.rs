@@ -4,6 +4,7 @@ mod filters;
 mod matches;
 mod preview;
 mod secrets;
+mod tls;
 
 use super::*;
 use crate::routing::matcher::{HostMatch, PathMatch};
@@ -376,7 +377,7 @@ const WRONG_TABLES: &[(&str, &str, &str)] = &[
         "not-built 3:14 \"30s\"",
         "not built yet: pool.c.slow_start = \"30s\"",
     ),
-    ("[pool.c]\ntargets = [\"x:1\"]\ntls = { sni = 1 }", "not-built 3:1 tls", "not built yet: pool.c.tls"),
+    ("[pool.c]\ntargets = [\"x:1\"]\ntls = { sni = 1 }", "unknown-key 3:9 sni", "unknown key `sni` in pool.c.tls"),
     ("[pool.\"a b\"]\ntargets = [\"x:1\"]", "bad-name 1:7 \"a b\"", "\"a b\" is not a name for a pool"),
     ("[fleet]\nx = 1", "not-built 1:2 fleet", "not built yet: fleet"),
     ("[[route]]\nname = \"r\"\nvariants = { x = \"a\" }", "duplicate-name 5:8 \"r\"", "there is another route \"r\""),
@@ -493,20 +494,34 @@ fn the_contract_is_known_whole() {
 fn every_example_loads() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let mut names = Vec::new();
+    let site = tls::files_of_the_example();
     let paths = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
     for path in paths.chain([folder.join("include/weir.toml")]) {
         if path.extension().is_none_or(|extension| extension != "toml") {
             continue;
         }
         names.push(path.file_stem().unwrap().to_string_lossy().into_owned());
-        let loaded = load(&path, &|_| None);
+        // The one with TLS stands beside the files that it names, which are the operator's to make.
+        let loaded = match path.ends_with("tls.toml") {
+            true => site.check(std::fs::read(&path).unwrap()),
+            false => load(&path, &|_| None),
+        };
         assert!(loaded.config.is_some(), "{}", loaded.report.render(false));
         let warnings = short(&loaded.report);
         assert!(warnings.iter().all(|warning| warning.starts_with("no-state-dir")), "{warnings:?}");
     }
-    for name in
-        ["minimal", "canary", "blue-green", "three-versions", "sticky", "rules", "rewrite", "maintenance", "matches"]
-    {
+    for name in [
+        "minimal",
+        "canary",
+        "blue-green",
+        "three-versions",
+        "sticky",
+        "rules",
+        "rewrite",
+        "maintenance",
+        "matches",
+        "tls",
+    ] {
         assert!(names.iter().any(|found| found == name), "{name}");
     }
 }
@@ -550,29 +565,6 @@ fn a_good_file_becomes_what_it_says() {
     assert!(matches!(&any[1], Condition::Is(Subject::Method, Test::Equals(m)) if m == "PUT"));
     assert!(matches!(&route.rules[0].then, Outcome::Split(split) if split.weights()[1].thousandths() == 100_000));
     assert!(matches!(route.rules[1].then, Outcome::Variant(1)));
-}
-
-#[test]
-fn certificates_are_looked_at() {
-    let folder = Folder::new();
-    let pem = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
-    folder.write("tls/a.crt", pem("CERTIFICATE"));
-    folder.write("tls/a.key", pem("PRIVATE KEY"));
-    folder.write("tls/broken", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
-    let text = |cert: &str, key: &str| {
-        let tls = format!(
-            "[listener.tls]\ncerts = [{{ cert = \"{cert}\", key = \"{key}\" }}]\nmin_version = \"1.3\"\nalpn = [\"h2\"]\n"
-        );
-        BASE.replace("[pool.a]", &format!("{tls}[pool.a]")) + &route("active = \"stable\"")
-    };
-    let config = folder.check(text("tls/a.crt", "tls/a.key")).config.unwrap();
-    let certs = vec![(folder.0.path().join("tls/a.crt"), folder.0.path().join("tls/a.key"))];
-    assert_eq!(config.listeners[0].tls, Some(ListenerTls { certs, tls12: false, h2: true, http1: false }));
-    let swapped = folder.check(text("tls/a.key", "tls/a.crt"));
-    let messages: Vec<_> = swapped.report.errors().map(|one| one.message.rsplit(": ").next().unwrap()).collect();
-    assert_eq!(messages, ["holds no certificate in PEM form", "holds no private key in PEM form"]);
-    let broken = folder.check(text("tls/broken", "tls/a.key"));
-    assert!(broken.report.errors().next().unwrap().message.contains("not valid PEM"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::ground::{Addresses, LiveRoute};
 use super::history::Entry;
 use super::persist::StateError;
 use super::save::{Env, SaveError, SaveRequest, Saving};
+use super::tls::Tls;
 use crate::boundary::table::Pool;
 use crate::config::list::ListFile;
 use crate::config::{Config, Report};
@@ -23,6 +24,7 @@ pub enum Command {
     Install {
         config: Box<Config>,
         addresses: Addresses,
+        tls: Arc<Tls>,
         origin: Origin,
         reply: oneshot::Sender<Result<Installed, StateError>>,
     },
@@ -34,6 +36,11 @@ pub enum Command {
     },
     /// Names resolved again. Not part of what is saved.
     Resolved(Addresses),
+    /// Certificates read again, if those in force are still the ones that they were compared with. Not saved either.
+    Certified {
+        tls: Arc<Tls>,
+        instead_of: Arc<Tls>,
+    },
     /// Files of `in_file` read again. Not part of what is saved.
     Relisted(Relisted),
 }
@@ -215,6 +222,8 @@ pub struct ReloadSummary {
 pub enum ReloadError {
     #[error("{} has errors; the running configuration stays", .0.path)]
     File(Box<BadFile>),
+    #[error("{0}; the running configuration stays")]
+    Tls(String),
     #[error(transparent)]
     NotSaved(StateError),
     #[error("weir is stopping")]

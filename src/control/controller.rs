@@ -9,6 +9,7 @@ use super::ground::{Addresses, Cause, Ground, listed};
 use super::history::{Entry, FILE, Trimming};
 use super::persist::{Commit, StateDir, StateError};
 use super::save::{self, Env, SaveError, SaveRequest, Saving};
+use super::tls::Tls;
 use super::{audit, derive};
 use crate::boundary::table::Publisher;
 use crate::config::Config;
@@ -45,8 +46,8 @@ impl Controller {
         for command in batch {
             match command {
                 Command::Change { change, reply } => draft.change(change, reply),
-                Command::Install { config, addresses, origin, reply } => {
-                    draft.install(*config, addresses, origin, reply);
+                Command::Install { config, addresses, tls, origin, reply } => {
+                    draft.install(*config, (addresses, tls), origin, reply);
                 }
                 Command::Save { request, env, reply } => saves.push((request, env, reply)),
                 Command::Resolved(addresses) => {
@@ -55,6 +56,12 @@ impl Controller {
                         self.publish(ground);
                     }
                     draft.resolve(addresses);
+                }
+                Command::Certified { tls, instead_of } => {
+                    if Arc::ptr_eq(&self.ground.tls, &instead_of) {
+                        self.publish(self.ground.certified(Arc::clone(&tls)));
+                    }
+                    draft.certify(tls, &instead_of);
                 }
                 Command::Relisted(relisted) => {
                     // As with addresses.
@@ -177,13 +184,13 @@ impl Draft {
     fn install(
         &mut self,
         config: Config,
-        addresses: Addresses,
+        (addresses, tls): (Addresses, Arc<Tls>),
         origin: Origin,
         to: oneshot::Sender<Result<Installed, StateError>>,
     ) {
         let cause = Cause { origin, now: self.now };
         let (ground, installed) = self.ground.reloaded(config, addresses, &cause);
-        self.ground = ground;
+        self.ground = ground.certified(tls);
         self.revisions.extend(installed.revisions.iter().cloned());
         self.audit.push(audit::reloaded(&installed, &cause.origin, self.now));
         self.audit.extend(file_lines(&installed));
@@ -202,6 +209,12 @@ impl Draft {
     fn resolve(&mut self, addresses: Addresses) {
         if let Some(ground) = self.ground.resolved(addresses) {
             self.ground = ground;
+        }
+    }
+
+    fn certify(&mut self, tls: Arc<Tls>, instead_of: &Arc<Tls>) {
+        if Arc::ptr_eq(&self.ground.tls, instead_of) {
+            self.ground = self.ground.certified(tls);
         }
     }
 }

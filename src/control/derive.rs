@@ -3,11 +3,14 @@
 
 use super::ground::{Addresses, Ground, LiveRoute};
 use super::outcomes::{Registry, target_name};
+use super::tls::Tls;
 use crate::boundary::mirror::Mirroring;
 use crate::boundary::table::{Pool, Published, Settings, Target};
-use crate::config::{Config, PREVIEW_RULE, PoolConfig, RouteConfig, TargetAddr};
+use crate::config::{Config, PREVIEW_RULE, PoolConfig, PoolTls, RouteConfig, TargetAddr};
 use crate::routing::rule::{Outcome, Rule};
 use crate::routing::table::{Route, RoutingTable, Variant};
+use crate::tls::client;
+use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -32,9 +35,14 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         pools: ground.pools.to_vec(),
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
         mirrors: mirrors(config, &ground.outcomes),
-        settings: Settings { trusted_proxies: config.server.trusted_proxies.clone(), limits: config.limits },
         generations: ground.routes.iter().map(|live| live.generation).collect(),
         redact: config.provenance.clone(),
+        tls: ground.tls.listeners(),
+        settings: Settings {
+            trusted_proxies: config.server.trusted_proxies.clone(),
+            limits: config.limits,
+            identity_headers: ground.tls.identity_headers(),
+        },
     }
 }
 
@@ -63,6 +71,7 @@ fn mirrors(config: &Config, outcomes: &Registry) -> Vec<Option<Box<Mirroring>>> 
 pub fn pools(
     config: &Config,
     addresses: &Addresses,
+    tls: &Tls,
     outcomes: &Registry,
     previous: &[(&PoolConfig, Arc<Pool>)],
 ) -> Arc<[Arc<Pool>]> {
@@ -71,6 +80,7 @@ pub fn pools(
     let pool = |pool: &PoolConfig| {
         let same = known.get(pool.name.as_str()).filter(|(config, built)| {
             *config == pool
+                && built.tls.as_ref().map(Arc::as_ptr) == tls.client(&pool.name).as_ref().map(Arc::as_ptr)
                 && pool
                     .targets
                     .iter()
@@ -79,25 +89,37 @@ pub fn pools(
         });
         match same {
             Some((_, built)) => Arc::clone(built),
-            None => Arc::new(build_pool(pool, addresses, outcomes)),
+            None => Arc::new(build_pool(pool, addresses, tls, outcomes)),
         }
     };
     config.pools.iter().map(pool).collect()
 }
 
-fn build_pool(pool: &PoolConfig, addresses: &Addresses, outcomes: &Registry) -> Pool {
+fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, outcomes: &Registry) -> Pool {
     let target = |target: &TargetAddr| {
         let name = target_name(target);
         let outcomes = outcomes.target(&pool.name, &name);
-        Target { name, addrs: addrs(target, addresses), outcomes }
+        let server_name = pool.tls.as_ref().and_then(|tls| server_name(tls, target));
+        Target { name, addrs: addrs(target, addresses), server_name, outcomes }
     };
     Pool {
         name: pool.name.clone(),
         version: pool.version.clone(),
         targets: pool.targets.iter().map(target).collect(),
         connect_timeout: pool.connect_timeout,
+        http2: pool.http2,
         max_connections: pool.max_connections,
         queue_timeout: pool.queue_timeout,
+        tls: tls.client(&pool.name),
+    }
+}
+
+/// What the target must prove to be: by the configuration, else the host of its address.
+fn server_name(tls: &PoolTls, target: &TargetAddr) -> Option<ServerName<'static>> {
+    match (&tls.server_name, target) {
+        (Some(name), _) => client::server_name(name),
+        (None, TargetAddr::Name { host, .. }) => client::server_name(host),
+        (None, TargetAddr::Ip(addr)) => Some(ServerName::from(addr.ip())),
     }
 }
 

@@ -14,6 +14,7 @@ use super::derive;
 use super::history::{self, Entry, History, Revision, Totals};
 use super::outcomes::Registry;
 use super::persist::{self, Saved};
+use super::tls::Tls;
 use crate::boundary::outcomes::VariantOutcomes;
 use crate::boundary::table::Pool;
 use crate::config::{Config, RouteConfig};
@@ -36,6 +37,8 @@ pub struct Ground {
     /// In the order of the configuration's pools.
     pub pools: Arc<[Arc<Pool>]>,
     pub outcomes: Arc<Registry>,
+    /// Certificates and what they are served with.
+    pub tls: Arc<Tls>,
     /// Of all routes' histories.
     pub totals: Totals,
     index: Arc<HashMap<String, usize>>,
@@ -105,7 +108,7 @@ impl Ground {
     ) -> (Ground, Installed) {
         let outcomes = Registry::new(workers).extended(&config);
         let mut revisions = past.completed(&config, cause);
-        let (ground, mut installed) = Ground::build(config, &past, addresses, outcomes, &[], cause);
+        let (ground, mut installed) = Ground::build(config, &past, addresses, outcomes, (&Tls::default(), &[]), cause);
         revisions.append(&mut installed.revisions);
         (ground, Installed { revisions, ..installed })
     }
@@ -119,7 +122,9 @@ impl Ground {
         };
         let outcomes = self.outcomes.extended(&config);
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let (ground, mut installed) = Ground::build(config, &past, addresses, outcomes, &previous, cause);
+        let previous = (self.tls.as_ref(), previous.as_slice());
+        let (mut ground, mut installed) = Ground::build(config, &past, addresses, outcomes, previous, cause);
+        ground.tls = Arc::clone(&self.tls);
         installed.needs_restart = needs_restart(&self.config, &ground.config);
         (ground, installed)
     }
@@ -144,8 +149,15 @@ impl Ground {
             return None;
         }
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let pools = derive::pools(&self.config, &addresses, &self.outcomes, &previous);
+        let pools = derive::pools(&self.config, &addresses, &self.tls, &self.outcomes, &previous);
         Some(Ground { addresses: Arc::new(addresses), pools, ..self.clone() })
+    }
+
+    /// The ground state with other certificates.
+    pub fn certified(&self, tls: Arc<Tls>) -> Ground {
+        let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
+        let pools = derive::pools(&self.config, &self.addresses, &tls, &self.outcomes, &previous);
+        Ground { pools, tls, ..self.clone() }
     }
 
     /// The ground state with other lists in its rules; None when they belong to another configuration.
@@ -236,7 +248,7 @@ impl Ground {
         past: &Past,
         addresses: Addresses,
         outcomes: Registry,
-        previous: &[(&crate::config::PoolConfig, Arc<Pool>)],
+        (tls, previous): (&Tls, &[(&crate::config::PoolConfig, Arc<Pool>)]),
         cause: &Cause,
     ) -> (Ground, Installed) {
         let mut installed =
@@ -254,7 +266,7 @@ impl Ground {
         }
         installed.removed = past.saved.keys().filter(|name| !index.contains_key(*name)).cloned().collect();
         installed.removed.sort_unstable();
-        let pools = derive::pools(&config, &addresses, &outcomes, previous);
+        let pools = derive::pools(&config, &addresses, tls, &outcomes, previous);
         let ground = Ground {
             config: Arc::new(config),
             totals: totals(&routes),
@@ -262,6 +274,7 @@ impl Ground {
             addresses: Arc::new(addresses),
             pools,
             outcomes: Arc::new(outcomes),
+            tls: Arc::default(),
             index: Arc::new(index),
         };
         (ground, installed)
@@ -428,6 +441,13 @@ pub fn listed(route: &RouteConfig, weights: &[Weight]) -> String {
     shares.map(|(variant, weight)| format!("{} {}", variant.name, weight.percent())).collect::<Vec<_>>().join(", ")
 }
 
+/// Where listeners are; their TLS a reload can change.
+fn addresses(config: &Config) -> Vec<(&str, SocketAddr)> {
+    let mut addresses: Vec<_> = config.listeners.iter().map(|one| (one.name.as_str(), one.bind)).collect();
+    addresses.sort_unstable();
+    addresses
+}
+
 /// What a running process can't take over from a new file.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let differs = [
@@ -436,7 +456,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("admin.metrics", old.admin.metrics != new.admin.metrics),
         ("log", old.log != new.log),
-        ("listener", old.listeners != new.listeners),
+        ("listener", addresses(old) != addresses(new)),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

@@ -8,7 +8,7 @@ use super::Control;
 use super::admin::is_healthy;
 use super::ground::Ground;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, ListenerShard, Reason, VariantTotal};
+use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, VariantTotal};
 use crate::boundary::table::{Pool, Target};
 use crate::limits::DURATION_BOUNDS_US;
 use prometheus::core::Collector;
@@ -167,7 +167,26 @@ const RELOAD: Shape = Shape(
     &[],
 );
 
-const FAMILIES: [fn(&Scrape) -> MetricFamily; 20] = [
+const HANDSHAKES: Shape = Shape(
+    "weir_tls_handshakes_total",
+    "TLS handshakes with clients, by how they ended.",
+    MetricType::COUNTER,
+    &["listener", "outcome"],
+);
+const EXPIRY: Shape = Shape(
+    "weir_tls_certificate_expiry_timestamp_seconds",
+    "When the certificate in use for a name expires; of several the first.",
+    MetricType::GAUGE,
+    &["name"],
+);
+const TLS_RELOAD: Shape = Shape(
+    "weir_tls_last_reload_success",
+    "1 when every certificate, key and authority is in use as its file stands, 0 while an earlier one goes on.",
+    MetricType::GAUGE,
+    &[],
+);
+
+const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     requests,
     request_errors,
     |scrape| per_variant(scrape, &DURATION, |shape, labels, total| histogram(shape, labels, &total.duration)),
@@ -188,6 +207,9 @@ const FAMILIES: [fn(&Scrape) -> MetricFamily; 20] = [
     ejections,
     |_| family(&BUILD, vec![gauge(&BUILD, &[env!("CARGO_PKG_VERSION")], 1.0)]),
     |scrape| family(&RELOAD, vec![gauge(&RELOAD, &[], f64::from(u8::from(scrape.reload_ok)))]),
+    handshakes,
+    expiries,
+    |scrape| family(&TLS_RELOAD, vec![gauge(&TLS_RELOAD, &[], f64::from(u8::from(scrape.ground.tls.is_current())))]),
 ];
 
 fn requests(scrape: &Scrape) -> MetricFamily {
@@ -277,6 +299,26 @@ fn ejections(scrape: &Scrape) -> MetricFamily {
     let pools = scrape.ground.pools.iter();
     let of_pool = |pool: &Arc<Pool>| EJECTION_REASONS.map(|reason| counter(&EJECTIONS, &[&pool.name, reason], 0));
     family(&EJECTIONS, pools.flat_map(of_pool).collect())
+}
+
+fn handshakes(scrape: &Scrape) -> MetricFamily {
+    let listeners = scrape.ground.tls.listeners();
+    let mut children = Vec::new();
+    for (name, outcomes) in &scrape.ground.outcomes.listeners {
+        let count = |of: Handshake| outcomes.shards.iter().map(|shard| shard.handshakes[of as usize].load()).sum();
+        let counts: [u64; 5] = Handshake::ALL.map(count);
+        // A listener without TLS has none, unless it had TLS before a reload.
+        if listeners.contains_key(name) || counts != [0; 5] {
+            let child = |of: Handshake| counter(&HANDSHAKES, &[name, of.label()], counts[of as usize]);
+            children.extend(Handshake::ALL.map(child));
+        }
+    }
+    family(&HANDSHAKES, children)
+}
+
+fn expiries(scrape: &Scrape) -> MetricFamily {
+    let expiries = scrape.ground.tls.expiries();
+    family(&EXPIRY, expiries.iter().map(|(name, expiry)| gauge(&EXPIRY, &[name], *expiry as f64)).collect())
 }
 
 /// A gauge that was added to on one worker and taken from on another.

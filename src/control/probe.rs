@@ -87,7 +87,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     fn target(name: &str, addrs: &[SocketAddr]) -> Target {
-        Target { name: name.to_owned(), addrs: addrs.to_vec(), outcomes: Arc::new(TargetOutcomes::new(2)) }
+        let outcomes = Arc::new(TargetOutcomes::new(2));
+        Target { name: name.to_owned(), addrs: addrs.to_vec(), server_name: None, outcomes }
     }
 
     fn pool(targets: Vec<Target>) -> Pool {
@@ -97,6 +98,8 @@ mod tests {
             version: None,
             targets,
             connect_timeout: second,
+            http2: false,
+            tls: None,
             max_connections: 1,
             queue_timeout: second,
         }

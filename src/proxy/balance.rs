@@ -53,8 +53,9 @@ mod tests {
         let clock = Rc::new(Clock::default());
         let target = |(at, in_flight): (usize, &usize)| {
             let addrs = vec![([127, 0, 0, 1], 9000 + at as u16).into()];
-            let target = Target { name: at.to_string(), addrs, outcomes: Arc::new(TargetOutcomes::new(1)) };
-            let local = LocalTarget::new(&target, 0, &clock);
+            let target =
+                Target { name: at.to_string(), addrs, server_name: None, outcomes: Arc::new(TargetOutcomes::new(1)) };
+            let local = LocalTarget::new(&target, (None, false), 0, &clock);
             local.set_in_flight(*in_flight);
             Rc::new(local)
         };

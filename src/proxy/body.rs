@@ -38,6 +38,8 @@ pub(super) struct Upload {
     starved: Cell<bool>,
     failure: Cell<Option<Failure>>,
     left: Cell<u64>,
+    /// A shared connection's task reads it, not the request's.
+    on_stream: Cell<bool>,
     /// For the route's mirror.
     copy: Cell<Option<Box<RequestCopy>>>,
 }
@@ -53,6 +55,7 @@ impl Upload {
             starved: Cell::new(true),
             failure: Cell::new(None),
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
+            on_stream: Cell::new(false),
             copy: Cell::new(None),
         })
     }
@@ -62,8 +65,14 @@ impl Upload {
     pub(super) fn sent_by(&self, cx: &Context<'_>) {
         self.task.by(cx);
     }
+    pub(super) fn goes_on_stream(&self, on_stream: bool) {
+        self.on_stream.set(on_stream);
+    }
     pub(super) fn release(&self) {
         self.held.set(false);
+        if self.on_stream.get() {
+            self.task.wake();
+        }
     }
     pub(super) fn is_held(&self) -> bool {
         self.held.get()
@@ -143,12 +152,15 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = Broken;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let (incoming, upload) = match self.get_mut() {
             RequestBody::Client { incoming, upload } => (incoming, upload),
             RequestBody::Whole(whole) => return Poll::Ready(whole.next().map(Ok)),
             RequestBody::Empty => return Poll::Ready(None),
         };
+        if upload.on_stream.get() {
+            upload.sent_by(cx);
+        }
         if upload.held.get() {
             return Poll::Pending;
         }
@@ -241,6 +253,8 @@ impl ResponseBody {
     fn finish(&mut self) {
         if let Source::Target { lease, upload, .. } = &mut self.source {
             match (lease.take(), upload.take().filter(|upload| !upload.is_done())) {
+                // The connection's task goes on with it, or the target has reset the stream.
+                (Some(lease), _) if lease.is_stream() => drop(lease),
                 (Some(lease), Some(upload)) => drop(tokio::task::spawn_local(finish_upload(lease, upload))),
                 (lease, _) => drop(lease),
             }
@@ -266,6 +280,9 @@ impl Body for ResponseBody {
         };
         match frame {
             Some(Ok(frame)) => {
+                if let (Some(trailers), Some(exchange)) = (frame.trailers_ref(), &mut body.exchange) {
+                    exchange.grpc_status(trailers);
+                }
                 let ended = matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream());
                 if ended || frame.is_trailers() {
                     body.finish();
@@ -353,6 +370,9 @@ pub(super) fn poll_target(
     lease: &mut Option<Lease>,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    if lease.as_ref().is_some_and(Lease::is_stream) {
+        return Pin::new(incoming).poll_frame(cx);
+    }
     if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut quiet()) {
         return Poll::Ready(frame);
     }

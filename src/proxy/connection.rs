@@ -7,10 +7,12 @@
 use super::clock::{Tick, Watch};
 use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
+use super::tls::{self, Identity, Secured};
 use super::tunnel::{self, Tunnel};
 use super::worker::Worker;
 use super::{request, respond};
 use crate::boundary::outcomes::{ListenerOutcomes, Reason};
+use crate::boundary::table::ListenerTls;
 use crate::limits::PARK_AFTER;
 use crate::routing::request::forwarded_for;
 use crate::routing::scheme::Scheme;
@@ -29,7 +31,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 /// How long and how much is read from a client that was refused, so that it can read why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -47,6 +48,8 @@ pub(super) struct Client {
     pub(super) ip: IpAddr,
     pub(super) tls: bool,
     pub(super) hop: Hop,
+    /// By the client's certificate.
+    pub(super) identity: Option<Identity>,
     pub(super) pulse: Rc<Pulse>,
     h2: Cell<bool>,
     listener: Arc<ListenerOutcomes>,
@@ -75,7 +78,7 @@ impl Client {
         worker: &Rc<Worker>,
         listener: &Arc<ListenerOutcomes>,
         peer: SocketAddr,
-        (tls, h2): (bool, bool),
+        (tls, h2, identity): (bool, bool, Option<Identity>),
     ) -> Rc<Client> {
         let ip = peer.ip().to_canonical();
         let settings = &worker.local().published.settings;
@@ -85,6 +88,7 @@ impl Client {
             ip,
             tls,
             hop: Hop::new(ip, tls, trusted),
+            identity,
             pulse: Rc::new(Pulse::new(&worker.clock)),
             h2: Cell::new(h2),
             listener: Arc::clone(listener),
@@ -192,17 +196,18 @@ pub(super) async fn serve(
     worker: Rc<Worker>,
     tcp: TcpStream,
     peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ListenerTls>>,
     listener: &Arc<ListenerOutcomes>,
 ) {
-    let (stream, tls, h2) = match tls {
-        None => (Stream::Tcp(tcp), false, false),
-        Some(acceptor) => match handshake(&worker, acceptor, tcp).await {
-            Some((stream, h2)) => (stream, true, h2),
+    let (stream, how) = match tls {
+        None => (Stream::Tcp(tcp), (false, false, None)),
+        Some(tls) => match Box::pin(tls::handshake(&worker, tls, tcp, peer, listener)).await {
+            Some(Secured { stream, h2, identity }) => (Stream::Tls(stream), (true, h2, identity)),
             None => return listener.shards[worker.id].rejected.add(1),
         },
     };
-    let client = Client::new(&worker, listener, peer, (tls, h2));
+    let h2 = how.1;
+    let client = Client::new(&worker, listener, peer, how);
     let pulse = Rc::clone(&client.pulse);
     if h2 {
         Box::pin(http2(&client, ClientIo::http2(stream, pulse))).await
@@ -211,20 +216,12 @@ pub(super) async fn serve(
     }
 }
 
-async fn handshake(worker: &Rc<Worker>, acceptor: TlsAcceptor, tcp: TcpStream) -> Option<(Stream, bool)> {
-    let deadline = Watch::new(&worker.clock);
-    deadline.due_after(worker.limits().header_timeout);
-    let stream = Box::pin(super::upstream::within(&deadline, acceptor.accept(tcp))).await?.ok()?;
-    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Some((Stream::Tls(Box::new(stream)), h2))
-}
-
 async fn http1(client: &Rc<Client>, mut io: ClientIo) {
     let watch = Watch::new(&client.worker.clock);
     loop {
         match parked(client, &io, &watch).await {
             Parked::Readable => {}
-            Parked::Gone => return,
+            Parked::Gone => return Box::pin(close(client, io, false)).await,
             Parked::HeadTimeout => return Box::pin(time_out(client, io)).await,
         }
         let (end, back) = driven(client, io, &watch).await;
@@ -240,13 +237,20 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo) {
                 return Box::pin(http2(client, io.into_http2())).await;
             }
             End::HeadTimeout => return Box::pin(time_out(client, io)).await,
-            End::Close => return,
+            // An answer that is cut must not look whole: TLS then ends without its last word.
+            End::Close if client.in_flight.get() > 0 || !client.pulse.flushed() => return,
+            End::Close => return Box::pin(close(client, io, false)).await,
+            End::Done(Err(error)) if !error.is_parse() => {
+                if client.unread_body.get() {
+                    Box::pin(close(client, io, true)).await;
+                }
+                return;
+            }
             End::Done(result) => {
-                let refused = result.is_err_and(|error| error.is_parse());
-                if refused {
+                if result.is_err() {
                     client.rejected();
                 }
-                return Box::pin(close(client, io, refused || client.unread_body.get())).await;
+                return Box::pin(close(client, io, result.is_err() || client.unread_body.get())).await;
             }
         }
     }
@@ -284,7 +288,6 @@ async fn parked(client: &Client, io: &ClientIo, watch: &Watch) -> Parked {
 
 /// Runs hyper's connection until it ends or the client has been idle for a while; gives the stream back.
 async fn driven(client: &Rc<Client>, io: ClientIo, watch: &Watch) -> (End, ClientIo) {
-    let can_park = io.can_park();
     let service = service_fn({
         let client = Rc::clone(client);
         move |request: http::Request<Incoming>| request::serve(Rc::clone(&client), request)
@@ -299,7 +302,7 @@ async fn driven(client: &Rc<Client>, io: ClientIo, watch: &Watch) -> (End, Clien
         if let Poll::Ready(result) = Pin::new(&mut *connection).poll(cx) {
             return Poll::Ready(End::Done(result));
         }
-        poll_time(client, watch, can_park, cx)
+        poll_time(client, watch, cx)
     })
     .await;
     let parts = connection.into_parts();
@@ -309,7 +312,7 @@ async fn driven(client: &Rc<Client>, io: ClientIo, watch: &Watch) -> (End, Clien
 }
 
 /// What the connection's state and the clock say: go on, or an end.
-fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_>) -> Poll<End> {
+fn poll_time(client: &Client, watch: &Watch, cx: &mut Context<'_>) -> Poll<End> {
     let limits = client.worker.limits();
     let pulse = &client.pulse;
     if pulse.is_http2() {
@@ -321,13 +324,13 @@ fn poll_time(client: &Client, watch: &Watch, can_park: bool, cx: &mut Context<'_
             (if moving { pulse.moved().after(limits.body_idle_timeout) } else { Tick::NEVER }, End::Close)
         } else if let Some(since) = pulse.head_since() {
             (since.after(limits.header_timeout), End::HeadTimeout)
-        } else if can_park && !client.unread_body.get() && client.served.get() == 1 {
+        } else if !client.unread_body.get() && client.served.get() == 1 {
             return Poll::Ready(End::Park);
         } else if client.must_leave() {
             return Poll::Ready(End::Close);
         } else if client.worker.draining.get() {
             (client.grace_end(), End::Close)
-        } else if can_park && !client.unread_body.get() {
+        } else if !client.unread_body.get() {
             (client.idle_since.get().after(PARK_AFTER), End::Park)
         } else if client.served.get() == 0 {
             (client.idle_since.get().after(limits.header_timeout), End::HeadTimeout)
@@ -435,7 +438,7 @@ async fn close(client: &Client, io: ClientIo, unread: bool) {
 }
 
 /// Closes so that the client can read what was written: closing with bytes unread would reset the connection.
-async fn linger(mut stream: Stream, last_words: &[u8]) {
+pub(super) async fn linger(mut stream: Stream, last_words: &[u8]) {
     let close = async {
         let tcp = match &mut stream {
             Stream::Tcp(tcp) => {
@@ -465,7 +468,7 @@ async fn linger(mut stream: Stream, last_words: &[u8]) {
 
 /// Runs HTTP/2 streams on the worker's thread.
 #[derive(Clone, Copy)]
-struct LocalExec;
+pub(super) struct LocalExec;
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExec {
     fn execute(&self, future: F) {

@@ -5,8 +5,10 @@
 
 use super::connection::Client;
 use super::filter::Filtered;
+use super::grpc;
 use super::worker::Local;
 use crate::boundary::outcomes::{Code, Reason, VariantShard};
+use http::HeaderMap;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -22,6 +24,8 @@ pub(super) struct Exchange {
     code: Code,
     reason: Option<Reason>,
     whole: bool,
+    /// A gRPC call: its outcome is its status, not the head's.
+    grpc: bool,
 }
 
 impl Exchange {
@@ -42,6 +46,7 @@ impl Exchange {
             code: Code::None,
             reason: None,
             whole: false,
+            grpc: false,
         };
         exchange.shard().in_flight.add(1);
         exchange.client.in_flight.set(exchange.client.in_flight.get() + 1);
@@ -62,8 +67,33 @@ impl Exchange {
     /// The response head is handed on.
     pub(super) fn answered(&mut self, status: http::StatusCode) {
         debug_assert_eq!(self.code, Code::None, "one answer a request");
-        self.code = Code::of_status(status.as_u16());
+        self.code = match Code::of_status(status.as_u16()) {
+            Code::Success if self.grpc => Code::ServerError,
+            code => code,
+        };
         self.client.answering.set(self.client.answering.get() + 1);
+    }
+
+    pub(super) fn targets_speak_http2(&self) -> bool {
+        let published = &self.local.published;
+        let pool = published.routing.routes()[self.route].variants[self.variant].pool;
+        pool.is_some_and(|pool| published.pools[pool].http2)
+    }
+
+    pub(super) fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    pub(super) fn set_grpc(&mut self) {
+        self.grpc = true;
+    }
+
+    /// A gRPC answer's status has come, in the head or in the trailers. Until then an answer with the head of a good one
+    /// counts as one that failed.
+    pub(super) fn grpc_status(&mut self, headers: &HeaderMap) {
+        if self.grpc {
+            self.code = grpc::code(headers).unwrap_or(self.code);
+        }
     }
 
     pub(super) fn failed(&mut self, reason: Option<Reason>) {

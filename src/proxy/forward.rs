@@ -5,6 +5,7 @@ use super::clock::{Tick, Watch};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::grpc;
 use super::headers;
 use super::mirror::{self, RequestCopy};
 use super::tunnel;
@@ -45,14 +46,10 @@ pub(super) async fn send(
     let Some(pool) = route.variants[exchange.variant].pool.map(|pool| &local.pools[pool]) else {
         return Err(Failure::NoTarget);
     };
-    if let Some(upload) = &upload {
-        std::future::poll_fn(|cx| {
-            upload.sent_by(cx);
-            Poll::Ready(())
-        })
-        .await;
-    }
-    let waiting = Waiting::new(exchange, upload, route.timeout);
+    sent_by_this_task(upload.as_deref()).await;
+    let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
+    let timeout = asked.map_or(route.timeout, |asked| asked.min(route.timeout));
+    let waiting = Waiting::new(exchange, upload, timeout);
     interim::expect(&mut request);
     let mut closed_fresh = false;
     loop {
@@ -62,7 +59,12 @@ pub(super) async fn send(
         if upgrade.is_some() {
             lease.will_switch();
         }
-        let again = (lease.may_be_stale() && is_repeatable(&request)).then(|| second(&request));
+        if let Some(upload) = &waiting.upload {
+            upload.goes_on_stream(lease.is_stream());
+        }
+        let bodiless = matches!(request.body(), RequestBody::Empty);
+        let may_repeat = if lease.is_stream() { bodiless } else { lease.may_be_stale() && is_repeatable(&request) };
+        let again = may_repeat.then(|| second(&request));
         // Its task runs when this one has written the request.
         mirror::launch(copy.take());
         match lease.send(request, |cx| waiting.poll(cx)).await {
@@ -83,11 +85,11 @@ pub(super) async fn send(
                 closed_fresh |= fresh;
                 request = *unsent;
             }
-            Ok(Sent::Failed(error)) => match again {
+            Ok(Sent::Failed { error, untouched }) => match again.filter(|_| untouched || !lease.is_stream()) {
                 Some(again) => request = again,
                 None => {
                     let failure = waiting.blame(upstream::failure_of(&error));
-                    lease.target().log_failure(&pool.shared.name, failure.detail(), &error);
+                    lease.target().log_failure(&pool.shared.name, failure.detail(), &upstream::in_words(&error));
                     return Err(failure);
                 }
             },
@@ -98,6 +100,16 @@ pub(super) async fn send(
         }
         exchange.shard().retries.add(1);
         interim::expect(&mut request);
+    }
+}
+
+async fn sent_by_this_task(upload: Option<&Upload>) {
+    if let Some(upload) = upload {
+        std::future::poll_fn(|cx| {
+            upload.sent_by(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 }
 

@@ -88,13 +88,22 @@ pub struct Passed {
     pub upgrade: Option<HeaderValue>,
 }
 
-/// Makes a client's request headers those of the request to the target.
-pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> Passed {
+/// Makes a client's request headers those of the request to the target; `identity` are those that its certificate sets.
+pub fn for_target(
+    headers: &mut HeaderMap,
+    hop: &Hop,
+    identity: Option<&[(HeaderName, HeaderValue)]>,
+    rng: &mut impl Rng,
+) -> Passed {
     let found = look(headers);
     let upgrade = if found.upgrade && found.connection { tunnel::offered(headers) } else { None };
     headers.reserve(6);
     let trailers = found.other_hop_by_hop && headers.get_all(header::TE).iter().any(lists_trailers);
     strip_hop_by_hop(headers, &found);
+    if let Some(identity) = identity {
+        // Again: `Connection` may have named one of them.
+        identify(headers, &[], Some(identity));
+    }
     if trailers {
         headers.insert(header::TE, TRAILERS);
     }
@@ -113,6 +122,24 @@ pub fn for_target(headers: &mut HeaderMap, hop: &Hop, rng: &mut impl Rng) -> Pas
     let id = request_id(rng);
     headers.insert(X_REQUEST_ID, id.clone());
     Passed { request_id: id, upgrade }
+}
+
+/// Takes off what a client says of itself in headers that are Weir's, also spelt with underscores, and sets `identity`.
+pub fn identify(headers: &mut HeaderMap, reserved: &[HeaderName], identity: Option<&[(HeaderName, HeaderValue)]>) {
+    if !reserved.is_empty() {
+        let alike = |a: &str, b: &str| a.len() == b.len() && a.bytes().map(dashed).eq(b.bytes().map(dashed));
+        let is_reserved = |name: &&HeaderName| reserved.iter().any(|one| alike(one.as_str(), name.as_str()));
+        let forged: Vec<HeaderName> = headers.keys().filter(is_reserved).cloned().collect();
+        forged.iter().for_each(|name| drop(headers.remove(name)));
+    }
+    for (name, value) in identity.unwrap_or_default() {
+        headers.insert(name.clone(), value.clone());
+    }
+}
+
+/// Servers behind CGI take an underscore for a dash.
+fn dashed(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte }
 }
 
 /// Makes a target's response headers those of the answer to the client.
@@ -263,7 +290,7 @@ mod tests {
     fn sent(lines: &[(&str, &str)], trusted: bool) -> HeaderMap {
         let mut headers = map(lines);
         let hop = Hop::new(IpAddr::from([192, 0, 2, 7]), false, trusted);
-        for_target(&mut headers, &hop, &mut SmallRng::seed_from_u64(1));
+        for_target(&mut headers, &hop, None, &mut SmallRng::seed_from_u64(1));
         headers
     }
 
@@ -351,6 +378,19 @@ mod tests {
         assert_eq!(values(&headers, "host"), ["shop"]);
         assert_eq!(values(&headers, "content-length"), ["5"]);
         assert_eq!(values(&headers, "accept"), ["*/*"]);
+    }
+
+    #[test]
+    fn only_weir_says_who_the_client_is() {
+        let reserved = [HeaderName::from_static("x-client-subject"), HeaderName::from_static("client-cert")];
+        let forged = [("x-client-subject", "CN=a"), ("X-Client-Subject", "CN=b"), ("x_client-subject", "CN=c")];
+        let mut headers = map(&[&forged[..], &[("client_cert", ":AA==:"), ("x-client", "kept")]].concat());
+        identify(&mut headers, &reserved, None);
+        assert_eq!(headers.len(), 1);
+        let identity = [(reserved[0].clone(), HeaderValue::from_static("CN=real"))];
+        let mut headers = map(&forged);
+        identify(&mut headers, &reserved, Some(&identity));
+        assert_eq!((headers.len(), values(&headers, "x-client-subject")), (1, vec!["CN=real".to_owned()]));
     }
 
     proptest::proptest! {

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client;
 use tokio_rustls::server::TlsStream;
 
 /// What the driver and the requests of a connection know of its stream.
@@ -115,14 +116,15 @@ impl ClientIo {
             self.unread = unread;
         }
     }
-    /// Only a plain stream can: a TLS session may hold bytes that the socket no longer shows.
-    pub(super) fn can_park(&self) -> bool {
-        matches!(self.stream, Stream::Tcp(_))
-    }
+    /// Ready when there may be something to read. A TLS session may hold what the socket no longer shows.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.stream {
-            Stream::Tcp(tcp) if self.unread.is_empty() => tcp.poll_read_ready(cx),
-            _ => Poll::Ready(Ok(())),
+            _ if !self.unread.is_empty() => Poll::Ready(Ok(())),
+            Stream::Tcp(tcp) => tcp.poll_read_ready(cx),
+            Stream::Tls(tls) => match tls.get_ref() {
+                (tcp, session) if session.wants_read() => tcp.poll_read_ready(cx),
+                _ => Poll::Ready(Ok(())),
+            },
         }
     }
     pub(super) fn into_stream(self) -> Stream {
@@ -286,6 +288,11 @@ impl Driving {
             none => *none = Some(cx.waker().clone()),
         }
     }
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &*self.0.borrow() {
+            waker.wake_by_ref();
+        }
+    }
     /// Runs `poll` with the driving task's waker.
     pub(super) fn poll<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let current = self.0.borrow();
@@ -295,48 +302,124 @@ impl Driving {
 
 /// The target's side of a request as hyper sees it.
 pub(super) struct TargetIo {
-    tcp: TcpStream,
+    stream: TargetStream,
     driving: Rc<Driving>,
 }
 
+pub(super) enum TargetStream {
+    Tcp(TcpStream),
+    Tls(Box<client::TlsStream<TcpStream>>),
+}
+
 impl TargetIo {
-    pub(super) fn new(tcp: TcpStream, driving: &Rc<Driving>) -> TargetIo {
-        TargetIo { tcp, driving: Rc::clone(driving) }
+    pub(super) fn new(stream: TargetStream, driving: &Rc<Driving>) -> TargetIo {
+        TargetIo { stream, driving: Rc::clone(driving) }
     }
-    pub(super) fn into_stream(self) -> TcpStream {
-        self.tcp
+    pub(super) fn into_stream(self) -> TargetStream {
+        self.stream
+    }
+}
+
+impl Drop for TargetStream {
+    /// A TLS connection is closed with a word (RFC 8446 §6.1), if the socket takes it at once.
+    fn drop(&mut self) {
+        if let TargetStream::Tls(tls) = self {
+            let (tcp, session) = tls.get_mut();
+            session.send_close_notify();
+            // The socket is closed right after: who does not take the word loses nothing.
+            let _ = session.write_tls(&mut AtOnce(tcp));
+        }
+    }
+}
+
+/// A socket that is written to without waiting.
+struct AtOnce<'s>(&'s TcpStream);
+
+impl io::Write for AtOnce<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.try_write(buf)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 impl AsyncRead for TargetIo {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let TargetIo { tcp, driving } = self.get_mut();
-        driving.poll(|cx| Pin::new(tcp).poll_read(cx, buf))
+        let TargetIo { stream, driving } = self.get_mut();
+        driving.poll(|cx| Pin::new(stream).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for TargetIo {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let TargetIo { tcp, driving } = self.get_mut();
-        driving.poll(|cx| Pin::new(tcp).poll_write(cx, buf))
+        let TargetIo { stream, driving } = self.get_mut();
+        driving.poll(|cx| Pin::new(stream).poll_write(cx, buf))
     }
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let TargetIo { tcp, driving } = self.get_mut();
-        driving.poll(|cx| poll_write_pieces(tcp, cx, bufs))
+        let TargetIo { stream, driving } = self.get_mut();
+        driving.poll(|cx| Pin::new(stream).poll_write_vectored(cx, bufs))
     }
     fn is_write_vectored(&self) -> bool {
         true
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+        let TargetIo { stream, driving } = self.get_mut();
+        match stream {
+            TargetStream::Tcp(_) => Poll::Ready(Ok(())),
+            TargetStream::Tls(tls) => driving.poll(|cx| Pin::new(tls).poll_flush(cx)),
+        }
     }
     /// Dropping the socket closes it; a shutdown before would only be another system call.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for TargetStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TargetStream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            TargetStream::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for TargetStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            TargetStream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            TargetStream::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            TargetStream::Tcp(tcp) => poll_write_pieces(tcp, cx, bufs),
+            TargetStream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TargetStream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            TargetStream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TargetStream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            TargetStream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
     }
 }
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
 /// Waits this long after an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -19,7 +18,6 @@ const BACKLOG: i32 = 4096;
 pub struct ListenerPlan {
     pub name: String,
     pub socket: std::net::TcpListener,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
     pub outcomes: Arc<ListenerOutcomes>,
 }
 
@@ -48,12 +46,11 @@ pub fn bind(addr: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 /// Accepts until the worker drains, then once more all that is queued, so that closing resets nobody.
 pub(super) async fn run(worker: Rc<Worker>, plan: ListenerPlan) -> std::io::Result<()> {
     let listener = TcpListener::from_std(plan.socket)?;
-    let tls = plan.tls.map(TlsAcceptor::from);
     loop {
         let shard = &plan.outcomes.shards[worker.id];
         worker.wait_for_room(shard).await;
         match accept(&worker, &listener).await {
-            Accepted::Client(stream, peer) => start(&worker, stream, peer, tls.clone(), Arc::clone(&plan.outcomes)),
+            Accepted::Client(stream, peer) => start(&worker, stream, peer, &plan.name, &plan.outcomes),
             Accepted::Failed(error) => {
                 tracing::warn!(listener = plan.name, "can't accept a connection: {error}; trying again");
                 shard.paused.add(1);
@@ -62,20 +59,20 @@ pub(super) async fn run(worker: Rc<Worker>, plan: ListenerPlan) -> std::io::Resu
             Accepted::Draining => break,
         }
     }
-    accept_queued(&worker, listener.into_std()?, &tls, &plan.outcomes)
+    accept_queued(&worker, listener.into_std()?, &plan.name, &plan.outcomes)
 }
 
 /// Takes what the kernel has queued. Asked of the kernel itself: the runtime may not have heard of it yet.
 fn accept_queued(
     worker: &Rc<Worker>,
     listener: std::net::TcpListener,
-    tls: &Option<TlsAcceptor>,
+    name: &str,
     outcomes: &Arc<ListenerOutcomes>,
 ) -> std::io::Result<()> {
     // Any error ends it: no more to take, or no more to be had.
     while let Ok((stream, peer)) = listener.accept() {
         stream.set_nonblocking(true)?;
-        start(worker, TcpStream::from_std(stream)?, peer, tls.clone(), Arc::clone(outcomes));
+        start(worker, TcpStream::from_std(stream)?, peer, name, outcomes);
     }
     Ok(())
 }
@@ -101,14 +98,10 @@ async fn accept(worker: &Worker, listener: &TcpListener) -> Accepted {
     .await
 }
 
-fn start(
-    worker: &Rc<Worker>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    outcomes: Arc<ListenerOutcomes>,
-) {
-    let open = Open::new(worker, outcomes);
+fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, name: &str, outcomes: &Arc<ListenerOutcomes>) {
+    let open = Open::new(worker, Arc::clone(outcomes));
+    // A new certificate is every worker's from the moment that its table is published.
+    let tls = worker.local().published.tls.get(name).cloned();
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         connection::serve(worker, stream, peer, tls, &open.outcomes).await;

@@ -4,11 +4,13 @@ use super::body::{self, RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::grpc;
 use super::mirror::{self, RequestCopy};
 use super::tunnel::{self, Tunnel};
 use super::{filter, forward, headers, respond};
 use crate::routing::request::to_origin_form;
 use crate::routing::table::{Decision, RequestView, RoutingTable};
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body;
@@ -36,41 +38,41 @@ pub(super) async fn serve(
         client.rejected();
         return Ok(respond::refuse(&client, unfit.into(), has_body));
     }
+    let identity_headers = &local.published.settings.identity_headers;
+    if !identity_headers.is_empty() {
+        headers::identify(&mut parts.headers, identity_headers, client.identity.as_deref());
+    }
     let Some((decision, client_ip)) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
     };
     let place = (decision.route, decision.variant, decision.forced);
     let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
+    if client.is_http2() && grpc::is_call(&parts.headers) {
+        exchange.set_grpc();
+    }
 
     // A WebSocket over HTTP/2 says so by its method.
     let mirrored = socket.is_none() && mirror::takes(&exchange, &parts.headers);
+    let identity = client.identity.as_deref();
     let headers::Passed { request_id: id, upgrade } =
-        headers::for_target(&mut parts.headers, &client.hop, &mut *client.worker.rng.borrow_mut());
-    let upgrade = match &socket {
-        Some(_) => Some(tunnel::websocket(&mut parts, &mut *client.worker.rng.borrow_mut())),
-        None => upgrade.filter(|_| !has_body && client.version.get() == Version::HTTP_11),
+        headers::for_target(&mut parts.headers, &client.hop, identity, &mut *client.worker.rng.borrow_mut());
+    let offered = upgrade.filter(|_| !has_body && client.version.get() == Version::HTTP_11);
+    let upgrade = match switch_to(&exchange, &mut parts, socket.is_some(), offered) {
+        Ok(upgrade) => upgrade,
+        Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
     };
-    if let Some(offered) = &upgrade {
-        tunnel::ask(&mut parts.headers, offered);
-    }
-    if exchange.local.filters.of(exchange.route).is_some() {
-        match filter::apply(&mut exchange, (client_ip, &id), &mut parts) {
-            Ok(None) => {}
-            // To a CONNECT, any success would say that the tunnel stands.
-            Ok(Some(_)) if socket.is_some() => {
-                return Ok(respond::failed(exchange, Failure::BadResponse, &id, &decision));
+    match filtered(&mut exchange, (client_ip, &id), &mut parts, socket.is_some()) {
+        Ok(None) => {}
+        Ok(Some(answer)) => {
+            let keep = body::discard(&client, incoming, waits_for_continue(&parts));
+            return Ok(respond::by_route(exchange, answer, keep));
+        }
+        Err(failure) => {
+            if has_body && socket.is_none() {
+                client.unread_body.set(true);
             }
-            Ok(Some(answer)) => {
-                let keep = body::discard(&client, incoming, waits_for_continue(&parts));
-                return Ok(respond::by_route(exchange, answer, keep));
-            }
-            Err(failure) => {
-                if has_body {
-                    client.unread_body.set(true);
-                }
-                return Ok(respond::failed(exchange, failure, &id, &decision));
-            }
+            return Ok(respond::failed(exchange, failure, &id, &decision));
         }
     }
     let (body, upload) = match upload(&client, &mut parts, incoming) {
@@ -92,6 +94,47 @@ pub(super) async fn serve(
     })
 }
 
+/// What the target is asked to switch to: what the client offers, or WebSocket where it opened one over HTTP/2. Targets
+/// that speak HTTP/2 are asked for nothing, and a WebSocket does not get there.
+#[inline(always)]
+fn switch_to(
+    exchange: &Exchange,
+    parts: &mut request::Parts,
+    is_socket: bool,
+    offered: Option<HeaderValue>,
+) -> Result<Option<HeaderValue>, Failure> {
+    if !is_socket && offered.is_none() {
+        return Ok(None);
+    }
+    if exchange.targets_speak_http2() {
+        return if is_socket { Err(Failure::BadResponse) } else { Ok(None) };
+    }
+    let offered = match offered {
+        Some(offered) if !is_socket => offered,
+        _ => tunnel::websocket(parts, &mut *exchange.client.worker.rng.borrow_mut()),
+    };
+    tunnel::ask(&mut parts.headers, &offered);
+    Ok(Some(offered))
+}
+
+/// The route's filters on the request: an answer that the route gives itself, if it does.
+#[inline(always)]
+fn filtered(
+    exchange: &mut Exchange,
+    from: (IpAddr, &HeaderValue),
+    parts: &mut request::Parts,
+    is_socket: bool,
+) -> Result<Option<Response<Bytes>>, Failure> {
+    if exchange.local.filters.of(exchange.route).is_none() {
+        return Ok(None);
+    }
+    match filter::apply(exchange, from, parts)? {
+        // To a CONNECT, any success would say that the tunnel stands.
+        Some(_) if is_socket => Err(Failure::BadResponse),
+        answer => Ok(answer),
+    }
+}
+
 /// The stream of a WebSocket over HTTP/2 (RFC 8441), whose request is from now on the GET that it is over HTTP/1.1.
 fn socket_over_http2(parts: &mut request::Parts) -> Option<OnUpgrade> {
     if parts.method != Method::CONNECT || parts.extensions.get::<Protocol>()?.as_str() != "websocket" {
@@ -111,7 +154,12 @@ async fn switch(
     (id, decision): (&HeaderValue, &Decision),
 ) -> Response<ResponseBody> {
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return respond::relay(exchange, answer, decision);
+        // To a CONNECT, any success would say that the tunnel stands.
+        let misleading = socket.is_some() && answer.response.status().is_success();
+        return match misleading {
+            true => respond::failed(exchange, Failure::BadResponse, id, decision),
+            false => respond::relay(exchange, answer, decision),
+        };
     }
     let protocol = offered.and_then(|offered| tunnel::accepted(answer.response.headers(), &offered));
     let (Some(protocol), Some(target)) = (protocol, answer.lease.switched().await) else {

@@ -5,6 +5,7 @@ use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::forward::Answer;
+use super::grpc;
 use super::headers;
 use crate::routing::request::Unfit;
 use crate::routing::sticky::Fallback;
@@ -56,6 +57,7 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
     exchange.edit_answer(&mut parts.headers);
     give_cookie(&mut parts.headers, &exchange, decision);
     exchange.answered(parts.status);
+    exchange.grpc_status(&parts.headers);
     exchange.client.finish_head(&mut parts.headers, close);
     Response::from_parts(parts, ResponseBody::of_target(incoming, lease, upload, exchange))
 }
@@ -95,7 +97,10 @@ pub(super) fn failed(
 ) -> Response<ResponseBody> {
     exchange.failed(failure.reason());
     exchange.answered(failure.status());
-    let mut response = problem(failure.status(), failure.detail(), Some(request_id));
+    let mut response = match exchange.is_grpc() {
+        true => call_failed(failure),
+        false => problem(failure.status(), failure.detail(), Some(request_id)),
+    };
     exchange.edit_answer(response.headers_mut());
     give_cookie(response.headers_mut(), &exchange, decision);
     let close = failure.leaves_body_unread();
@@ -144,6 +149,16 @@ fn problem(status: StatusCode, detail: &str, request_id: Option<&HeaderValue>) -
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A gRPC answer without a message: the status is in the head.
+fn call_failed(failure: Failure) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, grpc::CONTENT);
+    headers.insert(grpc::STATUS, grpc::status_of(failure));
+    headers.insert(grpc::MESSAGE, HeaderValue::from_static(failure.detail()));
     response
 }
 

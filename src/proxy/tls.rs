@@ -1,113 +1,199 @@
-//! Server-side TLS of a listener: certificates by name, versions and protocols as configured.
+//! TLS with clients: handshakes, how many may be under way, and what a client's certificate says of it.
+//!
+//! A handshake that makes no progress costs memory and nothing else, so that silent clients must not keep others out:
+//! past the limit the one that has waited longest goes, not the one that comes.
 
-use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use std::path::{Path, PathBuf};
+use super::clock::{Clock, Watch};
+use super::connection::linger;
+use super::io::Stream;
+use super::upstream::within;
+use super::worker::Worker;
+use crate::boundary::outcomes::{Handshake, ListenerOutcomes};
+use crate::boundary::table::ListenerTls;
+use crate::tls::server::client_trouble;
+use crate::tls::time;
+use crate::tls::x509::{self, Leaf};
+use http::{HeaderName, HeaderValue};
+use rustls::HandshakeKind;
+use rustls::pki_types::CertificateDer;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-/// What a listener's TLS is made of. Paths are PEM files; the first certificate answers names that no other has.
-#[derive(Clone, Debug)]
-pub struct TlsPlan {
-    pub certs: Vec<(PathBuf, PathBuf)>,
-    pub tls12: bool,
-    pub h2: bool,
-    pub http1: bool,
+/// What the targets are told of a client's certificate: headers that it can't set itself.
+pub(super) type Identity = Box<[(HeaderName, HeaderValue)]>;
+
+/// A client whose handshake is done.
+pub(super) struct Secured {
+    pub(super) stream: Box<TlsStream<TcpStream>>,
+    pub(super) h2: bool,
+    pub(super) identity: Option<Identity>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    #[error("can't read a certificate from {path}: {error}")]
-    Certificate { path: PathBuf, error: rustls::pki_types::pem::Error },
-    #[error("{path} holds no certificate")]
-    NoCertificate { path: PathBuf },
-    #[error("can't read a private key from {path}: {error}")]
-    Key { path: PathBuf, error: rustls::pki_types::pem::Error },
-    #[error("{cert} and {key} don't make a certificate to serve: {error}")]
-    Pair { cert: PathBuf, key: PathBuf, error: rustls::Error },
-    #[error("TLS can't be set up: {0}")]
-    Setup(#[from] rustls::Error),
-    #[error("no certificate is configured")]
-    Empty,
-}
-
-/// The listener's configuration for rustls.
-pub fn server_config(plan: &TlsPlan) -> Result<Arc<ServerConfig>, TlsError> {
-    let versions: &[&rustls::SupportedProtocolVersion] =
-        if plan.tls12 { &[&rustls::version::TLS13, &rustls::version::TLS12] } else { &[&rustls::version::TLS13] };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(versions)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Certificates::load(&plan.certs)?));
-    if plan.h2 {
-        config.alpn_protocols.push(b"h2".to_vec());
-    }
-    if plan.http1 {
-        config.alpn_protocols.push(b"http/1.1".to_vec());
-    }
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
-    Ok(Arc::new(config))
-}
-
-/// Chooses by server name: exact, then `*.` for one label, then the first.
-#[derive(Debug)]
-struct Certificates {
-    named: Vec<(String, Arc<CertifiedKey>)>,
-    default: Arc<CertifiedKey>,
-}
-
-impl Certificates {
-    fn load(pairs: &[(PathBuf, PathBuf)]) -> Result<Certificates, TlsError> {
-        let mut named = Vec::new();
-        let mut default = None;
-        for (cert, key) in pairs {
-            let certified = Arc::new(load_pair(cert, key)?);
-            for name in names_of(&certified) {
-                named.push((name, Arc::clone(&certified)));
+/// Speaks TLS with a client that was just accepted; None when that came to nothing, which is counted.
+pub(super) async fn handshake(
+    worker: &Rc<Worker>,
+    tls: Arc<ListenerTls>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    listener: &ListenerOutcomes,
+) -> Option<Secured> {
+    let limits = worker.limits();
+    let waiting = worker.handshakes.begin(&worker.clock, worker.share(limits.max_handshakes), limits.handshake_timeout);
+    let accept = TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp).into_fallible();
+    let accepted = within(&waiting.deadline, accept).await;
+    let shed = waiting.shed.get();
+    drop(waiting);
+    let (outcome, secured) = match accepted {
+        None => (if shed { Handshake::Shed } else { Handshake::Timeout }, None),
+        Some(Ok(stream)) => match secured(&tls, stream) {
+            Ok(secured) => secured,
+            Err(why) => {
+                log_refusal(listener, peer, why);
+                (Handshake::Failed, None)
             }
-            default.get_or_insert(certified);
+        },
+        Some(Err((error, tcp))) => {
+            match client_trouble(&error) {
+                Some(why) => log_refusal(listener, peer, &why),
+                None => tracing::debug!(%peer, "TLS handshake failed: {error}"),
+            }
+            // What the client sent meanwhile is read, or the alert that says why would be lost with a reset.
+            if error.kind() == std::io::ErrorKind::InvalidData {
+                linger(Stream::Tcp(tcp), b"").await;
+            }
+            (Handshake::Failed, None)
         }
-        Ok(Certificates { named, default: default.ok_or(TlsError::Empty)? })
-    }
+    };
+    listener.shards[worker.id].handshakes[outcome as usize].add(1);
+    secured
+}
 
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
-        self.named.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, certified)| certified)
+/// Who asks for certificates wants to know; who does not is not told of every scan.
+fn log_refusal(listener: &ListenerOutcomes, peer: SocketAddr, why: &str) {
+    if let Some(more) = listener.may_log_refusal() {
+        tracing::info!(%peer, more, "a TLS client is refused: {why}");
     }
 }
 
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let by_name = hello.server_name().and_then(|name| {
-            let wildcard = || name.split_once('.').and_then(|(_, parent)| self.find(&format!("*.{parent}")));
-            self.find(name).or_else(wildcard)
-        });
-        Some(Arc::clone(by_name.unwrap_or(&self.default)))
+fn secured(tls: &ListenerTls, stream: TlsStream<TcpStream>) -> Result<(Handshake, Option<Secured>), &'static str> {
+    let session = stream.get_ref().1;
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    let h2 = session.alpn_protocol() == Some(b"h2");
+    let identity = match session.peer_certificates().and_then(<[_]>::first) {
+        None => None,
+        Some(cert) => Some(identity(tls, cert)?),
+    };
+    let outcome = if resumed { Handshake::Resumed } else { Handshake::Full };
+    Ok((outcome, Some(Secured { stream: Box::new(stream), h2, identity })))
+}
+
+/// A resumed session shows the certificate of the first handshake, which may have expired since.
+fn identity(tls: &ListenerTls, cert: &CertificateDer<'_>) -> Result<Identity, &'static str> {
+    let leaf = Leaf::read(cert).ok_or("its certificate is malformed")?;
+    if leaf.not_after < time::unix(SystemTime::now()) {
+        return Err("its certificate has expired");
+    }
+    let mut headers = Vec::new();
+    // Nobody's name is no name.
+    if let Some(header) = tls.subject_header.as_ref().filter(|_| !leaf.subject.is_empty()) {
+        let subject = HeaderValue::from_str(&leaf.subject).map_err(|_| "its subject is no header value")?;
+        headers.push((header.clone(), subject));
+    }
+    if let Some(header) = &tls.cert_header {
+        let cert = HeaderValue::from_str(&x509::client_cert(cert)).map_err(|_| "its certificate is no header value")?;
+        headers.push((header.clone(), cert));
+    }
+    Ok(headers.into())
+}
+
+/// A worker's handshakes under way, the one that has waited longest first.
+#[derive(Default)]
+pub(super) struct Handshakes {
+    queue: RefCell<VecDeque<Weak<Waiting>>>,
+    under_way: Cell<usize>,
+}
+
+pub(super) struct Waiting {
+    deadline: Watch,
+    shed: Cell<bool>,
+    all: Rc<Handshakes>,
+}
+
+impl Handshakes {
+    /// Another one, with its time; past `limit` the oldest one's time is over.
+    fn begin(self: &Rc<Self>, clock: &Rc<Clock>, limit: usize, timeout: Duration) -> Rc<Waiting> {
+        let deadline = Watch::new(clock);
+        deadline.due_after(timeout);
+        let waiting = Rc::new(Waiting { deadline, shed: Cell::new(false), all: Rc::clone(self) });
+        self.under_way.set(self.under_way.get() + 1);
+        let mut queue = self.queue.borrow_mut();
+        while self.under_way.get() > limit.max(1)
+            && let Some(oldest) = queue.pop_front()
+        {
+            if let Some(oldest) = oldest.upgrade() {
+                oldest.shed.set(true);
+                oldest.deadline.due_at(clock.now());
+                self.under_way.set(self.under_way.get() - 1);
+            }
+        }
+        queue.push_back(Rc::downgrade(&waiting));
+        // Those that ended stay in the queue until it is mostly of them.
+        if queue.len() > 2 * self.under_way.get() + 64 {
+            queue.retain(|waiting| waiting.strong_count() > 0);
+        }
+        waiting
     }
 }
 
-fn load_pair(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
-    let unreadable = |error| TlsError::Certificate { path: cert.to_owned(), error };
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(cert).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)?;
-    if chain.is_empty() {
-        return Err(TlsError::NoCertificate { path: cert.to_owned() });
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.shed.get() {
+            self.all.under_way.set(self.all.under_way.get() - 1);
+        }
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::Key { path: key.to_owned(), error })?;
-    CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider()).map_err(|error| TlsError::Pair {
-        cert: cert.to_owned(),
-        key: key.to_owned(),
-        error,
-    })
 }
 
-/// The DNS names that a certificate is for; none when it can't be read, which leaves it as a default.
-fn names_of(certified: &CertifiedKey) -> Vec<String> {
-    let Some(leaf) = certified.cert.first() else { return Vec::new() };
-    match webpki::EndEntityCert::try_from(leaf) {
-        Ok(cert) => cert.valid_dns_names().map(str::to_owned).collect(),
-        Err(_) => Vec::new(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Context;
+
+    fn is_over(waiting: &Waiting) -> bool {
+        waiting.deadline.poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn past_the_limit_the_oldest_goes() {
+        let (clock, handshakes) = (Rc::new(Clock::default()), Rc::new(Handshakes::default()));
+        let begin = || handshakes.begin(&clock, 3, Duration::from_secs(10));
+        let mut all: Vec<_> = (0..3).map(|_| begin()).collect();
+        // One that is done makes room.
+        drop(all.remove(1));
+        all.push(begin());
+        assert!(all.iter().all(|waiting| !is_over(waiting)));
+        all.push(begin());
+        let shed: Vec<bool> = all.iter().map(|waiting| waiting.shed.get() && is_over(waiting)).collect();
+        assert_eq!(shed, [true, false, false, false]);
+        drop(all);
+        assert_eq!(handshakes.under_way.get(), 0);
+    }
+
+    #[test]
+    fn what_has_ended_does_not_pile_up_behind_one_that_waits() {
+        let (clock, handshakes) = (Rc::new(Clock::default()), Rc::new(Handshakes::default()));
+        let begin = || handshakes.begin(&clock, 100, Duration::from_secs(10));
+        let slow = begin();
+        for _ in 0..10_000 {
+            begin();
+        }
+        assert!(handshakes.queue.borrow().len() < 100);
+        assert_eq!((handshakes.under_way.get(), is_over(&slow)), (1, false));
     }
 }

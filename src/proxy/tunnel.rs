@@ -10,6 +10,7 @@ mod frames;
 use super::clock::{Tick, Watch};
 use super::connection::Client;
 use super::exchange::Exchange;
+use super::io::TargetStream;
 use super::upstream::Lease;
 use super::worker::Worker;
 use crate::boundary::outcomes::VariantOutcomes;
@@ -31,7 +32,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 const WEBSOCKET: &[u8] = b"websocket";
 /// How much is read at once.
@@ -105,7 +105,7 @@ fn tokens(headers: &HeaderMap, name: http::HeaderName) -> impl Iterator<Item = &
 
 /// The target's end of a tunnel, and what the table said of it.
 pub(super) struct Tunnel {
-    target: TcpStream,
+    target: TargetStream,
     /// What the target sent right after its 101.
     early: Bytes,
     /// Keeps the target busy and the connection's place taken.
@@ -120,7 +120,7 @@ impl Tunnel {
         decision: &Decision,
         protocol: &HeaderValue,
         lease: Lease,
-        (target, early): (TcpStream, Bytes),
+        (target, early): (TargetStream, Bytes),
     ) -> Tunnel {
         let websocket = protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET);
         let open = Open::new(exchange);

@@ -3,26 +3,32 @@
 //! A lent connection is driven by the request that has it, not by a task of its own: the two sockets of a request
 //! share one wake-up. Idle ones are polled once in a while, so that one the target closed is dropped.
 
+mod http2;
 pub(super) mod pool;
 
 use super::body::{Broken, RequestBody};
 use super::clock::{Clock, Tick, Watch};
 use super::failure::Failure;
-use super::io::{Driving, TargetIo};
+use super::io::{Driving, TargetIo, TargetStream};
 use crate::boundary::outcomes::TargetShard;
 use crate::boundary::table::Target;
 use crate::limits::UPSTREAM_IDLE;
+use crate::tls::client::explain;
 use bytes::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pool::Capacity;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// A target left alone after a refused connection, while others are there.
 const FAILING_FOR: Duration = Duration::from_secs(1);
@@ -31,8 +37,11 @@ const FAILING_FOR: Duration = Duration::from_secs(1);
 pub(super) struct LocalTarget {
     pub(super) name: String,
     addrs: Vec<SocketAddr>,
+    tls: Option<TargetTls>,
+    http2: bool,
     next_addr: Cell<usize>,
     idle: RefCell<Vec<IdleConnection>>,
+    shared: http2::Connections,
     in_flight: Cell<usize>,
     failing_until: Cell<Tick>,
     retired: Cell<bool>,
@@ -41,13 +50,33 @@ pub(super) struct LocalTarget {
     clock: Rc<Clock>,
 }
 
+/// What a target is spoken TLS with.
+#[derive(Clone)]
+struct TargetTls {
+    connector: TlsConnector,
+    /// Whom it must prove to be.
+    name: ServerName<'static>,
+}
+
 impl LocalTarget {
-    pub(super) fn new(target: &Target, worker: usize, clock: &Rc<Clock>) -> LocalTarget {
+    pub(super) fn new(
+        target: &Target,
+        (tls, http2): (Option<&Arc<ClientConfig>>, bool),
+        worker: usize,
+        clock: &Rc<Clock>,
+    ) -> LocalTarget {
+        let named = |(config, name): (&Arc<ClientConfig>, &ServerName<'static>)| TargetTls {
+            connector: TlsConnector::from(Arc::clone(config)),
+            name: name.clone(),
+        };
         LocalTarget {
             name: target.name.clone(),
             addrs: target.addrs.clone(),
+            tls: tls.zip(target.server_name.as_ref()).map(named),
+            http2,
             next_addr: Cell::new(0),
             idle: RefCell::default(),
+            shared: http2::Connections::default(),
             in_flight: Cell::new(0),
             failing_until: Cell::default(),
             retired: Cell::new(false),
@@ -56,8 +85,16 @@ impl LocalTarget {
             clock: Rc::clone(clock),
         }
     }
-    pub(super) fn is(&self, target: &Target) -> bool {
-        self.name == target.name && self.addrs == target.addrs
+    /// The same server, spoken with in the same way: connections to it can be kept.
+    pub(super) fn is(&self, target: &Target, (tls, http2): (Option<&Arc<ClientConfig>>, bool)) -> bool {
+        let same_tls = match (&self.tls, tls) {
+            (None, None) => true,
+            (Some(own), Some(tls)) => {
+                Arc::ptr_eq(own.connector.config(), tls) && target.server_name.as_ref() == Some(&own.name)
+            }
+            _ => false,
+        };
+        self.name == target.name && self.addrs == target.addrs && self.http2 == http2 && same_tls
     }
     pub(super) fn has_address(&self) -> bool {
         !self.addrs.is_empty()
@@ -91,6 +128,7 @@ impl LocalTarget {
     fn retire(&self) {
         self.retired.set(true);
         self.idle.borrow_mut().clear();
+        self.shared.retire();
     }
 
     /// Drops idle connections that the target closed or that are too old.
@@ -99,11 +137,12 @@ impl LocalTarget {
             connection.drive(&quiet());
             connection.is_idle() && connection.idle_since.after(UPSTREAM_IDLE) > now
         });
+        self.shared.sweep(now);
     }
 
     /// Opens a connection to one of the target's addresses before `end`. All are tried, beginning with another each
     /// time, each with its share of the time that is left.
-    async fn connect(&self, end: Tick) -> Result<TcpStream, ConnectError> {
+    async fn connect(&self, end: Tick) -> Result<TargetStream, ConnectError> {
         let start = self.next_addr.get();
         self.next_addr.set(start.wrapping_add(1));
         let deadline = Watch::new(&self.clock);
@@ -111,17 +150,31 @@ impl LocalTarget {
         for at in 0..self.addrs.len() {
             let addr = self.addrs[(start + at) % self.addrs.len()];
             deadline.due_at(self.clock.now().share_until(end, self.addrs.len() - at));
-            match within(&deadline, TcpStream::connect(addr)).await {
+            match within(&deadline, self.connect_to(addr)).await {
                 None => last = Some(ConnectError::TimedOut),
                 Some(Ok(stream)) => {
                     self.count_connect(true);
                     return Ok(stream);
                 }
-                Some(Err(error)) => last = Some(ConnectError::Refused(error)),
+                Some(Err(error)) => last = Some(error),
             }
         }
         self.count_connect(false);
         Err(last.unwrap_or_else(|| ConnectError::Refused(std::io::ErrorKind::AddrNotAvailable.into())))
+    }
+
+    async fn connect_to(&self, addr: SocketAddr) -> Result<TargetStream, ConnectError> {
+        let tcp = TcpStream::connect(addr).await.map_err(ConnectError::Refused)?;
+        // A failure costs latency only.
+        let _ = tcp.set_nodelay(true);
+        let Some(tls) = &self.tls else { return Ok(TargetStream::Tcp(tcp)) };
+        // Boxed: a plain connection's future should not carry it.
+        let stream = Box::pin(tls.connector.connect(tls.name.clone(), tcp)).await.map_err(ConnectError::Tls)?;
+        let agreed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if self.http2 && !agreed {
+            return Err(ConnectError::NoHttp2);
+        }
+        Ok(TargetStream::Tls(Box::new(stream)))
     }
 
     fn count_connect(&self, worked: bool) {
@@ -144,6 +197,10 @@ pub(super) enum ConnectError {
     TimedOut,
     #[error("{0}")]
     Refused(std::io::Error),
+    #[error("{}", explain(.0))]
+    Tls(std::io::Error),
+    #[error("the target's TLS does not agree to h2 (ALPN), and the pool's protocol is h2")]
+    NoHttp2,
 }
 
 /// The future's result, or None when the deadline passed first.
@@ -168,7 +225,7 @@ pub(super) struct Connection {
     driver: Option<http1::Connection<TokioIo<TargetIo>, RequestBody>>,
     /// The request asks to switch protocols, and what is left of HTTP once that is done.
     switching: bool,
-    switched: Option<(TcpStream, Bytes)>,
+    switched: Option<(TargetStream, Bytes)>,
     idle_since: Tick,
     used: bool,
     driving: Rc<Driving>,
@@ -176,9 +233,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    async fn open(stream: TcpStream, place: pool::Place, clock: &Clock) -> Result<Box<Connection>, hyper::Error> {
-        // A failure costs latency only.
-        let _ = stream.set_nodelay(true);
+    async fn open(stream: TargetStream, place: pool::Place, clock: &Clock) -> Result<Box<Connection>, hyper::Error> {
         let driving = Rc::new(Driving::default());
         let io = TokioIo::new(TargetIo::new(stream, &driving));
         let (sender, driver) = http1::Builder::new().handshake(io).await?;
@@ -234,6 +289,8 @@ impl Drop for Busy {
 /// A connection lent to one request; given back when dropped, if it can serve another.
 pub(super) struct Lease {
     connection: Option<Box<Connection>>,
+    /// Of an HTTP/2 connection, instead.
+    stream: Option<http2::Stream>,
     busy: Busy,
     capacity: Rc<Capacity>,
     /// The response head has come; until then the connection can't go back.
@@ -245,12 +302,25 @@ pub(super) enum Sent {
     Answered(http::Response<hyper::body::Incoming>),
     /// Nothing of it reached the target: it can be sent again.
     Unsent(Box<http::Request<RequestBody>>),
-    Failed(hyper::Error),
+    Failed {
+        error: hyper::Error,
+        /// The target says that it did not look at the request.
+        untouched: bool,
+    },
 }
 
 impl Lease {
     fn new(connection: Box<Connection>, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
-        Lease { connection: Some(connection), busy, capacity: Rc::clone(capacity), answered: false }
+        Lease { connection: Some(connection), stream: None, busy, capacity: Rc::clone(capacity), answered: false }
+    }
+
+    fn on_stream(stream: http2::Stream, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
+        Lease { connection: None, stream: Some(stream), busy, capacity: Rc::clone(capacity), answered: false }
+    }
+
+    /// The connection is shared and driven by a task of its own.
+    pub(super) fn is_stream(&self) -> bool {
+        self.stream.is_some()
     }
 
     pub(super) fn target(&self) -> &LocalTarget {
@@ -259,7 +329,10 @@ impl Lease {
 
     /// The connection is closed: nothing more comes or goes.
     pub(super) fn is_over(&self) -> bool {
-        self.connection.as_ref().is_none_or(|connection| connection.driver.is_none())
+        match &self.stream {
+            Some(stream) => stream.is_over(),
+            None => self.connection.as_ref().is_none_or(|connection| connection.driver.is_none()),
+        }
     }
 
     /// No request was sent on the connection before.
@@ -293,7 +366,7 @@ impl Lease {
     }
 
     /// The bare connection after a 101, and what came on it already; None when it broke.
-    pub(super) async fn switched(&mut self) -> Option<(TcpStream, Bytes)> {
+    pub(super) async fn switched(&mut self) -> Option<(TargetStream, Bytes)> {
         let connection = self.connection.as_mut()?;
         std::future::poll_fn(|cx| {
             connection.drive(cx);
@@ -309,6 +382,9 @@ impl Lease {
         request: http::Request<RequestBody>,
         mut each_poll: impl FnMut(&mut Context<'_>) -> Poll<Failure>,
     ) -> Result<Sent, Failure> {
+        if let Some(stream) = &self.stream {
+            return stream.send(request, &self.busy.0.name, each_poll).await;
+        }
         let Some(connection) = &mut self.connection else {
             return Ok(Sent::Unsent(Box::new(request)));
         };
@@ -331,7 +407,7 @@ impl Lease {
             Ok(response) => Sent::Answered(response),
             Err(mut error) => match error.take_message() {
                 Some(request) => Sent::Unsent(Box::new(request)),
-                None => Sent::Failed(error.into_error()),
+                None => Sent::Failed { error: error.into_error(), untouched: false },
             },
         })
     }
@@ -339,6 +415,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.stream.take().is_some() {
+            return self.capacity.wake_next();
+        }
         let Some(mut connection) = self.connection.take().filter(|_| self.answered) else { return };
         if !connection.is_idle() {
             // The answer's end may have been read together with its last piece: let the connection see it.
@@ -356,6 +435,15 @@ impl Drop for Lease {
 /// For polls of channels whose other end is polled by the same task, right after.
 pub(super) fn quiet() -> Context<'static> {
     Context::from_waker(Waker::noop())
+}
+
+/// hyper's error with what is behind it, for the log. In TLS 1.3 a target refuses Weir's certificate only now.
+pub(super) fn in_words(error: &hyper::Error) -> String {
+    match std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>()) {
+        Some(io) if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => explain(io),
+        Some(io) => format!("{error}: {io}"),
+        None => error.to_string(),
+    }
 }
 
 /// hyper's errors as what they mean for the client.

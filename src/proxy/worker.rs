@@ -5,6 +5,7 @@ use super::connection;
 use super::filter::LocalFilters;
 use super::listener;
 use super::mirror;
+use super::tls::Handshakes;
 use super::upstream::pool::LocalPool;
 use crate::boundary::drain::{DrainWatch, Phase};
 use crate::boundary::outcomes::{ListenerShard, WorkerOutcomes, WorkerShard};
@@ -96,6 +97,7 @@ pub(super) struct Worker {
     pub(super) rng: RefCell<SmallRng>,
     pub(super) draining: Cell<bool>,
     pub(super) drain_began: Cell<Tick>,
+    pub(super) handshakes: Rc<Handshakes>,
     pub(super) mirrors: mirror::Budget,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
@@ -131,6 +133,7 @@ impl Worker {
             rng: RefCell::new(rng),
             draining: Cell::new(false),
             drain_began: Cell::default(),
+            handshakes: Rc::default(),
             mirrors: mirror::Budget::default(),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
@@ -175,7 +178,12 @@ impl Worker {
 
     /// This worker's share of `max_connections`.
     fn room(&self) -> usize {
-        self.limits().max_connections.div_ceil(self.workers)
+        self.share(self.limits().max_connections)
+    }
+
+    /// This worker's share of a number that is the whole process's.
+    pub(super) fn share(&self, of: usize) -> usize {
+        of.div_ceil(self.workers)
     }
 
     /// Waits while the worker has as many connections as it may; the kernel's queue holds the others.

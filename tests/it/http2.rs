@@ -1,36 +1,12 @@
 //! HTTP/2 without TLS, by prior knowledge, and WebSockets on its streams.
 
+use crate::support::http2::{block_on, connect, post};
 use crate::support::*;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::Bytes;
-use hyper::client::conn::http2::SendRequest;
+use http_body_util::Empty;
 use hyper::ext::Protocol;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::net::SocketAddr;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-type Body = http_body_util::Either<Full<Bytes>, Empty<Bytes>>;
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("in time") })
-}
-
-async fn connect(addr: SocketAddr) -> SendRequest<Body> {
-    let stream = tokio::net::TcpStream::connect(addr).await.expect("a connection");
-    let io = TokioIo::new(stream);
-    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
-    tokio::spawn(connection);
-    sender
-}
-
-async fn post(sender: &mut SendRequest<Body>, path: &str, body: Vec<u8>) -> (StatusCode, Bytes) {
-    let request =
-        Request::post(format!("http://test{path}")).body(Body::Left(Full::new(body.into()))).expect("a request");
-    let answer = sender.send_request(request).await.expect("an answer");
-    (answer.status(), answer.into_body().collect().await.expect("a body").to_bytes())
-}
 
 #[test]
 fn http2_by_prior_knowledge_is_served_beside_http1() {
@@ -107,7 +83,7 @@ fn a_websocket_on_a_stream_reaches_an_http1_target() {
         let request = Request::connect("http://test/chat?room=1")
             .header("sec-websocket-version", "13")
             .extension(Protocol::from_static("websocket"))
-            .body(Body::Right(Empty::new()))
+            .body(http_body_util::Either::Right(Empty::new()))
             .expect("a request");
         let answer = sender.send_request(request).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);

@@ -53,6 +53,7 @@ fn a_list_that_is_gone_stays_as_it_was_and_that_is_said_once() {
     assert_eq!(variant(&mut client, "alice"), "canary");
     fs::write(ids(&weir), "alice\nbob\n").expect("the temporary folder is writable");
     eventually("bob is listed", || variant(&mut client, "bob") == "canary");
+    eventually("the log says that too", || weir.log().contains("the list can be read again"));
     let log = weir.log();
     assert_eq!(log.matches("the list can't be read").count(), 1, "{log}");
     assert_eq!(log.matches("the list can be read again").count(), 1, "{log}");

@@ -29,4 +29,7 @@ mod state;
 mod sticky;
 mod streaming;
 mod support;
+mod tls;
 mod tunnels;
+mod upstream_http2;
+mod upstream_tls;

@@ -1,20 +1,15 @@
-//! Addresses to listen on: clients', the admin API's and the metrics'; their certificates and tokens.
+//! Addresses to listen on: clients', the admin API's and the metrics'; their tokens.
 
 use super::Checker;
 use crate::config::cursor::word;
-use crate::config::model::{Admin, AdminAddr, Listener, ListenerTls, Role, Token};
+use crate::config::model::{Admin, AdminAddr, Listener, Role, Token};
 use crate::config::raw;
-use crate::config::source::{At, Place, read_bytes};
-use rustls_pki_types::pem::{PemObject, SliceIter};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use crate::config::source::{At, Place};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 /// The admin API's address when the file names none.
 const ADMIN_LISTEN: &str = "127.0.0.1:9901";
-/// The largest certificate or key file, in bytes.
-const PEM_BYTES: u64 = 4 * 1024 * 1024;
 
 impl Checker<'_> {
     pub fn listeners(&mut self, raw: &[raw::Listener]) -> Option<Vec<Listener>> {
@@ -28,7 +23,7 @@ impl Checker<'_> {
             self.name("listener", name);
         }
         let bind = raw.bind.as_ref().and_then(|bind| self.address(bind));
-        let tls = raw.tls.as_ref().map(|tls| self.tls(tls));
+        let tls = raw.tls.as_ref().map(|tls| self.listener_tls(tls));
         Some(Listener {
             name: raw.name.as_ref()?.value.clone(),
             bind: bind?,
@@ -54,61 +49,6 @@ impl Checker<'_> {
             _ => "write \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned(),
         };
         self.findings.error("bad-address", written.place, message).help(help);
-        None
-    }
-
-    fn tls(&mut self, raw: &raw::ListenerTls) -> Option<ListenerTls> {
-        let certs = raw.certs.as_ref().and_then(|certs| self.certs(certs));
-        let versions = ["1.2", "1.3"];
-        let minimum =
-            raw.min_version.as_ref().map(|written| word(self.findings, written, "listener.tls.min_version", &versions));
-        let protocols = ["h2", "http/1.1"];
-        let alpn = match &raw.alpn {
-            None => vec![0, 1],
-            Some(list) => {
-                if list.value.is_empty() {
-                    let help = "leave `alpn` out for [\"h2\", \"http/1.1\"]";
-                    self.findings.error("bad-value", list.place, "`listener.tls.alpn` is empty").help(help);
-                }
-                let words = list.value.iter();
-                words.filter_map(|one| word(self.findings, one, "listener.tls.alpn", &protocols)).collect()
-            }
-        };
-        Some(ListenerTls {
-            certs: certs?,
-            tls12: minimum.flatten() != Some(1),
-            h2: alpn.contains(&0),
-            http1: alpn.contains(&1),
-        })
-    }
-
-    fn certs(&mut self, certs: &At<Vec<raw::CertFiles>>) -> Option<Vec<(PathBuf, PathBuf)>> {
-        if certs.value.is_empty() {
-            self.findings.error("bad-value", certs.place, "`listener.tls.certs` is empty");
-        }
-        let pairs: Vec<_> = certs
-            .value
-            .iter()
-            .map(|raw::CertFiles { cert, key }| {
-                let cert = cert.as_ref().map(|cert| self.pem(cert, "certificate", holds::<CertificateDer<'static>>));
-                let key = key.as_ref().map(|key| self.pem(key, "private key", holds::<PrivateKeyDer<'static>>));
-                Some((cert??, key??))
-            })
-            .collect();
-        pairs.into_iter().collect()
-    }
-
-    /// The absolute path of a file that holds what it should.
-    fn pem(&mut self, file: &At<String>, what: &str, holds: fn(&[u8]) -> Result<bool, String>) -> Option<PathBuf> {
-        let path = self.sources.resolve(file.place.file, &file.value);
-        let outcome = read_bytes(&path, PEM_BYTES).and_then(|bytes| holds(&bytes));
-        let trouble = match outcome {
-            Ok(true) => return Some(path),
-            Ok(false) => format!("holds no {what} in PEM form"),
-            Err(message) => message,
-        };
-        let name = if file.is_filled() { file.written().to_owned() } else { path.display().to_string() };
-        self.findings.error("tls-file", file.place, format!("{what} file {name}: {trouble}"));
         None
     }
 
@@ -220,16 +160,6 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let all = |address: SocketAddr| address.ip().is_unspecified();
     let covers = |a: SocketAddr, b: SocketAddr| all(a) && (a.is_ipv6() || b.is_ipv4());
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
-}
-
-/// Whether there is at least one such section, and no broken one.
-fn holds<T: PemObject>(pem: &[u8]) -> Result<bool, String> {
-    let mut found = false;
-    for item in SliceIter::<T>::new(pem) {
-        item.map_err(|error| format!("not valid PEM: {error}"))?;
-        found = true;
-    }
-    Ok(found)
 }
 
 fn digest(hex: &str) -> Option<[u8; 32]> {

@@ -23,14 +23,21 @@ impl Checker<'_> {
         self.name("pool", &raw.name);
         let targets = raw.targets.as_ref().and_then(|targets| self.targets(&raw.name.value, targets));
         let most = raw.max_connections.as_ref().and_then(|most| usize::try_from(most.value).ok());
+        let tls =
+            raw.tls.as_ref().map(|tls| self.pool_tls(&raw.name.value, tls, targets.as_deref().unwrap_or_default()));
         let after = |value: &Option<At<Duration>>, default| value.as_ref().map_or(default, |timeout| timeout.value);
         Some(PoolConfig {
             name: raw.name.value.clone(),
             targets: targets?,
             version: raw.version.as_ref().map(|version| version.value.clone()),
             connect_timeout: after(&raw.connect_timeout, CONNECT_TIMEOUT),
+            http2: raw.http2,
             max_connections: most.unwrap_or(MAX_CONNECTIONS),
             queue_timeout: after(&raw.queue_timeout, QUEUE_TIMEOUT),
+            tls: match tls {
+                Some(tls) => Some(tls?),
+                None => None,
+            },
         })
     }
 

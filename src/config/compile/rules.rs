@@ -298,7 +298,6 @@ impl Checker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::compile::lists::Lists;
     use crate::config::findings::Findings;
     use crate::config::provenance::Filled;
     use crate::config::source::Place;
@@ -308,13 +307,7 @@ mod tests {
     fn all_regular_expressions_together_are_bounded() {
         let (sources, mut findings, mut filled) = (Sources::default(), Findings::default(), Filled::default());
         let regex_bytes = ALL_REGEX_BYTES - 2 * LEAST_REGEX_BYTES;
-        let mut check = Checker {
-            sources: &sources,
-            findings: &mut findings,
-            filled: &mut filled,
-            lists: Lists::default(),
-            regex_bytes,
-        };
+        let mut check = Checker { regex_bytes, ..Checker::new(&sources, &mut findings, &mut filled) };
         let mut compiles = |pattern: &str| {
             let written = At::new(pattern.to_owned(), Place { file: 0, start: 0, end: 0 });
             let compiled = check.regex(&written).is_some();

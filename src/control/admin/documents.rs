@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Reason, VariantTotal};
+use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, VariantTotal};
 use crate::boundary::table::{Pool, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
@@ -137,6 +137,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "accepted": shards.iter().map(|shard| shard.accepted.load()).sum::<u64>(),
             "paused": shards.iter().map(|shard| shard.paused.load()).sum::<u64>(),
             "rejected": shards.iter().map(|shard| shard.rejected.load()).sum::<u64>(),
+            "handshakes": handshakes(shards),
         })
     });
     json!({
@@ -150,6 +151,12 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
         "pools": ground.pools.iter().map(|pool| pool_stats(pool)).collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
     })
+}
+
+/// TLS handshakes of a listener, by how they ended.
+fn handshakes(shards: &[ListenerShard]) -> Value {
+    let count = |of: Handshake| shards.iter().map(|shard| shard.handshakes[of as usize].load()).sum::<u64>();
+    Handshake::ALL.iter().map(|of| (of.label().to_owned(), json!(count(*of)))).collect::<Map<_, _>>().into()
 }
 
 /// The answer to a change of weights that was refused, with the route as it is where the generation was old.

@@ -7,8 +7,8 @@
 use super::documents::weights;
 use crate::config::provenance::Provenance;
 use crate::config::{
-    Admin, AdminAddr, Config, Listener, ListenerTls, Log, PoolConfig, Role, RouteConfig, Server, TargetAddr, Token,
-    shown_duration,
+    Admin, AdminAddr, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, PoolConfig, PoolTls, Role,
+    RouteConfig, Server, TargetAddr, Token, shown_duration,
 };
 use crate::control::command::RouteView;
 use crate::control::ground::Ground;
@@ -72,6 +72,8 @@ fn limits(limits: &Limits) -> Value {
         max_headers,
         max_body,
         header_timeout,
+        handshake_timeout,
+        max_handshakes,
         idle_timeout,
         body_idle_timeout,
         tunnel_idle_timeout,
@@ -83,6 +85,8 @@ fn limits(limits: &Limits) -> Value {
         "max_headers": max_headers,
         "max_body": max_body.map_or(json!("unlimited"), |bytes| json!(bytes)),
         "header_timeout": shown_duration(*header_timeout),
+        "handshake_timeout": shown_duration(*handshake_timeout),
+        "max_handshakes": max_handshakes,
         "idle_timeout": shown_duration(*idle_timeout),
         "body_idle_timeout": shown_duration(*body_idle_timeout),
         "tunnel_idle_timeout": shown_duration(*tunnel_idle_timeout),
@@ -124,18 +128,33 @@ fn listener(listener: &Listener) -> Value {
 }
 
 fn listener_tls(tls: &ListenerTls) -> Value {
-    let ListenerTls { certs, tls12, h2, http1 } = tls;
-    let certs = certs.iter().map(|(cert, key)| json!({"cert": shown_path(cert), "key": shown_path(key)}));
+    let ListenerTls { certs, tls12, h2, http1, clients } = tls;
     let alpn = [(h2, "h2"), (http1, "http/1.1")].into_iter().filter(|(spoken, _)| **spoken).map(|(_, name)| name);
     json!({
-        "certs": certs.collect::<Vec<_>>(),
+        "certs": certs.iter().map(cert_files).collect::<Vec<_>>(),
         "min_version": if *tls12 { "1.2" } else { "1.3" },
         "alpn": alpn.collect::<Vec<_>>(),
+        "client": clients.as_ref().map(client_certs),
+    })
+}
+
+fn cert_files(files: &CertFiles) -> Value {
+    let CertFiles { cert, key, ocsp } = files;
+    json!({"cert": shown_path(cert), "key": shown_path(key), "ocsp": ocsp.as_deref().map(shown_path)})
+}
+
+fn client_certs(certs: &ClientCerts) -> Value {
+    let ClientCerts { ca, required, subject_header, cert_header } = certs;
+    json!({
+        "ca": shown_path(ca),
+        "auth": if *required { "require" } else { "request" },
+        "subject_header": subject_header.as_ref().map(|name| name.as_str()),
+        "cert_header": cert_header.as_ref().map(|name| name.as_str()),
     })
 }
 
 fn pool(pool: &PoolConfig) -> Value {
-    let PoolConfig { name: _, targets, version, connect_timeout, max_connections, queue_timeout } = pool;
+    let PoolConfig { name: _, targets, version, connect_timeout, http2, max_connections, queue_timeout, tls } = pool;
     let target = |target: &TargetAddr| match target {
         TargetAddr::Ip(addr) => addr.to_string(),
         TargetAddr::Name { host, port } => format!("{host}:{port}"),
@@ -144,11 +163,22 @@ fn pool(pool: &PoolConfig) -> Value {
         "targets": targets.iter().map(target).collect::<Vec<_>>(),
         "version": version,
         "balance": "p2c",
-        "protocol": "http/1.1",
+        "protocol": if *http2 { "h2" } else { "http/1.1" },
+        "tls": tls.as_ref().map(pool_tls),
         "connect_timeout": shown_duration(*connect_timeout),
         "max_connections": max_connections,
         "queue_timeout": shown_duration(*queue_timeout),
         "slow_start": "0s",
+    })
+}
+
+fn pool_tls(tls: &PoolTls) -> Value {
+    let PoolTls { ca, server_name, client, verify } = tls;
+    json!({
+        "ca": ca.as_deref().map(shown_path),
+        "server_name": server_name,
+        "client": client.as_ref().map(cert_files),
+        "verify": verify,
     })
 }
 

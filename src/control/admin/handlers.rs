@@ -87,6 +87,7 @@ pub async fn reload(
                 .with("warnings", findings["warnings"].take())
                 .into_response()
         }
+        Err(error @ ReloadError::Tls(_)) => Problem::new(400, "tls-files", error.to_string()).into_response(),
         Err(ReloadError::NotSaved(error)) => not_saved(&error.to_string()).into_response(),
         Err(ReloadError::Stopped) => stopping().into_response(),
     }

@@ -3,9 +3,13 @@
 use super::super::balance;
 use super::super::clock::{Clock, Tick, Watch};
 use super::super::failure::Failure;
+use super::super::io::TargetStream;
+use super::http2;
 use super::{Busy, ConnectError, Connection, Lease, LocalTarget, within};
 use crate::boundary::table::Pool;
+use crate::tls::client::with_own_sessions;
 use rand::rngs::SmallRng;
+use rustls::ClientConfig;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -15,6 +19,8 @@ use std::task::{Poll, Waker};
 pub(in crate::proxy) struct LocalPool {
     pub(in crate::proxy) shared: Arc<Pool>,
     targets: Vec<Rc<LocalTarget>>,
+    /// The pool's, with this worker's own sessions.
+    tls: Option<Arc<ClientConfig>>,
     capacity: Rc<Capacity>,
     clock: Rc<Clock>,
 }
@@ -32,17 +38,28 @@ impl LocalPool {
         (worker, workers): (usize, usize),
         clock: &Rc<Clock>,
     ) -> LocalPool {
-        let kept = |target| before.and_then(|pool| pool.targets.iter().find(|local| local.is(target)).map(Rc::clone));
+        let same = |pool: &&LocalPool| {
+            same_config(pool.shared.tls.as_ref(), shared.tls.as_ref()) && pool.shared.http2 == shared.http2
+        };
+        let tls = match before.filter(same) {
+            Some(pool) => pool.tls.clone(),
+            None => shared.tls.as_deref().map(|tls| with_own_sessions(tls, shared.http2)),
+        };
+        let is = |local: &&Rc<LocalTarget>, target| local.is(target, (tls.as_ref(), shared.http2));
+        let kept = |target| before.and_then(|pool| pool.targets.iter().find(|local| is(local, target)).map(Rc::clone));
         let targets: Vec<_> = shared
             .targets
             .iter()
-            .map(|target| kept(target).unwrap_or_else(|| Rc::new(LocalTarget::new(target, worker, clock))))
+            .map(|target| {
+                kept(target)
+                    .unwrap_or_else(|| Rc::new(LocalTarget::new(target, (tls.as_ref(), shared.http2), worker, clock)))
+            })
             .collect();
         let gone = |old: &&Rc<LocalTarget>| !targets.iter().any(|target| Rc::ptr_eq(target, old));
         before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
         let capacity = before.map(|pool| Rc::clone(&pool.capacity)).unwrap_or_default();
         capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
-        LocalPool { shared: Arc::clone(shared), targets, capacity, clock: Rc::clone(clock) }
+        LocalPool { shared: Arc::clone(shared), targets, tls, capacity, clock: Rc::clone(clock) }
     }
 
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
@@ -87,6 +104,18 @@ impl LocalPool {
             if let Some(connection) = idle {
                 return Ok(Lease::new(connection, busy, &self.capacity));
             }
+            if self.shared.http2 {
+                if let Some(stream) = target.shared.stream(&self.clock) {
+                    return Ok(Lease::on_stream(stream, busy, &self.capacity));
+                }
+                if target.shared.is_opening() {
+                    if let Err(error) = self.wait_for_opening(&target, end).await {
+                        failure = error;
+                        tried.push(Rc::as_ptr(&target));
+                    }
+                    continue;
+                }
+            }
             let Some(place) = self.place() else {
                 drop(busy);
                 if AT_CAP == GIVE_UP {
@@ -100,8 +129,18 @@ impl LocalPool {
                 self.wait_for_place(deadline).await?;
                 continue;
             };
-            match self.open(&target, place, end).await {
-                Ok(connection) => return Ok(Lease::new(connection, busy, &self.capacity)),
+            let opened = match self.shared.http2 {
+                true => {
+                    let stream = Box::pin(self.open_shared(&target, place, end)).await;
+                    stream.map(|stream| Lease::on_stream(stream, busy, &self.capacity))
+                }
+                false => {
+                    let connection = self.open(&target, place, end).await;
+                    connection.map(|connection| Lease::new(connection, busy, &self.capacity))
+                }
+            };
+            match opened {
+                Ok(lease) => return Ok(lease),
                 Err(error) => failure = error,
             }
             if self.clock.now() >= end {
@@ -112,18 +151,44 @@ impl LocalPool {
     }
 
     async fn open(&self, target: &LocalTarget, place: Place, end: Tick) -> Result<Box<Connection>, Failure> {
+        let stream = self.connect(target, end).await?;
+        Connection::open(stream, place, &self.clock).await.map_err(|_| Failure::Connect)
+    }
+
+    /// A connection that others may share, and the first stream on it.
+    async fn open_shared(&self, target: &LocalTarget, place: Place, end: Tick) -> Result<http2::Stream, Failure> {
+        let opening = target.shared.begin();
+        let stream = match self.connect(target, end).await {
+            Ok(stream) => opening.open(target, stream, place).await.map_err(|_| Failure::Connect),
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = &stream {
+            opening.failed(*failure);
+        }
+        drop(opening);
+        // Requests that wait for a place have one now: a stream.
+        self.capacity.wake_next();
+        stream
+    }
+
+    async fn wait_for_opening(&self, target: &LocalTarget, end: Tick) -> Result<(), Failure> {
+        let deadline = Watch::new(&self.clock);
+        deadline.due_at(end);
+        within(&deadline, target.shared.wait_for_opening()).await.unwrap_or(Err(Failure::ConnectTimeout))
+    }
+
+    async fn connect(&self, target: &LocalTarget, end: Tick) -> Result<TargetStream, Failure> {
         let end = self.clock.now().after(self.shared.connect_timeout).min(end);
-        let stream = match target.connect(end).await {
-            Ok(stream) => stream,
+        match target.connect(end).await {
+            Ok(stream) => Ok(stream),
             Err(error) => {
                 target.log_failure(&self.shared.name, "can't connect", &error);
-                return Err(match error {
+                Err(match error {
                     ConnectError::TimedOut => Failure::ConnectTimeout,
-                    ConnectError::Refused(_) => Failure::Connect,
-                });
+                    ConnectError::Refused(_) | ConnectError::Tls(_) | ConnectError::NoHttp2 => Failure::Connect,
+                })
             }
-        };
-        Connection::open(stream, place, &self.clock).await.map_err(|_| Failure::Connect)
+        }
     }
 
     /// A place for a new connection; an idle connection to another target makes room when there is none.
@@ -150,6 +215,10 @@ impl LocalPool {
         waiting.turn.came.set(false);
         in_time.ok_or(Failure::Queue)
     }
+}
+
+fn same_config(a: Option<&Arc<ClientConfig>>, b: Option<&Arc<ClientConfig>>) -> bool {
+    a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
 }
 
 /// How many connections the worker has to a pool, how many it may, and who waits for one.

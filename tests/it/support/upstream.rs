@@ -2,7 +2,7 @@
 //! that would mend what Weir sent.
 
 use super::wire::{Head, Wire};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -57,6 +57,7 @@ struct Shared {
     requests: Mutex<Vec<Request>>,
     connections: AtomicUsize,
     open: AtomicUsize,
+    resumed: AtomicUsize,
     stopped: AtomicBool,
 }
 
@@ -67,28 +68,22 @@ impl Upstream {
     }
     /// Reads each request whole, records it and does what `reply` says.
     pub fn answering(reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Upstream {
-        Upstream::with(move |mut wire, shared| {
-            for turn in 0.. {
-                let Ok(Some(head)) = wire.head() else { return };
-                let Ok((body, trailers)) = wire.body(&head, false) else { return };
-                let request = request_of(head, body, trailers, turn);
-                shared.requests.lock().expect("no test thread panicked").push(request.clone());
-                match reply(&request) {
-                    Reply::Bytes(bytes) if wire.try_send(&bytes).is_ok() => {}
-                    Reply::Bytes(_) => return,
-                    // An upstream that closes has no interest in how its last bytes fared.
-                    Reply::Last(bytes) => return drop(wire.try_send(bytes)),
-                    Reply::Reset(bytes) => {
-                        let _ = wire.try_send(bytes);
-                        return wire.reset();
-                    }
-                }
-            }
+        Upstream::with(move |stream, shared| answer(Wire::new(stream), &reply, shared))
+    }
+    /// As [`Upstream::answering`], after a TLS handshake.
+    pub fn over_tls(
+        config: Arc<rustls::ServerConfig>,
+        reply: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Upstream {
+        Upstream::with(move |stream, shared| {
+            let Some((wire, resumed)) = super::tls::accepted(&config, stream) else { return };
+            shared.resumed.fetch_add(usize::from(resumed), SeqCst);
+            answer(wire, &reply, shared);
         })
     }
     /// Hands every connection to `serve`, which sees and sends bytes as it likes.
     pub fn raw(serve: impl Fn(Wire) + Send + Sync + 'static) -> Upstream {
-        Upstream::with(move |wire, _| serve(wire))
+        Upstream::with(move |stream, _| serve(Wire::new(stream)))
     }
     pub fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().expect("no test thread panicked").clone()
@@ -112,7 +107,12 @@ impl Upstream {
         self.shared.open.load(SeqCst)
     }
 
-    fn with(serve: impl Fn(Wire, &Shared) + Send + Sync + 'static) -> Upstream {
+    /// TLS sessions that were resumed.
+    pub fn resumed(&self) -> usize {
+        self.shared.resumed.load(SeqCst)
+    }
+
+    fn with(serve: impl Fn(TcpStream, &Shared) + Send + Sync + 'static) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let addr = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared::default());
@@ -126,7 +126,7 @@ impl Upstream {
                 let (shared, serve) = (Arc::clone(&accepting), Arc::clone(&serve));
                 shared.open.fetch_add(1, SeqCst);
                 std::thread::spawn(move || {
-                    serve(Wire::new(stream), &shared);
+                    serve(stream, &shared);
                     shared.open.fetch_sub(1, SeqCst);
                 });
             }
@@ -140,6 +140,26 @@ impl Drop for Upstream {
         self.shared.stopped.store(true, SeqCst);
         // Wakes the accepting thread; when that fails it is gone already.
         let _ = std::net::TcpStream::connect(self.addr);
+    }
+}
+
+/// Reads each request whole, records it and does what `reply` says.
+fn answer(mut wire: Wire, reply: &impl Fn(&Request) -> Reply, shared: &Shared) {
+    for turn in 0.. {
+        let Ok(Some(head)) = wire.head() else { return };
+        let Ok((body, trailers)) = wire.body(&head, false) else { return };
+        let request = request_of(head, body, trailers, turn);
+        shared.requests.lock().expect("no test thread panicked").push(request.clone());
+        match reply(&request) {
+            Reply::Bytes(bytes) if wire.try_send(&bytes).is_ok() => {}
+            Reply::Bytes(_) => return,
+            // An upstream that closes has no interest in how its last bytes fared.
+            Reply::Last(bytes) => return drop(wire.try_send(bytes)),
+            Reply::Reset(bytes) => {
+                let _ = wire.try_send(bytes);
+                return wire.reset();
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! HTTP/1.1 on a raw socket, for both ends: bytes out as given, messages in with their framing kept visible.
 
 use super::PATIENCE;
+use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
 
@@ -71,8 +72,51 @@ impl Answer {
 
 /// One end of a connection.
 pub struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Vec<u8>,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    TlsClient(Box<StreamOwned<ClientConnection, TcpStream>>),
+    TlsServer(Box<StreamOwned<ServerConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Stream::Tcp(tcp) => tcp,
+            Stream::TlsClient(tls) => &tls.sock,
+            Stream::TlsServer(tls) => &tls.sock,
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        match self {
+            Stream::Tcp(tcp) => tcp.read(buffer),
+            Stream::TlsClient(tls) => tls.read(buffer),
+            Stream::TlsServer(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        match self {
+            Stream::Tcp(tcp) => tcp.write(bytes),
+            Stream::TlsClient(tls) => tls.write(bytes),
+            Stream::TlsServer(tls) => tls.write(bytes),
+        }
+    }
+    fn flush(&mut self) -> Result<()> {
+        match self {
+            Stream::Tcp(tcp) => tcp.flush(),
+            Stream::TlsClient(tls) => tls.flush(),
+            Stream::TlsServer(tls) => tls.flush(),
+        }
+    }
 }
 
 impl Wire {
@@ -81,13 +125,25 @@ impl Wire {
         Wire::new(TcpStream::connect(addr).unwrap_or_else(|e| panic!("connect to {addr}: {e}")))
     }
     pub fn new(stream: TcpStream) -> Wire {
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
-        stream.set_nodelay(true).expect("a TCP socket takes TCP_NODELAY");
+        Wire::over(Stream::Tcp(stream))
+    }
+    /// After the handshake.
+    pub fn tls_client(stream: StreamOwned<ClientConnection, TcpStream>) -> Wire {
+        Wire::over(Stream::TlsClient(Box::new(stream)))
+    }
+    /// After the handshake.
+    pub fn tls_server(stream: StreamOwned<ServerConnection, TcpStream>) -> Wire {
+        Wire::over(Stream::TlsServer(Box::new(stream)))
+    }
+    fn over(stream: Stream) -> Wire {
+        stream.tcp().set_read_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
+        stream.tcp().set_write_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
+        stream.tcp().set_nodelay(true).expect("a TCP socket takes TCP_NODELAY");
         Wire { stream, buffer: Vec::new() }
     }
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
-        self.stream.write_all(bytes.as_ref())
+        self.stream.write_all(bytes.as_ref())?;
+        self.stream.flush()
     }
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Wire {
@@ -178,11 +234,11 @@ impl Wire {
     }
     /// Nothing more is sent; what the peer says is still read.
     pub fn end(&self) {
-        self.stream.shutdown(std::net::Shutdown::Write).expect("the connection is open");
+        self.stream.tcp().shutdown(std::net::Shutdown::Write).expect("the connection is open");
     }
     /// Closes so that the peer reads a reset.
     pub fn reset(self) {
-        let socket = socket2::SockRef::from(&self.stream);
+        let socket = socket2::SockRef::from(self.stream.tcp());
         socket.set_linger(Some(std::time::Duration::ZERO)).expect("a TCP socket takes SO_LINGER");
     }
 

@@ -46,7 +46,10 @@ pub fn described(bytes: &[u8], max_headers: usize) -> Result<Described, Problem>
                 client_ip = Some(ip);
             }
             _ => {
-                return Err(invalid(name, "unknown field; there are method, scheme, path, host, headers and client_ip"));
+                return Err(invalid(
+                    name,
+                    "unknown field; there are method, scheme, path, host, headers and client_ip",
+                ));
             }
         }
     }
