@@ -41,7 +41,7 @@ when = { header = "x-region", prefix = "eu-" }
 weights = { w1 = 0, w2 = 0, w3 = 0, forced = 0, tester = 0, half1 = 0, half2 = 0, both = 100 }
 "#;
 
-const ROUTES: [Route; 6] = [
+const ROUTES: [Route; 7] = [
     Route {
         name: "header",
         matches: "host = \"shop.test\"",
@@ -71,6 +71,12 @@ const ROUTES: [Route; 6] = [
         matches: "host = \"[::1]\", path_exact = \"/api/ping\"",
         sticky: "key = [\"header:x-user-id\"], fallback = \"ip\"",
         weights: ["99.999", "0", "0.001"],
+    },
+    Route {
+        name: "scheme",
+        matches: "scheme = \"https\", host = \"*.test\"",
+        sticky: "fallback = \"ip\"",
+        weights: ["50", "50", "0"],
     },
     Route {
         name: "any",
@@ -141,6 +147,8 @@ impl Random {
         maybe(rng, 0.8, "X-Forwarded-For", format!("6.6.6.6, 10.{}.{}.{}", id % 200, id % 251, id % 13));
         maybe(rng, 0.1, "X-Forwarded-For", "::ffff:192.0.2.7, 127.0.0.1".to_owned());
         maybe(rng, 0.05, "X-Forwarded-For", "unknown".to_owned());
+        let proto = one_of(rng, &["https", "HTTPS", "http", "wss"]).to_owned();
+        maybe(rng, 0.2, "X-Forwarded-Proto", proto);
         let path = one_of(rng, &paths);
         let query = match rng.random_range(0..6) {
             0 => format!("?uid={id}"),
@@ -246,6 +254,7 @@ fn explain_agrees_with_what_the_proxy_did_for_10_000_random_requests() {
         r#""address" "w1" false"#,
         r#""exact" "w1" false"#,
         r#""any" "w2" false"#,
+        r#""scheme" "w2" false"#,
         r#"key "header:x-user-id""#,
         r#"key "cookie:uid""#,
         r#"key "query:uid""#,

@@ -25,6 +25,7 @@ mod rewrite;
 mod routing;
 mod rules;
 mod save;
+mod scheme;
 mod state;
 mod sticky;
 mod streaming;
