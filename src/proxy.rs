@@ -11,6 +11,9 @@ mod exchange;
 mod failure;
 mod filter;
 mod forward;
+mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod guard;
 pub mod headers;
@@ -22,4 +25,5 @@ mod respond;
 mod tls;
 mod tunnel;
 mod upstream;
+mod vet;
 pub mod worker;

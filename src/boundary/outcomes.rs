@@ -269,6 +269,10 @@ pub struct ListenerShard {
     pub paused: Count,
     /// Connections closed for a request that could not be read, or a failed TLS handshake.
     pub rejected: Count,
+    /// Those of them whose request head did not come whole in time.
+    pub late_heads: Count,
+    /// Those of them cut off for a flood of HTTP/2 frames.
+    pub floods: Count,
     /// By [`Handshake`].
     pub handshakes: [Count; 5],
 }

@@ -135,6 +135,18 @@ const REJECTED: Shape = Shape(
     MetricType::COUNTER,
     &["listener"],
 );
+const LATE_HEADS: Shape = Shape(
+    "weir_header_timeouts_total",
+    "Client connections closed because a request head did not come whole in time.",
+    MetricType::COUNTER,
+    &["listener"],
+);
+const FLOODS: Shape = Shape(
+    "weir_http2_floods_total",
+    "HTTP/2 connections cut off for resets, errors or control frames without measure.",
+    MetricType::COUNTER,
+    &["listener"],
+);
 const WEIGHT: Shape = Shape(
     "weir_variant_weight",
     "A variant's weight in percent: live, configured (the file's) and effective (what requests really get).",
@@ -201,6 +213,8 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |scrape| per_listener(scrape, &ACCEPTED, |shard| shard.accepted.load()),
     |scrape| per_listener(scrape, &PAUSED, |shard| shard.paused.load()),
     |scrape| per_listener(scrape, &REJECTED, |shard| shard.rejected.load()),
+    |scrape| per_listener(scrape, &LATE_HEADS, |shard| shard.late_heads.load()),
+    |scrape| per_listener(scrape, &FLOODS, |shard| shard.floods.load()),
     weights,
     generations,
     targets_up,

@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::io::Driving;
 use super::mirror::{self, RequestCopy};
 use super::upstream::{Lease, quiet};
+use super::vet;
 use crate::boundary::outcomes::Reason;
 use crate::limits::DROPPED_BODY_BYTES;
 use bytes::Bytes;
@@ -176,7 +177,7 @@ impl Body for RequestBody {
                 upload.failure.set(Some(Failure::BadBody));
                 return Poll::Ready(Some(Err(Broken("the client's body broke off"))));
             }
-            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Ok(frame))) => vetted(frame),
         };
         if let Some(data) = frame.data_ref() {
             match upload.left.get().checked_sub(data.len() as u64) {
@@ -287,11 +288,12 @@ impl Body for ResponseBody {
                 if ended || frame.is_trailers() {
                     body.finish();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(vetted(frame))))
             }
             Some(Err(_)) => {
                 if let Some(exchange) = &mut body.exchange {
                     exchange.failed(Some(Reason::Reset));
+                    exchange.client.answer_broke();
                 }
                 body.finish();
                 Poll::Ready(Some(Err(Broken("the target's body broke off"))))
@@ -315,6 +317,20 @@ impl Body for ResponseBody {
             Source::Target { incoming, .. } => incoming.size_hint(),
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
+    }
+}
+
+/// Data as it is; of trailers only what may stand there.
+fn vetted(frame: Frame<Bytes>) -> Frame<Bytes> {
+    if !frame.is_trailers() {
+        return frame;
+    }
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            vet::trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
     }
 }
 

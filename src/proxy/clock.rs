@@ -24,6 +24,11 @@ impl Tick {
         Tick(self.0.saturating_add(ticks).saturating_add(1))
     }
 
+    /// Sweeps since an earlier one.
+    pub(super) fn sweeps_since(self, earlier: Tick) -> u32 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// The end of the first of `parts` equal shares of the time until `end`.
     pub(super) fn share_until(self, end: Tick, parts: usize) -> Tick {
         let left = end.0.saturating_sub(self.0);

@@ -5,6 +5,8 @@
 //! the time: how long a head may take, how long nothing may move, how long to stay idle.
 
 use super::clock::{Tick, Watch};
+use super::frames::Breach;
+use super::guard::TooLong;
 use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
 use super::tls::{self, Identity, Secured};
@@ -40,6 +42,12 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// at once would cross with the request of a busy client.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
+/// Room for a head beyond the longest that is allowed, and for bodies.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+const TARGET_TOO_LONG: &[u8] = b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const HEAD_TOO_LONG: &[u8] =
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// What the requests of a connection know of it.
@@ -71,6 +79,8 @@ pub(super) struct Client {
     tunnel: Cell<Option<Box<Tunnel>>>,
     /// The connection is given up because the target's answer stands still.
     stalled: Cell<bool>,
+    /// An answer broke off whose end only the connection's end shows (RFC 9112 §8).
+    cut: Cell<bool>,
 }
 
 impl Client {
@@ -101,6 +111,7 @@ impl Client {
             served: Cell::new(0),
             tunnel: Cell::new(None),
             stalled: Cell::new(false),
+            cut: Cell::new(false),
         })
     }
 
@@ -121,6 +132,25 @@ impl Client {
             return own;
         }
         Scheme::forwarded(headers).unwrap_or(own)
+    }
+
+    /// A head that did not come whole in time.
+    fn head_was_late(&self) {
+        self.rejected();
+        self.listener.shards[self.worker.id].late_heads.add(1);
+    }
+
+    /// How an HTTP/2 connection ended that was not closed in order.
+    fn count_http2_error(&self, error: Option<&hyper::Error>) {
+        let error = error.and_then(std::error::Error::source).and_then(|source| source.downcast_ref::<h2::Error>());
+        let ours = error.filter(|error| error.is_go_away() && error.is_library());
+        let calmed = ours.and_then(h2::Error::reason) == Some(h2::Reason::ENHANCE_YOUR_CALM);
+        if calmed || self.pulse.breach() == Some(Breach::Flood) {
+            self.listener.shards[self.worker.id].floods.add(1);
+        }
+        if ours.is_some() || self.pulse.breach().is_some() {
+            self.rejected();
+        }
     }
 
     /// Whose request it is: the peer's, or whom trusted proxies say they have it from, nearest untrusted first.
@@ -150,6 +180,12 @@ impl Client {
         self.tunnel.set(Some(Box::new(tunnel)));
     }
 
+    /// The target's answer broke off. To HTTP/1.0, which knows no chunks, the connection's orderly end would say that it
+    /// is whole.
+    pub(super) fn answer_broke(&self) {
+        self.cut.set(self.version.get() == Version::HTTP_10);
+    }
+
     /// Why an exchange that did not come to its end was cut.
     pub(super) fn cut_reason(&self) -> Reason {
         if self.stalled.get() { Reason::Timeout } else { Reason::ClientAbort }
@@ -158,6 +194,9 @@ impl Client {
     /// Nothing has moved for too long. The target is to blame when the client has taken all that there was.
     fn give_up(&self) {
         self.stalled.set(self.answering.get() > 0 && self.uploads.get() == 0 && self.pulse.flushed());
+        if self.answering.get() > 0 {
+            self.answer_broke();
+        }
     }
 
     /// A drain ends what is under way with its answer; an idle client has a moment to ask once more, and is told then.
@@ -186,6 +225,7 @@ enum End {
     Http2,
     /// A request head did not come whole in time.
     HeadTimeout,
+    HeadTooLong(TooLong),
     /// Idle, stalled or drained: closed without a word.
     Close,
 }
@@ -210,9 +250,11 @@ pub(super) async fn serve(
     let client = Client::new(&worker, listener, peer, how);
     let pulse = Rc::clone(&client.pulse);
     if h2 {
-        Box::pin(http2(&client, ClientIo::http2(stream, pulse))).await
+        let io = ClientIo::http2(stream, pulse, worker.limits().max_streams);
+        Box::pin(http2(&client, io)).await
     } else {
-        http1(&client, ClientIo::http1(stream, pulse)).await
+        let io = ClientIo::http1(stream, pulse, worker.limits().max_header_bytes);
+        http1(&client, io).await
     }
 }
 
@@ -234,9 +276,12 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo) {
             End::Park => {}
             End::Http2 => {
                 client.h2.set(true);
-                return Box::pin(http2(client, io.into_http2())).await;
+                let io = io.into_http2(client.worker.limits().max_streams);
+                return Box::pin(http2(client, io)).await;
             }
             End::HeadTimeout => return Box::pin(time_out(client, io)).await,
+            End::HeadTooLong(what) => return Box::pin(refuse_long(client, io, what)).await,
+            End::Close | End::Done(_) if client.cut.get() => return io.into_stream().reset(),
             // An answer that is cut must not look whole: TLS then ends without its last word.
             End::Close if client.in_flight.get() > 0 || !client.pulse.flushed() => return,
             End::Close => return Box::pin(close(client, io, false)).await,
@@ -318,6 +363,9 @@ fn poll_time(client: &Client, watch: &Watch, cx: &mut Context<'_>) -> Poll<End> 
     if pulse.is_http2() {
         return Poll::Ready(End::Http2);
     }
+    if let (Some(what), 0, true) = (pulse.too_long(), client.in_flight.get(), pulse.flushed()) {
+        return Poll::Ready(End::HeadTooLong(what));
+    }
     loop {
         let (due, end) = if client.in_flight.get() > 0 || client.uploads.get() > 0 || !pulse.flushed() {
             let moving = client.uploads.get() > 0 || client.answering.get() > 0 || !pulse.flushed();
@@ -365,22 +413,27 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
         .max_send_buf_size(64 * 1024)
+        .max_local_error_reset_streams(Some(limits.max_streams as usize * 2))
         .enable_connect_protocol();
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut told = false;
-    std::future::poll_fn(|cx| {
+    let result = std::future::poll_fn(|cx| {
         let idle = client.idle_since.get().after(h2_idle_limit(client));
         let is_idle = client.in_flight.get() == 0 && idle <= client.worker.clock.now();
         if !told && (client.must_leave() || is_idle) {
             told = true;
             connection.as_mut().graceful_shutdown();
+            if is_idle && client.served.get() == 0 {
+                client.head_was_late();
+            }
         }
-        if connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(result);
         }
-        poll_stall(client, &watch, told, cx)
+        poll_stall(client, &watch, told, cx).map(Ok)
     })
     .await;
+    client.count_http2_error(result.err().as_ref());
 }
 
 fn h2_idle_limit(client: &Client) -> Duration {
@@ -420,12 +473,21 @@ fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_
 }
 
 async fn time_out(client: &Client, io: ClientIo) {
-    client.rejected();
+    client.head_was_late();
     linger(io.into_stream(), REQUEST_TIMEOUT).await;
+}
+
+async fn refuse_long(client: &Client, io: ClientIo, what: TooLong) {
+    client.rejected();
+    let words = if what == TooLong::Target { TARGET_TOO_LONG } else { HEAD_TOO_LONG };
+    linger(io.into_stream(), words).await;
 }
 
 async fn close(client: &Client, io: ClientIo, unread: bool) {
     let mut stream = io.into_stream();
+    if client.cut.get() {
+        return stream.reset();
+    }
     if unread {
         return linger(stream, b"").await;
     }
@@ -480,6 +542,8 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExec {
 pub(super) fn http1_builder(limits: &crate::limits::Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.max_header_size(limits.max_header_bytes);
+    // A head that is too long is noticed when it is whole or the buffer is full.
+    builder.max_buf_size(limits.max_header_bytes.saturating_add(BUFFER_BYTES));
     if limits.max_headers != 100 {
         builder.max_headers(limits.max_headers);
     }

@@ -84,8 +84,8 @@ impl Exchange {
         self.grpc
     }
 
-    pub(super) fn set_grpc(&mut self) {
-        self.grpc = true;
+    pub(super) fn set_grpc(&mut self, grpc: bool) {
+        self.grpc = grpc;
     }
 
     /// A gRPC answer's status has come, in the head or in the trailers. Until then an answer with the head of a good one
@@ -102,6 +102,7 @@ impl Exchange {
 
     /// The answer's last byte is handed on; an exchange dropped without this was cut by the client.
     pub(super) fn finished(&mut self) {
+        self.client.pulse.answered();
         self.whole = true;
     }
 }

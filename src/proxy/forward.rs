@@ -8,11 +8,11 @@ use super::failure::Failure;
 use super::grpc;
 use super::headers;
 use super::mirror::{self, RequestCopy};
-use super::tunnel;
 use super::upstream::pool::QUEUE;
 use super::upstream::{self, Lease, Sent};
-use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
-use http::{Method, Request, StatusCode};
+use super::vet;
+use http::header::HeaderValue;
+use http::{Method, Request};
 use hyper::body::Incoming;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -68,11 +68,12 @@ pub(super) async fn send(
         // Its task runs when this one has written the request.
         mirror::launch(copy.take());
         match lease.send(request, |cx| waiting.poll(cx)).await {
-            Ok(Sent::Answered(response)) if !can_be_passed_on(&response, upgrade) => {
-                lease.target().log_failure(&pool.shared.name, "answer refused", &describe(&response));
-                return Err(Failure::BadResponse);
-            }
-            Ok(Sent::Answered(response)) => {
+            Ok(Sent::Answered(mut response)) => {
+                if let Err(fault) = vet::answer(&mut response, upgrade) {
+                    lease.target().log_failure(&pool.shared.name, "answer refused", &fault.describe());
+                    lease.close();
+                    return Err(Failure::BadResponse);
+                }
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
                 let upload = waiting.upload.filter(|upload| !upload.is_done());
                 return Ok(Answer { response, lease, upload });
@@ -113,25 +114,6 @@ async fn sent_by_this_task(upload: Option<&Upload>) {
     }
 }
 
-/// Neither a protocol switch that nobody asked for, nor a body whose length two parsers could read differently
-/// (RFC 9112 §6.3).
-#[inline(always)]
-pub(super) fn can_be_passed_on<B>(response: &http::Response<B>, upgrade: Option<&HeaderValue>) -> bool {
-    let headers = response.headers();
-    let ambiguous = headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
-    let asked = response.status() != StatusCode::SWITCHING_PROTOCOLS
-        || upgrade.is_some_and(|offered| tunnel::accepted(headers, offered).is_some());
-    asked && !ambiguous
-}
-
-fn describe<B>(response: &http::Response<B>) -> &'static str {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        "101 (Switching Protocols), which nobody asked for"
-    } else {
-        "both Content-Length and Transfer-Encoding"
-    }
-}
-
 /// An HTTP/1.0 client may name no host; the target's own name stands in.
 #[inline(always)]
 pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
@@ -168,6 +150,8 @@ struct Waiting {
     deadline: Watch,
     answering: Cell<bool>,
     hold: Option<Watch>,
+    /// The client waits for a 100 (Continue), which hyper sends it when the body is read.
+    owes_continue: Cell<bool>,
 }
 
 impl Waiting {
@@ -181,7 +165,8 @@ impl Waiting {
         let end = client.worker.clock.now().after(timeout);
         deadline.due_at(end);
         let answering = Cell::new(upload.is_none());
-        Waiting { client, upload, timeout, end, deadline, answering, hold }
+        let owes_continue = Cell::new(hold.is_some());
+        Waiting { client, upload, timeout, end, deadline, answering, hold, owes_continue }
     }
 
     /// The route's time runs while a connection is found, too; the time for the body's progress only after.
@@ -195,7 +180,7 @@ impl Waiting {
 
     /// Ready when the wait is over without an answer.
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Failure> {
-        let asked = interim::relay(&self.client);
+        let asked = interim::relay(&self.client, &self.owes_continue);
         if let (Some(upload), Some(hold)) = (&self.upload, &self.hold)
             && upload.is_held()
             && (asked || hold.poll(cx).is_ready())
@@ -236,8 +221,8 @@ impl Waiting {
 /// happen in one step of one task, so that what is queued on the thread belongs to the request being polled.
 mod interim {
     use super::Client;
-    use http::{HeaderMap, StatusCode};
-    use std::cell::RefCell;
+    use http::{HeaderMap, StatusCode, header};
+    use std::cell::{Cell, RefCell};
 
     thread_local! {
         static SEEN: RefCell<Vec<(StatusCode, HeaderMap)>> = const { RefCell::new(Vec::new()) };
@@ -250,12 +235,12 @@ mod interim {
         });
     }
 
-    /// Passes on what came; true when the target asked for the body with 100 (Continue).
-    pub(super) fn relay(client: &Client) -> bool {
+    /// Passes on what came, all but the 100 (Continue) that hyper sends by itself; true when that one came.
+    pub(super) fn relay(client: &Client, owes_continue: &Cell<bool>) -> bool {
         SEEN.with_borrow_mut(|seen| {
             let mut asked = false;
             for (status, headers) in seen.drain(..) {
-                if status == StatusCode::CONTINUE {
+                if status == StatusCode::CONTINUE && owes_continue.replace(false) {
                     asked = true;
                 } else if client.takes_interim() {
                     client.pulse.send_interim(&encode(status, headers));
@@ -267,6 +252,7 @@ mod interim {
 
     fn encode(status: StatusCode, mut headers: HeaderMap) -> Vec<u8> {
         super::headers::for_client(&mut headers);
+        headers.remove(header::CONTENT_LENGTH);
         let mut head = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("Interim"));
         head.reserve(headers.len() * 40);
         let mut head = head.into_bytes();

@@ -6,35 +6,38 @@
 //! walked once, and where a message must be refused its bytes are replaced by one that no request may have, and then by
 //! the stream's end. hyper then answers 400 in its place among pipelined answers, or cuts a body off, and closes.
 
+mod chunk;
+
+use chunk::ChunkLine;
 use memchr::memchr;
 
 /// Stands for a refused message: not a token, so that hyper's parser fails on it.
 const REFUSED: u8 = 0;
-/// A head longer than this has been refused by hyper's own limit before.
-const MAX_CARRY: usize = 2 * 1024 * 1024;
-/// Bytes of extensions on one chunk's line; nobody sends any (RFC 9112 §7.1.1).
-const MAX_CHUNK_EXTENSION: u16 = 1024;
+/// The longest target; hyper takes no longer one.
+const MAX_TARGET: usize = 65_534;
 
 /// Follows one client's stream of requests.
-#[derive(Default)]
-pub(super) struct Guard {
+pub struct Guard {
     at: At,
-    /// The part of a head that came in earlier reads.
-    carry: Vec<u8>,
+    /// The part of a head's current line that came in earlier reads.
+    line: Vec<u8>,
+    max_head: usize,
+    too_long: Option<TooLong>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum At {
-    #[default]
+/// What of a head is longer than allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooLong {
+    Target,
     Head,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Head(Head),
     Body(u64),
     /// In the line with a chunk's size.
-    ChunkSize {
-        size: u64,
-        digits: u8,
-        extension: u16,
-        cr: bool,
-    },
+    ChunkLine(ChunkLine),
     ChunkData(u64),
     /// The CRLF after a chunk's data; how much of it has come.
     ChunkEnd(u8),
@@ -47,21 +50,42 @@ enum At {
     Refused,
 }
 
+impl Default for At {
+    fn default() -> At {
+        At::Head(Head::default())
+    }
+}
+
 /// A message that must be refused.
-#[derive(Debug, PartialEq, Eq)]
-struct Bad;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bad {
+    Malformed,
+    TooLong(TooLong),
+}
 
 impl Guard {
+    /// Allows heads of so many bytes.
+    pub fn new(max_head: usize) -> Guard {
+        Guard { at: At::default(), line: Vec::new(), max_head, too_long: None }
+    }
+
     /// Looks at bytes just read. Gives how many of them may be handed on; the last of those is made invalid when a
-    /// message had to be refused.
-    pub(super) fn check(&mut self, bytes: &mut [u8]) -> usize {
+    /// message had to be refused for its form. Of one that is too long nothing more is handed on.
+    pub fn check(&mut self, bytes: &mut [u8]) -> usize {
         let mut start = 0;
+        if self.too_long.is_some() {
+            return 0;
+        }
         while start < bytes.len() {
             match self.step(&bytes[start..]) {
                 Ok(taken) => start += taken,
-                Err(Bad) => {
+                Err(bad) => {
                     self.at = At::Refused;
-                    self.carry = Vec::new();
+                    self.line = Vec::new();
+                    if let Bad::TooLong(what) = bad {
+                        self.too_long = Some(what);
+                        return start;
+                    }
                     bytes[start] = REFUSED;
                     return start + 1;
                 }
@@ -70,18 +94,23 @@ impl Guard {
         bytes.len()
     }
 
+    /// Why nothing is handed on, when it is for a length; the answer is Weir's to give then.
+    pub fn too_long(&self) -> Option<TooLong> {
+        self.too_long
+    }
+
     /// A message was refused: nothing that the client sends is read any more.
-    pub(super) fn refused(&self) -> bool {
+    pub fn refused(&self) -> bool {
         self.at == At::Refused
     }
 
     /// Takes at least one byte.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Bad> {
         match self.at {
-            At::Head => self.head(bytes),
+            At::Head(head) => self.head(head, bytes),
             At::Body(left) => {
                 let taken = left.min(bytes.len() as u64);
-                self.at = if left == taken { At::Head } else { At::Body(left - taken) };
+                self.at = if left == taken { At::default() } else { At::Body(left - taken) };
                 Ok(taken as usize)
             }
             At::ChunkData(left) => {
@@ -89,109 +118,115 @@ impl Guard {
                 self.at = if left == taken { At::ChunkEnd(0) } else { At::ChunkData(left - taken) };
                 Ok(taken as usize)
             }
-            At::ChunkSize { size, digits, extension, cr } => {
-                self.at = chunk_size(bytes[0], size, digits, extension, cr)?;
+            At::ChunkLine(line) => {
+                self.at = match line.next(bytes[0]).ok_or(Bad::Malformed)? {
+                    ChunkLine::Whole(0) => At::Trailers { line: 0, cr: false },
+                    ChunkLine::Whole(size) => At::ChunkData(size),
+                    line => At::ChunkLine(line),
+                };
                 Ok(1)
             }
             At::ChunkEnd(come) => {
                 self.at = match (come, bytes[0]) {
                     (0, b'\r') => At::ChunkEnd(1),
-                    (1, b'\n') => At::CHUNK_SIZE,
-                    _ => return Err(Bad),
+                    (1, b'\n') => At::ChunkLine(ChunkLine::BEGIN),
+                    _ => return Err(Bad::Malformed),
                 };
                 Ok(1)
             }
             At::Trailers { line, cr } => {
                 self.at = match (bytes[0], line, cr) {
-                    (b'\n', 0, true) => At::Head,
+                    (b'\n', 0, true) => At::default(),
                     (b'\n', _, true) => At::Trailers { line: 0, cr: false },
-                    (b'\n', _, false) | (_, _, true) => return Err(Bad),
+                    (b'\n', _, false) | (_, _, true) => return Err(Bad::Malformed),
                     (b'\r', ..) => At::Trailers { line, cr: true },
                     _ => At::Trailers { line: line.saturating_add(1), cr: false },
                 };
                 Ok(1)
             }
-            At::Refused => Err(Bad),
+            At::Refused => Err(Bad::Malformed),
         }
     }
 
-    /// A head, or what has come of it.
-    fn head(&mut self, bytes: &[u8]) -> Result<usize, Bad> {
-        if self.carry.is_empty() {
-            return Ok(match look(bytes)? {
-                Some((taken, next)) => {
-                    self.at = next;
-                    taken
-                }
-                None => {
-                    self.carry.extend_from_slice(bytes);
-                    bytes.len()
-                }
-            });
-        }
-        let before = self.carry.len();
-        self.carry.extend_from_slice(bytes);
-        if self.carry.len() > MAX_CARRY {
-            return Err(Bad);
-        }
-        // A head ends with a line feed: without a new one there is nothing new to say.
-        let seen = if memchr(b'\n', bytes).is_some() { look(&self.carry)? } else { None };
-        match seen {
-            Some((taken, next)) => {
-                self.at = next;
-                self.carry = Vec::new();
-                Ok(taken - before)
+    /// Lines of a head, up to its end or that of the bytes.
+    fn head(&mut self, mut head: Head, bytes: &[u8]) -> Result<usize, Bad> {
+        let mut start = 0;
+        while let Some(feed) = memchr(b'\n', &bytes[start..]) {
+            let piece = &bytes[start..start + feed];
+            start += feed + 1;
+            head.grow(feed + 1, self.max_head)?;
+            let over = if self.line.is_empty() {
+                head.line(piece)?
+            } else {
+                self.line.extend_from_slice(piece);
+                let over = head.line(&self.line)?;
+                self.line.clear();
+                over
+            };
+            if over {
+                self.line = Vec::new();
+                self.at = head.next();
+                return Ok(start);
             }
-            None => Ok(bytes.len()),
         }
+        head.grow(bytes.len() - start, self.max_head)?;
+        self.line.extend_from_slice(&bytes[start..]);
+        self.at = At::Head(head);
+        Ok(bytes.len())
     }
 }
 
-impl At {
-    const CHUNK_SIZE: At = At::ChunkSize { size: 0, digits: 0, extension: 0, cr: false };
-}
-
-/// What a head says of its body's length.
-#[derive(Default)]
-struct Framing {
+/// What a head has said so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Head {
+    /// The request line has come.
+    begun: bool,
+    bytes: usize,
     length: Option<u64>,
     chunked: bool,
 }
 
-/// Walks a head's lines. None when it is not whole yet; otherwise its length and what follows.
-fn look(head: &[u8]) -> Result<Option<(usize, At)>, Bad> {
-    let mut framing = Framing::default();
-    let mut start = 0;
-    let mut request_line = true;
-    while let Some(feed) = memchr(b'\n', &head[start..]) {
-        let line = &head[start..start + feed];
-        start += feed + 1;
-        let Some((b'\r', line)) = line.split_last() else { return Err(Bad) };
+impl Head {
+    /// So many bytes more have come; what they are is looked at after.
+    fn grow(&mut self, bytes: usize, max: usize) -> Result<(), Bad> {
+        self.bytes += bytes;
+        if self.begun {
+            if self.bytes > max {
+                return Err(Bad::TooLong(TooLong::Head));
+            }
+        } else if self.bytes > max.min(MAX_TARGET) {
+            return Err(Bad::TooLong(TooLong::Target));
+        }
+        Ok(())
+    }
+
+    /// Takes a line, without its line feed. True when the head ends with it.
+    fn line(&mut self, line: &[u8]) -> Result<bool, Bad> {
+        let Some((b'\r', line)) = line.split_last() else { return Err(Bad::Malformed) };
         match line.first() {
             // Empty lines before a request are let pass (RFC 9112 §2.2).
-            None if request_line => {}
-            None => return Ok(Some((start, framing.next()))),
-            Some(b'c' | b'C' | b't' | b'T') if !request_line => framing.field(line)?,
-            Some(b' ' | b'\t') => return Err(Bad),
-            Some(_) => request_line = false,
+            None => return Ok(self.begun),
+            Some(b' ' | b'\t') => return Err(Bad::Malformed),
+            Some(b'c' | b'C' | b't' | b'T') if self.begun => self.field(line)?,
+            Some(_) if self.begun => {}
+            // A fragment is not part of a target (RFC 9112 §3.2); hyper would cut it off.
+            Some(_) if memchr(b'#', line).is_some() => return Err(Bad::Malformed),
+            Some(_) => self.begun = true,
         }
-        request_line &= line.is_empty();
+        Ok(false)
     }
-    Ok(None)
-}
 
-impl Framing {
     fn field(&mut self, line: &[u8]) -> Result<(), Bad> {
-        let Some(colon) = memchr(b':', line) else { return Err(Bad) };
-        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let Some(colon) = memchr(b':', line) else { return Err(Bad::Malformed) };
+        let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
         if name.eq_ignore_ascii_case(b"content-length") {
-            let length = decimal(value).ok_or(Bad)?;
+            let length = decimal(value).ok_or(Bad::Malformed)?;
             if self.chunked || self.length.replace(length).is_some() {
-                return Err(Bad);
+                return Err(Bad::Malformed);
             }
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             if self.chunked || self.length.is_some() || !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Bad);
+                return Err(Bad::Malformed);
             }
             self.chunked = true;
         }
@@ -200,42 +235,28 @@ impl Framing {
 
     fn next(&self) -> At {
         match self.length {
-            _ if self.chunked => At::CHUNK_SIZE,
-            None | Some(0) => At::Head,
+            _ if self.chunked => At::ChunkLine(ChunkLine::BEGIN),
+            None | Some(0) => At::default(),
             Some(length) => At::Body(length),
         }
     }
 }
 
-fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
+/// Without optional white space (RFC 9110 §5.6.3).
+fn trim(value: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = value.iter().position(|byte| !is_space(byte)).unwrap_or(value.len());
+    let end = value.iter().rposition(|byte| !is_space(byte)).map_or(start, |last| last + 1);
+    &value[start..end]
 }
 
-fn chunk_size(byte: u8, size: u64, digits: u8, extension: u16, cr: bool) -> Result<At, Bad> {
-    if cr {
-        return match byte {
-            b'\n' if digits == 0 => Err(Bad),
-            b'\n' if size == 0 => Ok(At::Trailers { line: 0, cr: false }),
-            b'\n' => Ok(At::ChunkData(size)),
-            _ => Err(Bad),
-        };
+/// A body's length. One that does not fit a signed number of 64 bits is negative to some.
+pub(super) fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
     }
-    let digit = char::from(byte).to_digit(16);
-    Ok(match (byte, digit) {
-        (b'\r', _) => At::ChunkSize { size, digits, extension, cr: true },
-        (b'\n', _) => return Err(Bad),
-        (_, Some(digit)) if extension == 0 && digits < 16 => {
-            At::ChunkSize { size: size << 4 | u64::from(digit), digits: digits + 1, extension, cr }
-        }
-        (b';' | b' ' | b'\t', _) if digits > 0 && extension == 0 => At::ChunkSize { size, digits, extension: 1, cr },
-        _ if extension > 0 && extension < MAX_CHUNK_EXTENSION => {
-            At::ChunkSize { size, digits, extension: extension + 1, cr }
-        }
-        _ => return Err(Bad),
-    })
+    let length = std::str::from_utf8(text).ok()?.parse().ok()?;
+    i64::try_from(length).is_ok().then_some(length)
 }
 
 #[cfg(test)]
@@ -244,7 +265,7 @@ mod tests {
 
     /// What hyper would get when the bytes come in pieces of `piece` bytes.
     fn handed_on(input: &[u8], piece: usize) -> (Vec<u8>, bool) {
-        let mut guard = Guard::default();
+        let mut guard = Guard::new(4096);
         let mut out = Vec::new();
         for part in input.chunks(piece) {
             let mut part = part.to_vec();
@@ -300,27 +321,64 @@ mod tests {
             "Content-Length: 0x3",
             "Content-Length:",
             "Content-Length: 99999999999999999999",
+            "Content-Length: 9223372036854775808",
+            "Content-Length: 00000000000000000003",
+            "Content-Length: 3\x0b",
+            "Content-Length: 3\x0c",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
             "Transfer-Encoding: gzip, chunked",
             "Transfer-Encoding: chunked, identity",
             "Transfer-Encoding: xchunked",
+            "Transfer-Encoding: chunked,",
+            "Transfer-Encoding: \"chunked\"",
+            "Transfer-Encoding: chunked\x0c",
+            "Transfer-Encoding:",
             "X: y\r\n Transfer-Encoding: chunked",
             "X: y\nContent-Length: 3",
         ] {
             refuses(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\nabc").as_bytes());
         }
         refuses(b"GET / HTTP/1.1\nHost: a\n\n");
+        refuses(b"GET /#a HTTP/1.1\r\nHost: a\r\n\r\n");
+        refuses(b" GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        refuses(b"GET / HTTP/1.1\r\n Host: a\r\n\r\n");
         refuses(b"GET /1 HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n");
     }
 
     #[test]
     fn broken_chunks_are_refused() {
-        for body in ["3\nabc\r\n", "3\r\nabcd\r\n", "g\r\n", "\r\n", "3 x\r\nab\n", "11111111111111111\r\n", "3\rabc"] {
+        for body in ["3\nabc\r\n", "3\r\nabcd\r\n", "g\r\n", "\r\n", "3 x\r\nab\n", "3\rabc", "3;a=\"\r\nabc\r\n"] {
             let bad = format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{body}0\r\n\r\n");
             assert!(handed_on(bad.as_bytes(), 4096).1, "{body:?}");
         }
-        let long = format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;{}\r\n", "x".repeat(5000));
-        assert!(handed_on(long.as_bytes(), 4096).1);
+    }
+
+    #[test]
+    fn a_head_in_small_pieces_keeps_one_line_only() {
+        let mut guard = Guard::new(4096);
+        assert_eq!(guard.check(&mut b"GET / HTTP/1.1\r\nHost: a\r\nX: y".to_vec()), 29);
+        assert_eq!(guard.line, b"X: y");
+        assert_eq!(guard.check(&mut b"\r\n".to_vec()), 2);
+        assert_eq!(guard.line, b"");
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_handed_on() {
+        for (head, what) in [
+            (format!("GET /{} HTTP/1.1\r\n", "a".repeat(5000)), TooLong::Target),
+            ("\r\n".repeat(3000), TooLong::Target),
+            (format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(5000)), TooLong::Head),
+            (format!("GET / HTTP/1.1\r\n{}", "X: a\r\n".repeat(1000)), TooLong::Head),
+        ] {
+            for piece in [1, 7, 1000, 100_000] {
+                let mut guard = Guard::new(4096);
+                let handed_on: usize = head.as_bytes().chunks(piece).map(|part| guard.check(&mut part.to_vec())).sum();
+                assert!(handed_on <= 4096, "{handed_on} of {what:?} in pieces of {piece}");
+                assert!(guard.refused() && guard.too_long() == Some(what), "{what:?} in pieces of {piece}");
+            }
+        }
+        let mut two = format!("GET / HTTP/1.1\r\n\r\nGET /{} HTTP/1.1\r\n\r\n", "a".repeat(5000)).into_bytes();
+        assert_eq!(Guard::new(4096).check(&mut two), 18, "the first request is");
     }
 
     proptest::proptest! {

@@ -142,6 +142,34 @@ fn dashed(byte: u8) -> u8 {
     if byte == b'_' { b'-' } else { byte }
 }
 
+/// What is left of the hops that a request may still go (RFC 9110 §7.6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hops {
+    /// Any number, or one less than before.
+    Left,
+    /// None: the request is for Weir itself.
+    Spent,
+    Invalid,
+}
+
+/// Counts a hop off `Max-Forwards`.
+pub(super) fn count_hop(headers: &mut HeaderMap) -> Hops {
+    let mut lines = headers.get_all(header::MAX_FORWARDS).iter();
+    let digits = match (lines.next(), lines.next()) {
+        (None, _) => return Hops::Left,
+        (Some(digits), None) => digits.as_bytes(),
+        _ => return Hops::Invalid,
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Hops::Invalid;
+    }
+    // More hops than can be counted are as many as can be.
+    let hops: u64 = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX);
+    let Some(left) = hops.checked_sub(1) else { return Hops::Spent };
+    headers.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+    Hops::Left
+}
+
 /// Makes a target's response headers those of the answer to the client.
 pub fn for_client(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers, &look(headers));
@@ -199,12 +227,12 @@ fn is_kept(name: &HeaderName) -> bool {
 }
 
 /// `X-Forwarded-*` or `X-Real-IP`, also with underscores: servers behind CGI take one for the other.
-fn is_forwarding(name: &str) -> bool {
+pub(super) fn is_forwarding(name: &str) -> bool {
     begins(name, "x-forwarded-") || (begins(name, "x-real-ip") && name.len() == "x-real-ip".len())
 }
 
 /// What only Weir may say: that a request is a copy.
-fn is_mirror(name: &str) -> bool {
+pub(super) fn is_mirror(name: &str) -> bool {
     name.len() == X_WEIR_MIRROR.as_str().len() && begins(name, X_WEIR_MIRROR.as_str())
 }
 
@@ -391,6 +419,25 @@ mod tests {
         let mut headers = map(&forged);
         identify(&mut headers, &reserved, Some(&identity));
         assert_eq!((headers.len(), values(&headers, "x-client-subject")), (1, vec!["CN=real".to_owned()]));
+    }
+
+    #[test]
+    fn hops_are_counted_down_to_none() {
+        for (lines, hops, left) in [
+            (&[][..], Hops::Left, None),
+            (&["5"], Hops::Left, Some("4")),
+            (&["0001"], Hops::Left, Some("0")),
+            (&["99999999999999999999999"], Hops::Left, Some("18446744073709551614")),
+            (&["0"], Hops::Spent, Some("0")),
+            (&["-1"], Hops::Invalid, Some("-1")),
+            (&[""], Hops::Invalid, Some("")),
+            (&["5", "5"], Hops::Invalid, Some("5")),
+        ] {
+            let lines: Vec<(&str, &str)> = lines.iter().map(|value| ("max-forwards", *value)).collect();
+            let mut headers = map(&lines);
+            assert_eq!(count_hop(&mut headers), hops, "{lines:?}");
+            assert_eq!(values(&headers, "max-forwards").first().map(String::as_str), left, "{lines:?}");
+        }
     }
 
     proptest::proptest! {

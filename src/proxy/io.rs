@@ -6,7 +6,8 @@
 //! can't send, are written here, between messages.
 
 use super::clock::{Clock, Tick};
-use super::guard::Guard;
+use super::frames::{Breach, Frames};
+use super::guard::{Guard, TooLong};
 use bytes::{Buf, Bytes};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -17,6 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client;
 use tokio_rustls::server::TlsStream;
+
+/// Bytes of interim responses that wait to be taken.
+const MAX_INTERIM: usize = 64 * 1024;
 
 /// What the driver and the requests of a connection know of its stream.
 pub(super) struct Pulse {
@@ -34,6 +38,12 @@ pub(super) struct Pulse {
     http2: Cell<bool>,
     /// What comes now belongs to another protocol.
     switched: Cell<bool>,
+    /// A request head is longer than allowed: it is the driver's to say so.
+    too_long: Cell<Option<TooLong>>,
+    /// Requests answered whole that an HTTP/2 client has not been credited with.
+    answered: Cell<u32>,
+    /// Why the client was cut off for its HTTP/2 frames.
+    breach: Cell<Option<Breach>>,
 }
 
 impl Pulse {
@@ -47,6 +57,9 @@ impl Pulse {
             has_interim: Cell::new(false),
             http2: Cell::new(false),
             switched: Cell::new(false),
+            too_long: Cell::new(None),
+            answered: Cell::new(0),
+            breach: Cell::new(None),
         }
     }
     pub(super) fn moved(&self) -> Tick {
@@ -62,10 +75,14 @@ impl Pulse {
     pub(super) fn flushed(&self) -> bool {
         self.flushed.get()
     }
-    /// Queues a whole interim response; it leaves with the next write or flush.
+    /// Queues a whole interim response; it leaves with the next write or flush. Those that a client does not take are
+    /// not kept without end.
     pub(super) fn send_interim(&self, head: &[u8]) {
-        self.interim.borrow_mut().extend_from_slice(head);
-        self.has_interim.set(true);
+        let mut interim = self.interim.borrow_mut();
+        if interim.len() + head.len() <= MAX_INTERIM {
+            interim.extend_from_slice(head);
+            self.has_interim.set(true);
+        }
     }
     pub(super) fn is_http2(&self) -> bool {
         self.http2.get()
@@ -73,6 +90,16 @@ impl Pulse {
     /// After a protocol switch the bytes are not requests any more.
     pub(super) fn switch(&self) {
         self.switched.set(true);
+    }
+    /// A request was answered whole.
+    pub(super) fn answered(&self) {
+        self.answered.set(self.answered.get().saturating_add(1));
+    }
+    pub(super) fn too_long(&self) -> Option<TooLong> {
+        self.too_long.get()
+    }
+    pub(super) fn breach(&self) -> Option<Breach> {
+        self.breach.get()
     }
     fn mark(&self) {
         self.moved.set(self.clock.now());
@@ -84,31 +111,59 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// Closes with a reset, so that nobody takes what was sent for whole.
+    pub(super) fn reset(self) {
+        let tcp = match &self {
+            Stream::Tcp(tcp) => tcp,
+            Stream::Tls(tls) => tls.get_ref().0,
+        };
+        // Were it refused, the connection would end without TLS's closing alert at least.
+        let _ = socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
+
 pub(super) struct ClientIo {
     stream: Stream,
     /// Bytes that an earlier hyper connection had read and not used.
     unread: Bytes,
     /// For HTTP/1: what may be handed on to hyper.
     guard: Option<Guard>,
+    /// For HTTP/2: what the client's frames cost.
+    frames: Option<Box<Followed>>,
     /// Nothing was handed on yet: this may be HTTP/2 by prior knowledge.
     undecided: bool,
     pulse: Rc<Pulse>,
+}
+
+/// A client's HTTP/2 frames, and when they were last looked at.
+struct Followed {
+    frames: Frames,
+    looked: Tick,
+}
+
+impl Followed {
+    fn new(max_streams: u32, pulse: &Pulse) -> Option<Box<Followed>> {
+        Some(Box::new(Followed { frames: Frames::new(max_streams), looked: pulse.clock.now() }))
+    }
 }
 
 /// How HTTP/2 begins (RFC 9113 §3.4), as far as no HTTP/1 request does.
 const PREFACE: &[u8] = b"PRI * HTTP/2";
 
 impl ClientIo {
-    pub(super) fn http1(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
+    pub(super) fn http1(stream: Stream, pulse: Rc<Pulse>, max_head: usize) -> ClientIo {
         let undecided = matches!(stream, Stream::Tcp(_));
-        ClientIo { stream, unread: Bytes::new(), guard: Some(Guard::default()), undecided, pulse }
+        ClientIo { stream, unread: Bytes::new(), guard: Some(Guard::new(max_head)), frames: None, undecided, pulse }
     }
-    pub(super) fn http2(stream: Stream, pulse: Rc<Pulse>) -> ClientIo {
-        ClientIo { stream, unread: Bytes::new(), guard: None, undecided: false, pulse }
+    pub(super) fn http2(stream: Stream, pulse: Rc<Pulse>, max_streams: u32) -> ClientIo {
+        let frames = Followed::new(max_streams, &pulse);
+        ClientIo { stream, unread: Bytes::new(), guard: None, frames, undecided: false, pulse }
     }
     /// The stream of a client that speaks HTTP/2 without having been asked.
-    pub(super) fn into_http2(self) -> ClientIo {
-        ClientIo { guard: None, undecided: false, ..self }
+    pub(super) fn into_http2(self, max_streams: u32) -> ClientIo {
+        let frames = Followed::new(max_streams, &self.pulse);
+        ClientIo { guard: None, frames, undecided: false, ..self }
     }
     pub(super) fn put_back(&mut self, unread: Bytes) {
         if !unread.is_empty() {
@@ -152,6 +207,9 @@ impl ClientIo {
                 if let Some(guard) = &mut self.guard {
                     let kept = guard.check(&mut buf.filled_mut()[before..]);
                     buf.set_filled(before + kept);
+                    if kept == 0 && !ended {
+                        return self.poll_refused();
+                    }
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -165,6 +223,28 @@ impl ClientIo {
             }
             ready!(read);
         }
+    }
+
+    /// After a refused message there is nothing: the end, or what the driver says in place of hyper.
+    fn poll_refused(&self) -> Poll<io::Result<()>> {
+        match self.guard.as_ref().and_then(Guard::too_long) {
+            None => Poll::Ready(Ok(())),
+            what => {
+                self.pulse.too_long.set(what);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Looks at the client's frames. True when it is to be cut off for them.
+    fn is_breach(&mut self, bytes: &[u8]) -> bool {
+        let Some(followed) = &mut self.frames else { return false };
+        let now = self.pulse.clock.now();
+        let ticks = now.sweeps_since(followed.looked);
+        followed.looked = now;
+        let breach = followed.frames.pass(bytes, ticks, self.pulse.answered.take()).err();
+        self.pulse.breach.set(breach);
+        breach.is_some()
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -183,6 +263,9 @@ impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let switched = self.pulse.switched.get();
         if !switched && self.guard.as_ref().is_some_and(Guard::refused) && self.unread.is_empty() {
+            return self.poll_refused();
+        }
+        if self.pulse.breach.get().is_some() {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -194,13 +277,22 @@ impl AsyncRead for ClientIo {
                 Stream::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, buf))?,
             }
             if let Some(guard) = self.guard.as_mut().filter(|_| !switched) {
+                let read = buf.filled().len() - before;
                 let kept = guard.check(&mut buf.filled_mut()[before..]);
                 buf.set_filled(before + kept);
+                if kept == 0 && read > 0 {
+                    return self.poll_refused();
+                }
             }
         } else {
             let n = self.unread.len().min(buf.remaining());
             buf.put_slice(&self.unread[..n]);
             self.unread.advance(n);
+        }
+        if self.frames.is_some() && self.is_breach(&buf.filled()[before..]) {
+            // hyper reads the stream's end.
+            buf.set_filled(before);
+            return Poll::Ready(Ok(()));
         }
         if buf.filled().len() > before {
             self.pulse.mark();
@@ -262,6 +354,12 @@ impl AsyncWrite for ClientIo {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.guard.is_some() {
             return self.poll_flush(cx);
+        }
+        if let Some(breach) = self.pulse.breach.get()
+            && let Some(followed) = self.frames.take()
+        {
+            // Goes into an empty buffer, or says nothing.
+            let _ = Pin::new(&mut self.stream).poll_write(cx, &followed.frames.last_words(breach));
         }
         match &mut self.stream {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),

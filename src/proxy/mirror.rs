@@ -12,9 +12,10 @@ use super::body::{self, RequestBody, Whole};
 use super::clock::{Tick, Watch};
 use super::exchange::Exchange;
 use super::failure::Failure;
-use super::forward::{can_be_passed_on, name_host};
+use super::forward::name_host;
 use super::upstream::pool::GIVE_UP;
 use super::upstream::{Lease, Sent, within};
+use super::vet;
 use super::worker::{Local, Worker};
 use crate::boundary::mirror::{Copied, Mirroring};
 use crate::limits::{MIRROR_ANSWER_BYTES, MIRROR_BYTES_PER_WORKER, MIRRORS_PER_WORKER};
@@ -247,8 +248,8 @@ async fn exchange(copy: &mut RequestCopy, end: Tick) -> Copied {
 }
 
 /// Reads the answer to its end, so that the connection can be used again; a long one is not worth it.
-async fn drop_answer(response: Response<Incoming>, lease: Lease) -> Copied {
-    if !can_be_passed_on(&response, None) {
+async fn drop_answer(mut response: Response<Incoming>, lease: Lease) -> Copied {
+    if vet::answer(&mut response, None).is_err() {
         lease.close();
         return Copied::Failed;
     }

@@ -5,9 +5,11 @@ use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::grpc;
+use super::headers::Hops;
 use super::mirror::{self, RequestCopy};
+use super::respond::Refusal;
 use super::tunnel::{self, Tunnel};
-use super::{filter, forward, headers, respond};
+use super::{filter, forward, headers, respond, vet};
 use crate::routing::request::to_origin_form;
 use crate::routing::table::{Decision, RequestView, RoutingTable};
 use bytes::Bytes;
@@ -34,22 +36,24 @@ pub(super) async fn serve(
     let socket = socket_over_http2(&mut parts);
     client.version.set(parts.version);
     let has_body = !incoming.is_end_stream();
-    if let Err(unfit) = to_origin_form(&mut parts) {
-        client.rejected();
-        return Ok(respond::refuse(&client, unfit.into(), has_body));
-    }
-    let identity_headers = &local.published.settings.identity_headers;
-    if !identity_headers.is_empty() {
-        headers::identify(&mut parts.headers, identity_headers, client.identity.as_deref());
-    }
+    let hops = match vetted(&client, &mut parts, has_body) {
+        Ok(hops) => hops,
+        Err(refusal) => {
+            client.rejected();
+            return Ok(respond::refuse(&client, refusal, has_body));
+        }
+    };
+    let reserved = &local.published.settings.identity_headers;
+    headers::identify(&mut parts.headers, reserved, client.identity.as_deref());
     let Some((decision, client_ip)) = decide(&client, &local.published.routing, &parts) else {
         client.worker.shard().unrouted.add(1);
-        return Ok(respond::refuse(&client, respond::Refusal::NO_ROUTE, has_body));
+        return Ok(respond::refuse(&client, Refusal::NO_ROUTE, has_body));
     };
     let place = (decision.route, decision.variant, decision.forced);
     let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
-    if client.is_http2() && grpc::is_call(&parts.headers) {
-        exchange.set_grpc();
+    exchange.set_grpc(client.is_http2() && grpc::is_call(&parts.headers));
+    if hops == Hops::Spent {
+        return Ok(at_once(exchange, respond::options(), incoming, &parts));
     }
 
     // A WebSocket over HTTP/2 says so by its method.
@@ -64,10 +68,7 @@ pub(super) async fn serve(
     };
     match filtered(&mut exchange, (client_ip, &id), &mut parts, socket.is_some()) {
         Ok(None) => {}
-        Ok(Some(answer)) => {
-            let keep = body::discard(&client, incoming, waits_for_continue(&parts));
-            return Ok(respond::by_route(exchange, answer, keep));
-        }
+        Ok(Some(answer)) => return Ok(at_once(exchange, answer, incoming, &parts)),
         Err(failure) => {
             if has_body && socket.is_none() {
                 client.unread_body.set(true);
@@ -145,6 +146,17 @@ fn socket_over_http2(parts: &mut request::Parts) -> Option<OnUpgrade> {
     Some(socket)
 }
 
+/// An answer that needs no target.
+fn at_once(
+    exchange: Exchange,
+    answer: Response<Bytes>,
+    incoming: Incoming,
+    parts: &request::Parts,
+) -> Response<ResponseBody> {
+    let keep = body::discard(&exchange.client, incoming, waits_for_continue(parts));
+    respond::by_weir(exchange, answer, keep)
+}
+
 /// The answer to a request that asked for another protocol: the switch, or an ordinary one.
 async fn switch(
     exchange: Exchange,
@@ -174,6 +186,17 @@ async fn switch(
     respond::switched(exchange, answer.response, protocol, decision)
 }
 
+/// Brings the head into the form that goes on: origin form, one hop less of an OPTIONS, a length as everybody writes it.
+fn vetted(client: &Client, parts: &mut request::Parts, has_body: bool) -> Result<Hops, Refusal> {
+    to_origin_form(parts)?;
+    let hops = if parts.method == Method::OPTIONS { headers::count_hop(&mut parts.headers) } else { Hops::Left };
+    let has_length = has_body || client.is_http2();
+    if hops == Hops::Invalid || has_length && vet::request_length(&mut parts.headers).is_none() {
+        return Err(Refusal::BAD_NUMBER);
+    }
+    Ok(hops)
+}
+
 /// The decision, and whose request it is.
 fn decide(client: &Client, table: &RoutingTable, parts: &request::Parts) -> Option<(Decision, IpAddr)> {
     let client_ip = client.ip_of(&parts.headers);
@@ -192,7 +215,12 @@ fn upload(
         return Ok((RequestBody::Empty, None));
     }
     let max = client.worker.limits().max_body;
-    let upload = Upload::new(client, waits_for_continue(parts), max);
+    let held = waits_for_continue(parts);
+    if held && parts.version == Version::HTTP_10 {
+        // HTTP/1.0 has no interim responses: the body comes anyway (RFC 9110 §10.1.1).
+        parts.headers.remove(header::EXPECT);
+    }
+    let upload = Upload::new(client, held && parts.version != Version::HTTP_10, max);
     if max.is_some_and(|max| incoming.size_hint().lower() > max) {
         return Err(Failure::BodyTooLarge);
     }

@@ -15,7 +15,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version};
 use std::time::Duration;
 
-const ALL_BUT_CONNECT: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+const PASSED_ON: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 /// Why Weir answers a request that it can't or won't route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,16 @@ pub(super) struct Refusal {
 impl Refusal {
     pub(super) const NO_ROUTE: Refusal = Refusal::new(StatusCode::NOT_FOUND, "no route matches this request", false);
     const CONNECT: Refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is for forward proxies", true);
+    const TRACE: Refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "TRACE is not passed on", true);
     const BAD_TARGET: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the request's target is not valid", true);
-    const BAD_HOST: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "a request must have exactly one valid Host", true);
+    const BAD_HOST: Refusal = Refusal::new(
+        StatusCode::BAD_REQUEST,
+        "a request must have exactly one valid Host, the one that its target names",
+        true,
+    );
+
+    pub(super) const BAD_NUMBER: Refusal =
+        Refusal::new(StatusCode::BAD_REQUEST, "Content-Length and Max-Forwards must be one number each", true);
 
     const fn new(status: StatusCode, detail: &'static str, close: bool) -> Refusal {
         Refusal { status, detail, close }
@@ -40,6 +48,7 @@ impl From<Unfit> for Refusal {
     fn from(unfit: Unfit) -> Refusal {
         match unfit {
             Unfit::Connect => Refusal::CONNECT,
+            Unfit::Trace => Refusal::TRACE,
             Unfit::Target => Refusal::BAD_TARGET,
             Unfit::Host => Refusal::BAD_HOST,
         }
@@ -108,8 +117,16 @@ pub(super) fn failed(
     response.map(|text| ResponseBody::own(text, Some(exchange)))
 }
 
-/// The answer of a route that has no targets. `keep`: the connection can be used again.
-pub(super) fn by_route(mut exchange: Exchange, mut response: Response<Bytes>, keep: bool) -> Response<ResponseBody> {
+/// The answer to an OPTIONS that was to go no further than here (RFC 9110 §7.6.2, §9.3.7).
+pub(super) fn options() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    response.headers_mut().insert(header::ALLOW, PASSED_ON);
+    response
+}
+
+/// An answer that needs no target: a route's own, or that to an OPTIONS meant for Weir. `keep`: the connection can be
+/// used again.
+pub(super) fn by_weir(mut exchange: Exchange, mut response: Response<Bytes>, keep: bool) -> Response<ResponseBody> {
     exchange.answered(response.status());
     exchange.edit_answer(response.headers_mut());
     exchange.client.finish_head(response.headers_mut(), !keep);
@@ -120,7 +137,7 @@ pub(super) fn by_route(mut exchange: Exchange, mut response: Response<Bytes>, ke
 pub(super) fn refuse(client: &Client, refusal: Refusal, has_body: bool) -> Response<ResponseBody> {
     let mut response = problem(refusal.status, refusal.detail, None);
     if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().insert(header::ALLOW, ALL_BUT_CONNECT);
+        response.headers_mut().insert(header::ALLOW, PASSED_ON);
     }
     if has_body {
         client.unread_body.set(true);

@@ -347,7 +347,7 @@ impl Lease {
         self.connection.as_ref().is_some_and(|connection| connection.used && connection.idle_since < now)
     }
 
-    /// The connection is not used again.
+    /// The connection is not used again: nobody else gets what the target may have sent on it.
     pub(super) fn close(mut self) {
         self.answered = false;
     }

@@ -3,10 +3,13 @@
 //! The proxy does this to every request and explain to the one that it is asked about; there is one way to do it, so
 //! that they cannot differ.
 
+mod host;
+
 use super::scheme::Scheme;
 use super::table::RequestView;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 use std::net::IpAddr;
 
@@ -17,43 +20,68 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub enum Unfit {
     /// CONNECT is for forward proxies.
     Connect,
+    /// TRACE would show a client what the hops behind Weir see (RFC 9110 §9.3.8).
+    Trace,
     /// The target is not one that an origin answers.
     Target,
-    /// Not exactly one valid Host (RFC 9112 §3.2).
+    /// Not exactly one valid Host, or another one than the target names (RFC 9112 §3.2, RFC 9113 §8.3.1).
     Host,
 }
 
 /// The request as it goes to an origin: a path, and one `Host` that says for whom (RFC 9112 §3.2, §3.2.2).
 pub fn to_origin_form(parts: &mut Parts) -> Result<(), Unfit> {
-    if parts.method == Method::CONNECT {
-        return Err(Unfit::Connect);
-    }
-    if let Some(authority) = parts.uri.authority() {
-        if authority.as_str().contains('@') {
-            return Err(Unfit::Target);
-        }
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Unfit::Target)?;
-        parts.headers.insert(header::HOST, host);
-        let path = parts.uri.path_and_query().cloned();
-        parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    match parts.method {
+        Method::CONNECT => return Err(Unfit::Connect),
+        Method::TRACE => return Err(Unfit::Trace),
+        _ => {}
     }
     if parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }
-    if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
-        return Err(Unfit::Target);
-    }
     let mut hosts = parts.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
-        (None, _) if parts.version == Version::HTTP_10 => Ok(()),
-        _ => Err(Unfit::Host),
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) if host::is_valid(host.as_bytes()) => Some(host),
+        (None, _) => None,
+        _ => return Err(Unfit::Host),
+    };
+    if let Some(authority) = parts.uri.authority() {
+        let named = named_host(parts.uri.scheme_str(), authority.as_str())?;
+        let default_port = if parts.uri.scheme_str() == Some("https") { 443 } else { 80 };
+        match host {
+            Some(host) if !host::are_same(host.as_bytes(), named.as_bytes(), default_port) => return Err(Unfit::Host),
+            None if parts.version == Version::HTTP_11 => return Err(Unfit::Host),
+            _ => {}
+        }
+        parts.headers.insert(header::HOST, named);
+        parts.uri = path_of(&parts.uri, parts.version)?;
+    } else if host.is_none() && parts.version != Version::HTTP_10 {
+        return Err(Unfit::Host);
+    }
+    match parts.uri.path_and_query().map(PathAndQuery::as_str) {
+        Some("*") if parts.method == Method::OPTIONS => Ok(()),
+        Some(path) if path.starts_with('/') && path.is_ascii() => Ok(()),
+        _ => Err(Unfit::Target),
     }
 }
 
-/// Characters of a host and port (RFC 3986 §3.2.2, without userinfo); may be empty.
-fn is_host(host: &[u8]) -> bool {
-    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
+/// Whom a target in absolute form is for.
+fn named_host(scheme: Option<&str>, authority: &str) -> Result<HeaderValue, Unfit> {
+    if !matches!(scheme, Some("http" | "https")) || authority.is_empty() || !host::is_valid(authority.as_bytes()) {
+        return Err(Unfit::Target);
+    }
+    HeaderValue::from_str(authority).map_err(|_| Unfit::Target)
+}
+
+/// What is left of a target in absolute form. An empty path is `/` (RFC 9112 §3.2.1); HTTP/2 has none (RFC 9113 §8.3.1).
+fn path_of(uri: &Uri, version: Version) -> Result<Uri, Unfit> {
+    let target = uri.path_and_query().ok_or(Unfit::Target)?;
+    match target.as_str() {
+        "/" => Ok(Uri::from_static("/")),
+        query if query.starts_with('?') && version != Version::HTTP_2 => {
+            format!("/{query}").parse().map_err(|_| Unfit::Target)
+        }
+        _ => Ok(Uri::from(target.clone())),
+    }
 }
 
 /// HTTP/2 may send one cookie a line; HTTP/1.1 has one `Cookie` line (RFC 9113 §8.2.3).
@@ -111,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_authority_of_the_target_is_the_host() {
-        let mut parts = parts("GET", "http://Shop.test:81/a?b=1", Version::HTTP_11, &["other", "more"]);
+        let mut parts = parts("GET", "http://Shop.test:81/a?b=1", Version::HTTP_11, &["shop.test:081"]);
         assert_eq!(to_origin_form(&mut parts), Ok(()));
         let view = RequestView::of(&parts, Scheme::Https, IpAddr::from([192, 0, 2, 7]));
         assert_eq!((view.host, view.path, view.query), (Some("Shop.test:81"), "/a", Some("b=1")));
@@ -119,15 +147,49 @@ mod tests {
     }
 
     #[test]
+    fn a_target_in_absolute_form_leaves_its_path() {
+        for (uri, path) in [
+            ("http://a", "/"),
+            ("http://a/", "/"),
+            ("http://a?b=1", "/?b=1"),
+            ("http://a//b", "//b"),
+            ("http://a#@b/", "/"),
+            ("http://a/b#c", "/b"),
+            ("HTTP://a:80/b?c?d", "/b?c?d"),
+        ] {
+            let mut parts = parts("GET", uri, Version::HTTP_11, &["a"]);
+            assert_eq!(to_origin_form(&mut parts), Ok(()), "{uri}");
+            assert_eq!(parts.uri.to_string(), path, "{uri}");
+        }
+    }
+
+    #[test]
     fn what_no_origin_answers_is_unfit() {
-        let http11 = Version::HTTP_11;
+        let (http10, http11, http2) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
         for (method, uri, version, hosts, result) in [
             ("GET", "/", http11, &["a"][..], Ok(())),
             ("GET", "/", http11, &[""], Ok(())),
             ("OPTIONS", "*", http11, &["a"], Ok(())),
-            ("GET", "/", Version::HTTP_10, &[], Ok(())),
+            ("GET", "/", http10, &[], Ok(())),
+            ("GET", "http://a/", http10, &[], Ok(())),
+            ("GET", "http://a/", http2, &[], Ok(())),
+            ("GET", "https://a/", http2, &["A:443"], Ok(())),
+            ("GET", "https://a/", http2, &["a:80"], Err(Unfit::Host)),
+            ("GET", "/", http2, &["a"], Ok(())),
+            ("GET", "/", http2, &[], Err(Unfit::Host)),
             ("CONNECT", "a:443", http11, &["a"], Err(Unfit::Connect)),
+            ("TRACE", "/", http11, &["a"], Err(Unfit::Trace)),
+            ("GET", "http://a/", http11, &[], Err(Unfit::Host)),
+            ("GET", "http://a/", http11, &["a", "a"], Err(Unfit::Host)),
+            ("GET", "http://a/", http11, &["b"], Err(Unfit::Host)),
+            ("GET", "http://a:81/", http11, &["a"], Err(Unfit::Host)),
             ("GET", "http://user@a/", http11, &["a"], Err(Unfit::Target)),
+            ("GET", "http://a:x/", http11, &["a"], Err(Unfit::Target)),
+            ("GET", "http://:80/", http11, &[":80"], Err(Unfit::Host)),
+            ("GET", "ftp://a/", http11, &["a"], Err(Unfit::Target)),
+            ("GET", "a", http11, &["a"], Err(Unfit::Target)),
+            ("GET", "a:80", http11, &["a"], Err(Unfit::Target)),
+            ("GET", "/\u{e9}", http11, &["a"], Err(Unfit::Target)),
             ("GET", "*", http11, &["a"], Err(Unfit::Target)),
             ("GET", "/", http11, &[], Err(Unfit::Host)),
             ("GET", "/", http11, &["a", "a"], Err(Unfit::Host)),

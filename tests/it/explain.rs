@@ -160,7 +160,7 @@ impl Random {
         let host = one_of(rng, &hosts).to_owned();
         let (method, target) = match rng.random_range(0..40) {
             0 => ("OPTIONS", "*".to_owned()),
-            1 => ("GET", format!("http://{}{path}{query}", one_of(rng, &hosts))),
+            1 => ("GET", format!("http://{host}{path}{query}")),
             2..8 => ("POST", format!("{path}{query}")),
             8 => ("PURGE", format!("{path}{query}")),
             _ => ("GET", format!("{path}{query}")),

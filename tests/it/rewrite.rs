@@ -69,7 +69,7 @@ fn the_server_as_a_whole_has_no_path_to_rewrite() {
 fn another_host_is_named_and_the_clients_is_told() {
     let upstream = Upstream::named("ok");
     let weir = site(&upstream, "rewrite = { host = \"internal.example:8080\", path = \"/x\" }").start();
-    weir.client().send("GET http://Shop.Example/a HTTP/1.1\r\nHost: other\r\n\r\n").answer();
+    weir.client().send("GET http://Shop.Example/a HTTP/1.1\r\nHost: shop.example\r\n\r\n").answer();
     let request = upstream.request();
     assert_eq!(&*request.path, "/x");
     assert_eq!(request.head.field("host"), Some("internal.example:8080"));
@@ -256,7 +256,7 @@ fn a_redirect_by_host_and_port_of_the_request() {
     };
     assert_eq!(location("GET /x HTTP/1.1\r\nHost: Shop.Example:8080\r\n\r\n"), "https://shop.example:8443/x");
     assert_eq!(location("GET /x HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n"), "https://[::1]:8443/x");
-    assert_eq!(location("GET http://a.example/x HTTP/1.1\r\nHost: b\r\n\r\n"), "https://a.example:8443/x");
+    assert_eq!(location("GET http://a.example/x HTTP/1.1\r\nHost: A.example:80\r\n\r\n"), "https://a.example:8443/x");
     assert_eq!(location("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"), "https://a:8443/");
     assert_eq!(location("GET /x HTTP/1.0\r\n\r\n"), "400");
     assert_eq!(location("GET /x HTTP/1.1\r\nHost:\r\n\r\n"), "400");

@@ -1,5 +1,7 @@
 //! The vocabulary: a site to describe, a Weir to start, upstreams to record, raw clients to speak.
 
+pub mod bench;
+pub mod frames;
 pub mod h2;
 pub mod http2;
 pub mod site;
@@ -8,10 +10,11 @@ pub mod upstream;
 pub mod weir;
 pub mod wire;
 
+pub use bench::Bench;
 pub use h2::H2;
 pub use site::{Site, split_site};
 pub use tls::{Ca, Leaf, TlsClient, https_site};
-pub use upstream::{Gate, Reply, Upstream, refused_port};
+pub use upstream::{Gate, Reply, Request, Upstream, refused_port};
 pub use weir::Weir;
 pub use wire::{Answer, Wire};
 

@@ -137,6 +137,8 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "accepted": shards.iter().map(|shard| shard.accepted.load()).sum::<u64>(),
             "paused": shards.iter().map(|shard| shard.paused.load()).sum::<u64>(),
             "rejected": shards.iter().map(|shard| shard.rejected.load()).sum::<u64>(),
+            "header_timeouts": shards.iter().map(|shard| shard.late_heads.load()).sum::<u64>(),
+            "http2_floods": shards.iter().map(|shard| shard.floods.load()).sum::<u64>(),
             "handshakes": handshakes(shards),
         })
     });

@@ -107,8 +107,12 @@ fn client(table: &Published, parts: &request::Parts, scheme: Option<Scheme>, giv
 fn unfit(unfit: Unfit) -> Problem {
     let (field, detail) = match unfit {
         Unfit::Connect => ("method", "CONNECT is for forward proxies; Weir answers it with 405"),
+        Unfit::Trace => ("method", "TRACE is not passed on; Weir answers it with 405"),
         Unfit::Target => ("path", "no target that a server answers; Weir answers it with 400"),
-        Unfit::Host => ("host", "a request has exactly one valid host; Weir answers others with 400"),
+        Unfit::Host => (
+            "host",
+            "a request has exactly one valid host, the same that its target names; Weir answers others with 400",
+        ),
     };
     body::invalid(field, detail)
 }

@@ -227,6 +227,17 @@ impl Wire {
                 Err(e) => matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
             }
     }
+    /// Whether the peer has closed already; waits for nothing.
+    pub fn is_silent_and_closed(&mut self) -> bool {
+        self.stream.tcp().set_nonblocking(true).expect("a socket can");
+        let closed = self.is_closed();
+        self.stream.tcp().set_nonblocking(false).expect("a socket can");
+        closed
+    }
+    /// Whether the peer reset the connection, without a further byte.
+    pub fn is_reset(&mut self) -> bool {
+        self.buffer.is_empty() && self.fill().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+    }
     /// Everything until the peer closes.
     pub fn rest(&mut self) -> Vec<u8> {
         while matches!(self.fill(), Ok(n) if n > 0) {}

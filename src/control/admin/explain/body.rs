@@ -73,7 +73,13 @@ fn name_host(parts: &mut request::Parts, host: Option<HeaderValue>) -> Result<()
             parts.headers.insert(header::HOST, host);
             Ok(())
         }
-        None if in_headers || parts.uri.authority().is_some() => Ok(()),
+        None if in_headers => Ok(()),
+        None if parts.uri.authority().is_some() => {
+            // As a client writes it beside a whole URL; a bad one is for the check that all requests go through.
+            let named = parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+            parts.headers.extend(named.map(|host| (header::HOST, host)));
+            Ok(())
+        }
         None => Err(invalid("host", "missing; send a name such as \"shop.example.com\"")),
     }
 }

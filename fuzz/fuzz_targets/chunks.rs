@@ -1,0 +1,9 @@
+//! Chunked bodies as raw bytes: see `checks::chunks` for what must hold.
+
+#![no_main]
+
+#[path = "../checks.rs"]
+#[allow(dead_code, reason = "one check a target")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::chunks(input));

@@ -1,0 +1,9 @@
+//! Configuration files: see `checks::config` for what must hold.
+
+#![no_main]
+
+#[path = "../checks.rs"]
+#[allow(dead_code, reason = "one check a target")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::config(input));
