@@ -24,7 +24,7 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Where all this is written.
     pub provenance: Arc<Provenance>,
-    /// The files of `in_file`, each once. Rules have their content.
+    /// The files of `in_file`, each once. Rules and matches have their content.
     pub lists: Vec<ListFile>,
 }
 

@@ -227,7 +227,8 @@ fn paths_over(path: &PathMatch) -> Vec<PathMatch> {
 fn implies(given: &Test, wanted: &Test) -> bool {
     match (given, wanted) {
         _ if given == wanted => true,
-        (Test::Present(_), _) | (_, Test::Present(false)) => false,
+        // What a file lists may change.
+        (Test::Present(_), _) | (_, Test::Present(false) | Test::InFile(_)) => false,
         (_, Test::Present(true)) => true,
         (Test::Equals(value), _) => wanted.passes(value.as_bytes()),
         (Test::In(values), _) => values.iter().all(|value| wanted.passes(value.as_bytes())),
@@ -241,9 +242,12 @@ fn implies(given: &Test, wanted: &Test) -> bool {
 mod tests {
     use super::*;
     use crate::routing::index::Index;
+    use crate::routing::list::ValueList;
+    use crate::routing::rule::FileList;
     use crate::routing::samples::{self, header, query};
     use http::Method;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     fn on(host: &str, path: &str) -> RequestMatch {
         let host = match host.strip_prefix('~') {
@@ -312,6 +316,10 @@ mod tests {
         };
         let (none, get, both) = (&[][..], &[Method::GET][..], &[Method::GET, Method::PUT][..]);
         let x = |test| header("x", test);
+        let in_file = |list| {
+            let values = Arc::new(ValueList::of([&b"1"[..]]));
+            Test::InFile(FileList { name: "ids.txt".into(), list, values })
+        };
         let one_of = |values: &[&str]| Test::In(values.iter().map(|&value| value.to_owned()).collect());
         for (one, other, found) in [
             (with(get, &[]), with(get, &[]), Some(Why::Same)),
@@ -328,6 +336,10 @@ mod tests {
             (with(none, &[x(one_of(&["1", "2"]))]), with(none, &[x(is("1"))]), Some(Why::First)),
             (with(none, &[x(Test::Prefix("a".to_owned()))]), with(none, &[x(one_of(&["ab", "a"]))]), Some(Why::First)),
             (with(none, &[x(Test::Prefix("a".to_owned()))]), with(none, &[x(one_of(&["ab", "b"]))]), None),
+            (with(none, &[x(in_file(0))]), with(none, &[x(is("1"))]), None),
+            (with(none, &[x(in_file(0))]), with(none, &[x(in_file(1))]), None),
+            (with(none, &[x(in_file(0))]), with(none, &[x(in_file(0))]), Some(Why::Same)),
+            (with(none, &[x(Test::Present(true))]), with(none, &[x(in_file(0))]), Some(Why::First)),
             (with(none, &[x(Test::Present(true))]), with(none, &[header("y", is("1"))]), None),
             (
                 with(none, &[x(Test::Present(true)), x(Test::Prefix("a".to_owned()))]),

@@ -98,8 +98,8 @@ impl Condition {
     /// Puts a list's new content into every test that has the list.
     pub fn relist(&mut self, list: usize, values: &Arc<ValueList>) {
         match self {
-            Condition::Is(_, Test::InFile(file)) if file.list == list => file.values = Arc::clone(values),
-            Condition::Is(..) | Condition::Ip(_) => {}
+            Condition::Is(_, test) => test.relist(list, values),
+            Condition::Ip(_) => {}
             Condition::Not(condition) => condition.relist(list, values),
             Condition::All(all) | Condition::Any(all) => all.iter_mut().for_each(|one| one.relist(list, values)),
         }
@@ -170,6 +170,15 @@ impl<'r> Values<'r> {
 }
 
 impl Test {
+    /// Puts a list's new content into the test, if it has the list.
+    pub fn relist(&mut self, list: usize, values: &Arc<ValueList>) {
+        if let Test::InFile(file) = self
+            && file.list == list
+        {
+            file.values = Arc::clone(values);
+        }
+    }
+
     /// Whether a value that was sent passes.
     pub fn passes(&self, value: &[u8]) -> bool {
         match self {

@@ -202,9 +202,7 @@ impl Checker<'_> {
             ["present"] => Some(Test::Present(raw.present.as_ref()?.value)),
             [] => {
                 let message = format!("{} does not say what `{subject}` is to be", raw.path);
-                // A route's match takes no lists from files.
-                let lists = if raw.path.contains(".match") { "" } else { " in_file," };
-                let help = format!("write one of equals, in,{lists} prefix, suffix, regex, present = true");
+                let help = "write one of equals, in, in_file, prefix, suffix, regex, present = true";
                 self.findings.error("bad-condition", raw.place, message).help(help);
                 None
             }

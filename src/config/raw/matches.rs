@@ -6,7 +6,7 @@ use crate::config::cursor::{Context, Cursor, Entry};
 use crate::config::source::At;
 
 /// The keys that say what a value is to be.
-const TESTS: [&str; 6] = ["equals", "in", "prefix", "suffix", "regex", "present"];
+const TESTS: [&str; 7] = ["equals", "in", "prefix", "suffix", "regex", "present", "in_file"];
 
 /// Where the forms differ between headers and query parameters.
 #[derive(Clone, Copy)]

@@ -121,7 +121,7 @@ const WRONG_MATCHES: &[(&str, &str, &str, &str)] = &[
         "{ header = { x = {} } }",
         "bad-condition 5:26 {}",
         "route.r.match.header.x does not say what `header` is to be",
-        "write one of equals, in, prefix, suffix, regex, present = true",
+        "write one of equals, in, in_file, prefix, suffix, regex, present = true",
     ),
     (
         "{ header = { x = { equal = \"1\", present = true } } }",
@@ -160,7 +160,7 @@ const WRONG_MATCHES: &[(&str, &str, &str, &str)] = &[
         "{ cookie = \"x\" }",
         "unknown-key 5:11 cookie",
         "unknown key `cookie` in route.r.match",
-        "known here: `header`, `query`, `equals`, `in`, `prefix`, `suffix`, `regex`, `present`, `scheme`, `host`, `host_regex`, `path`, `path_exact`, `path_regex` and `method`",
+        "known here: `header`, `query`, `equals`, `in`, `prefix`, `suffix`, `regex`, `present`, `in_file`, `scheme`, `host`, `host_regex`, `path`, `path_exact`, `path_regex` and `method`",
     ),
 ];
 
