@@ -7,6 +7,7 @@ pub use answers::only_variant;
 use super::Checker;
 use crate::config::cursor::templates::NamedTemplates;
 use crate::config::interpolate::Part;
+use crate::config::model::WrittenEdits;
 use crate::config::raw;
 use crate::config::raw::filters as written;
 use crate::config::source::{At, Place, listed};
@@ -22,6 +23,28 @@ use std::sync::Arc;
 /// What belongs to one connection or to the framing of one message; whoever writes a message writes these.
 const OF_THE_MESSAGE: [&str; 8] =
     ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// The edits as they are written; None without any.
+pub fn written_edits(raw: &written::HeaderEdits) -> Option<Box<WrittenEdits>> {
+    let value = |value: &At<Vec<Part>>| match value.filled_as() {
+        Some(written) => written.to_owned(),
+        None => value.value.iter().map(text).collect(),
+    };
+    let values = |(name, values): &NamedTemplates| (name.value.clone(), values.iter().map(value).collect::<Vec<_>>());
+    let remove: Vec<String> = raw.remove.iter().map(|name| name.written().to_owned()).collect();
+    let set: Vec<_> = raw.set.iter().map(values).map(|(name, values)| (name, values.concat())).collect();
+    let add: Vec<_> = raw.add.iter().map(values).collect();
+    let any = !(remove.is_empty() && set.is_empty() && add.is_empty());
+    any.then(|| Box::new(WrittenEdits { remove, set, add }))
+}
+
+/// What is known of it before there is a request.
+fn text(part: &Part) -> &str {
+    match part {
+        Part::Text(text) => text,
+        Part::Placeholder(_) => "",
+    }
+}
 
 impl Checker<'_> {
     /// The inner None: the route has none.
@@ -104,10 +127,6 @@ impl Checker<'_> {
     }
 
     fn edited_value(&mut self, name: &str, value: &At<Vec<Part>>) -> Option<Vec<Piece>> {
-        let text = |part: &Part| match part {
-            Part::Text(text) => text.clone(),
-            Part::Placeholder(_) => String::new(),
-        };
         let fixed: String = value.value.iter().map(text).collect();
         let trouble = if HeaderValue::from_bytes(fixed.as_bytes()).is_err() {
             "has a control character".to_owned()

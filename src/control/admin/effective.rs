@@ -4,6 +4,8 @@
 //! that is added to the model does not compile before it is shown here. Secrets are not shown: tokens' hashes, and
 //! values that a variable or a file filled in, which stand as they are written.
 
+mod filters;
+
 use super::documents::weights;
 use crate::config::provenance::Provenance;
 use crate::config::{
@@ -13,7 +15,6 @@ use crate::config::{
 use crate::control::command::RouteView;
 use crate::control::ground::Ground;
 use crate::limits::Limits;
-use crate::routing::filters::Filters;
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::mirror::Mirror;
 use crate::routing::networks;
@@ -193,12 +194,14 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         timeout,
         close_moved_within,
         preview,
-        filters,
+        filters: own_filters,
+        request_headers,
+        response_headers,
         salt,
         mirror,
     } = config;
     let variants = variants.iter().map(|one| (one.name.clone(), json!(one.pool.map(|pool| &pools[pool].name))));
-    json!({
+    let mut document = json!({
         "name": name,
         "file": place(view),
         "match": request_match(matches, provenance),
@@ -208,11 +211,16 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "sticky": keys.as_ref().map(|keys| sticky(keys, (salt != name).then_some(salt), provenance)),
         "timeout": shown_duration(*timeout),
         "mirror": mirror.as_ref().map(|mirror| self::mirror(mirror, pools)),
-        "filters": filters.as_ref().map(|filters| filter_keys(filters)),
+        "request_headers": request_headers.as_deref().map(filters::header_edits),
+        "response_headers": response_headers.as_deref().map(filters::header_edits),
         "preview": preview.as_ref().map(|when| condition(when, provenance)),
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
-    })
+    });
+    for (key, value) in own_filters.iter().flat_map(|own| filters::filters(own, provenance)) {
+        document[key] = value;
+    }
+    document
 }
 
 fn mirror(mirror: &Mirror, pools: &[PoolConfig]) -> Value {
@@ -223,18 +231,6 @@ fn mirror(mirror: &Mirror, pools: &[PoolConfig]) -> Value {
         "max_body": max_body,
         "timeout": shown_duration(*timeout),
     })
-}
-
-/// Which of the keys that change a message stand in the route; their values may be secret.
-fn filter_keys(filters: &Filters) -> Vec<&'static str> {
-    let Filters { rewrite, request, response, answer } = filters;
-    let keys = [
-        rewrite.as_ref().map(|_| "rewrite"),
-        (!request.is_empty()).then_some("request_headers"),
-        (!response.is_empty()).then_some("response_headers"),
-        answer.as_ref().map(|answer| answer.name()),
-    ];
-    keys.into_iter().flatten().collect()
 }
 
 /// Where a route's weights, or the route without any, are written.
@@ -357,7 +353,7 @@ fn shown_path(path: &Path) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::config::load;
     use crate::control::fixtures::cause;
@@ -379,7 +375,10 @@ targets = ["[::1]:9102"]
 queue_timeout = "0s"
 [[route]]
 name = "shop"
-match = { host = "*.Shop.example", path = "/v1/" }
+match = { scheme = "https", host = "*.Shop.example", path = "/v1/", header = { x-id = { in_file = "key" } } }
+rewrite = { prefix = "/api", host = "api.internal" }
+request_headers = { set = { x-key = "${file:key} ${variant}" }, add = { via = ["a", "b"] }, remove = ["x-b"] }
+response_headers = { remove = ["server"] }
 variants = { stable = "v1", canary = "v2" }
 weights = { stable = 99.999, canary = 0.001 }
 sticky = { key = ["header:X-User-Id", "cookie:uid"], fallback = "cookie" }
@@ -395,7 +394,7 @@ match = { path_exact = "/x" }
 variants = { only = "v1" }
 "#;
 
-    fn ground(folder: &Path, text: &str) -> Ground {
+    pub fn ground(folder: &Path, text: &str) -> Ground {
         let path = folder.join("weir.toml");
         std::fs::write(folder.join("key"), "s3cret\n").unwrap();
         std::fs::write(&path, text).unwrap();
@@ -452,10 +451,13 @@ variants = { only = "v1" }
         let shop = &document["route"][0];
         assert_eq!(shop["rule"][0]["when"]["equals"], "${file:key}");
         assert_eq!(document["admin"]["token"], json!([{"name": "ci", "role": "operator", "hash": "***"}]));
-        assert_eq!(shop["file"], json!({"path": folder.path().join("weir.toml"), "line": 17}));
+        assert_eq!(shop["file"], json!({"path": folder.path().join("weir.toml"), "line": 20}));
         assert_eq!(shop["weights"], json!({"stable": 99.999, "canary": 0.001}));
         assert_eq!(shop["live"], json!({"generation": 1, "weights": {"stable": 99.999, "canary": 0.001}}));
-        assert_eq!(shop["match"], json!({"host": "*.shop.example", "path": "/v1"}));
+        assert_eq!(
+            shop["match"],
+            json!({"scheme": "https", "host": "*.shop.example", "path": "/v1", "header": [{"name": "x-id", "in_file": "key"}]})
+        );
         assert_eq!((&shop["timeout"], &shop["sticky"]["cookie"]), (&json!("1m"), &json!("weir_shop")));
         assert_eq!(
             (&document["server"]["workers"], &document["limits"]["max_body"]),

@@ -123,7 +123,8 @@ impl Checker<'_> {
             let whole_seconds = after.value.as_millis().div_ceil(1000);
             HeaderValue::from_str(&whole_seconds.to_string()).expect("a number is a valid header value")
         });
-        Some(Fixed { status: status?, content_type: content_type?, retry_after, body: body? })
+        let file = raw.file.as_ref().map(|file| file.written().into());
+        Some(Fixed { status: status?, content_type: content_type?, retry_after, body: body?, file })
     }
 
     fn fixed_status(&mut self, raw: &written::Respond, code: &At<u64>) -> Option<StatusCode> {
