@@ -2,6 +2,7 @@
 //! and the drain signal.
 
 pub mod drain;
+mod labelled;
 pub mod mirror;
 pub mod outcomes;
 pub mod table;

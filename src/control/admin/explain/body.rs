@@ -195,15 +195,10 @@ impl<'de> Visitor<'de> for AnyJson {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::response::IntoResponse;
+    use crate::control::fixtures::refusal;
 
     async fn refused(body: &str) -> (u16, String, String) {
-        let response = described(body.as_bytes(), 5).unwrap_err().into_response();
-        let status = response.status().as_u16();
-        let bytes = axum::body::to_bytes(response.into_body(), 65536).await.unwrap();
-        let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        let text = |member: &str| document[member].as_str().unwrap().to_owned();
-        (status, text("field"), text("detail"))
+        refusal(described(body.as_bytes(), 5).unwrap_err()).await
     }
 
     #[test]
