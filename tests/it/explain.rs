@@ -207,6 +207,10 @@ fn compare(weir: &Weir, seed: u64, count: usize) -> HashMap<String, u64> {
     let (mut client, mut admin) = (weir.client(), Wire::connect(weir.addr("admin")));
     let mut seen = HashMap::new();
     for nth in 0..count {
+        if nth % 250 == 0 {
+            // Before it is as old as an admin connection may become, also on a busy machine.
+            admin = Wire::connect(weir.addr("admin"));
+        }
         let request = Random::new(rng);
         let did = done(&client.send(request.sent()).answer());
         let body = request.described();
