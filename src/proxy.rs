@@ -6,6 +6,7 @@
 mod balance;
 mod body;
 mod clock;
+mod compress;
 mod connection;
 mod exchange;
 mod failure;
@@ -20,8 +21,10 @@ pub mod headers;
 mod io;
 mod listener;
 mod mirror;
+mod preface;
 mod request;
 mod respond;
+mod socket;
 mod tls;
 mod tunnel;
 mod upstream;

@@ -234,6 +234,16 @@ labelled! {
     }
 }
 
+labelled! {
+    /// Why a connection's PROXY protocol header was not taken, as the metrics' `reason`.
+    RefusedPreface {
+        /// From somebody who is no trusted proxy.
+        Untrusted = "untrusted",
+        Malformed = "malformed",
+        Timeout = "timeout",
+    }
+}
+
 /// One worker's part of a listener's numbers.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -242,7 +252,8 @@ pub struct ListenerShard {
     pub accepted: Count,
     /// Accepting paused at the connection limit.
     pub paused: Count,
-    /// Connections closed for a request that could not be read, or a failed TLS handshake.
+    /// Connections closed for a request that could not be read, a failed TLS handshake, or a refused PROXY
+    /// protocol header.
     pub rejected: Count,
     /// Those of them whose request head did not come whole in time.
     pub late_heads: Count,
@@ -250,6 +261,8 @@ pub struct ListenerShard {
     pub floods: Count,
     /// By [`Handshake`].
     pub handshakes: [Count; Handshake::ALL.len()],
+    /// By [`RefusedPreface`].
+    pub prefaces: [Count; RefusedPreface::ALL.len()],
 }
 
 #[derive(Debug)]

@@ -58,7 +58,7 @@ fn start(args: &DemoArgs) -> Result<Second, Box<dyn std::error::Error>> {
             started => started?,
         };
         introduce(&app.addresses, &file.display().to_string());
-        let load = Load { proxy: app.addresses.listeners[0].1, rate: args.rate, seconds: args.seconds };
+        let load = Load { proxy: proxy_addr(&app.addresses), rate: args.rate, seconds: args.seconds };
         let running = load::start(load, app.drain_watch())?;
         app.run(async {
             running.ended.notified().await;
@@ -97,6 +97,10 @@ variant = "canary"
     )
 }
 
+fn proxy_addr(addresses: &Addresses) -> SocketAddr {
+    addresses.listeners[0].1.tcp().expect("the demo listens on a TCP port")
+}
+
 /// The address when it is free, otherwise the same with any port.
 fn free_or_any(addr: SocketAddr) -> SocketAddr {
     if TcpListener::bind(addr).is_ok() { addr } else { any(addr) }
@@ -107,7 +111,7 @@ fn any(addr: SocketAddr) -> SocketAddr {
 }
 
 fn introduce(addresses: &Addresses, file: &str) {
-    let proxy = addresses.listeners[0].1;
+    let proxy = proxy_addr(addresses);
     let admin = match addresses.admin.first() {
         Some(addr) if *addr != ADMIN => format!(" --admin {addr}"),
         _ => String::new(),

@@ -9,6 +9,8 @@ use super::frames::Breach;
 use super::guard::TooLong;
 use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
+use super::preface::{self, Owner, Peer};
+use super::socket::Socket;
 use super::tls::{self, Identity, Secured};
 use super::tunnel::{self, Tunnel};
 use super::worker::Worker;
@@ -16,6 +18,7 @@ use super::{request, respond};
 use crate::boundary::outcomes::{ListenerOutcomes, Reason};
 use crate::boundary::table::ListenerTls;
 use crate::limits::PARK_AFTER;
+use crate::net::proxy_protocol::Accepts;
 use crate::routing::request::forwarded_for;
 use crate::routing::scheme::Scheme;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -24,15 +27,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::cell::{Cell, OnceCell};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// How long and how much is read from a client that was refused, so that it can read why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -40,7 +42,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 /// How long after a drain's begin a client may still ask, to be answered with `Connection: close`: closing a connection
 /// at once would cross with the request of a busy client.
-const DRAIN_GRACE: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// Room for a head beyond the longest that is allowed, and for bodies.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -54,6 +56,9 @@ const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: clo
 pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     pub(super) ip: IpAddr,
+    peer: Peer,
+    /// Made when a target is told of the client.
+    owner: OnceCell<Owner>,
     pub(super) tls: bool,
     pub(super) hop: Hop,
     /// By the client's certificate.
@@ -87,15 +92,16 @@ impl Client {
     fn new(
         worker: &Rc<Worker>,
         listener: &Arc<ListenerOutcomes>,
-        peer: SocketAddr,
+        peer: Peer,
         (tls, h2, identity): (bool, bool, Option<Identity>),
     ) -> Rc<Client> {
-        let ip = peer.ip().to_canonical();
-        let settings = &worker.local().published.settings;
-        let trusted = settings.trusted_proxies.iter().any(|net| net.contains(&ip));
+        let ip = peer.ip();
+        let trusted = peer.speaks_for_itself() && worker.trusts(ip);
         Rc::new(Client {
             worker: Rc::clone(worker),
             ip,
+            peer,
+            owner: OnceCell::new(),
             tls,
             hop: Hop::new(ip, tls, trusted),
             identity,
@@ -161,6 +167,11 @@ impl Client {
         let local = self.worker.local();
         let trusted = &local.published.settings.trusted_proxies;
         forwarded_for(headers, |ip| trusted.iter().any(|net| net.contains(&ip))).unwrap_or(self.ip)
+    }
+
+    /// Who has those connections to targets that say for whom they are.
+    pub(super) fn owner(&self) -> &Owner {
+        self.owner.get_or_init(|| Rc::new(self.peer.origin()))
     }
 
     /// A request is over, or answered by Weir at once: idling begins.
@@ -234,14 +245,20 @@ enum End {
 /// what an idle client costs.
 pub(super) async fn serve(
     worker: Rc<Worker>,
-    tcp: TcpStream,
-    peer: SocketAddr,
-    tls: Option<Arc<ListenerTls>>,
+    mut socket: Socket,
+    mut peer: Peer,
+    (accepts, tls): (Option<Accepts>, Option<Arc<ListenerTls>>),
     listener: &Arc<ListenerOutcomes>,
 ) {
+    if let Some(accepts) = accepts {
+        match Box::pin(preface::read(&worker, &mut socket, peer, accepts, listener)).await {
+            Some(said) => peer = said,
+            None => return,
+        }
+    }
     let (stream, how) = match tls {
-        None => (Stream::Tcp(tcp), (false, false, None)),
-        Some(tls) => match Box::pin(tls::handshake(&worker, tls, tcp, peer, listener)).await {
+        None => (Stream::Plain(socket), (false, false, None)),
+        Some(tls) => match Box::pin(tls::handshake(&worker, tls, socket, peer.from, listener)).await {
             Some(Secured { stream, h2, identity }) => (Stream::Tls(stream), (true, h2, identity)),
             None => return listener.shards[worker.id].rejected.add(1),
         },
@@ -503,10 +520,10 @@ async fn close(client: &Client, io: ClientIo, unread: bool) {
 pub(super) async fn linger(mut stream: Stream, last_words: &[u8]) {
     let close = async {
         let tcp = match &mut stream {
-            Stream::Tcp(tcp) => {
-                tcp.write_all(last_words).await?;
-                tcp.shutdown().await?;
-                tcp
+            Stream::Plain(socket) => {
+                socket.write_all(last_words).await?;
+                socket.shutdown().await?;
+                socket
             }
             Stream::Tls(tls) => {
                 tls.write_all(last_words).await?;

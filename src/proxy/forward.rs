@@ -48,12 +48,12 @@ pub(super) async fn send(
     };
     sent_by_this_task(upload.as_deref()).await;
     let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
-    let timeout = asked.map_or(route.timeout, |asked| asked.min(route.timeout));
-    let waiting = Waiting::new(exchange, upload, timeout);
+    let waiting = Waiting::new(exchange, upload, asked.map_or(route.timeout, |asked| asked.min(route.timeout)));
     interim::expect(&mut request);
     let mut closed_fresh = false;
     loop {
-        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &exchange.client.worker.rng)).await?;
+        let client = &exchange.client;
+        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client))).await?;
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         if upgrade.is_some() {
@@ -120,7 +120,7 @@ pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
     if request.headers().contains_key(http::header::HOST) {
         return;
     }
-    if let Ok(host) = HeaderValue::from_str(&lease.target().name) {
+    if let Ok(host) = HeaderValue::from_str(lease.target().host()) {
         request.headers_mut().insert(http::header::HOST, host);
     }
 }

@@ -6,6 +6,7 @@
 use super::clock::{Clock, Watch};
 use super::connection::linger;
 use super::io::Stream;
+use super::socket::Socket;
 use super::upstream::within;
 use super::worker::Worker;
 use crate::boundary::outcomes::{Handshake, ListenerOutcomes};
@@ -22,7 +23,6 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -31,7 +31,7 @@ pub(super) type Identity = Box<[(HeaderName, HeaderValue)]>;
 
 /// A client whose handshake is done.
 pub(super) struct Secured {
-    pub(super) stream: Box<TlsStream<TcpStream>>,
+    pub(super) stream: Box<TlsStream<Socket>>,
     pub(super) h2: bool,
     pub(super) identity: Option<Identity>,
 }
@@ -40,13 +40,13 @@ pub(super) struct Secured {
 pub(super) async fn handshake(
     worker: &Rc<Worker>,
     tls: Arc<ListenerTls>,
-    tcp: TcpStream,
+    socket: Socket,
     peer: SocketAddr,
     listener: &ListenerOutcomes,
 ) -> Option<Secured> {
     let limits = worker.limits();
     let waiting = worker.handshakes.begin(&worker.clock, worker.share(limits.max_handshakes), limits.handshake_timeout);
-    let accept = TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp).into_fallible();
+    let accept = TlsAcceptor::from(Arc::clone(&tls.config)).accept(socket).into_fallible();
     let accepted = within(&waiting.deadline, accept).await;
     let shed = waiting.shed.get();
     drop(waiting);
@@ -59,14 +59,14 @@ pub(super) async fn handshake(
                 (Handshake::Failed, None)
             }
         },
-        Some(Err((error, tcp))) => {
+        Some(Err((error, socket))) => {
             match client_trouble(&error) {
                 Some(why) => log_refusal(listener, peer, &why),
                 None => tracing::debug!(%peer, "TLS handshake failed: {error}"),
             }
             // What the client sent meanwhile is read, or the alert that says why would be lost with a reset.
             if error.kind() == std::io::ErrorKind::InvalidData {
-                linger(Stream::Tcp(tcp), b"").await;
+                linger(Stream::Plain(socket), b"").await;
             }
             (Handshake::Failed, None)
         }
@@ -82,7 +82,7 @@ fn log_refusal(listener: &ListenerOutcomes, peer: SocketAddr, why: &str) {
     }
 }
 
-fn secured(tls: &ListenerTls, stream: TlsStream<TcpStream>) -> Result<(Handshake, Option<Secured>), &'static str> {
+fn secured(tls: &ListenerTls, stream: TlsStream<Socket>) -> Result<(Handshake, Option<Secured>), &'static str> {
     let session = stream.get_ref().1;
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     let h2 = session.alpn_protocol() == Some(b"h2");

@@ -27,7 +27,8 @@ def arguments(about, **extra):
     parser.add_argument("--binary", default="target/release/weir", help="the Weir to run")
     parser.add_argument("--quick", action="store_true", help="a small run, for every change")
     for name, (kind, default, text) in extra.items():
-        parser.add_argument("--" + name, type=kind, default=default, help=text)
+        how = {"action": "store_true"} if kind is bool else {"type": kind, "default": default}
+        parser.add_argument("--" + name, help=text, **how)
     given = parser.parse_args()
     given.binary = os.path.abspath(given.binary)
     if not os.access(given.binary, os.X_OK):
@@ -134,12 +135,13 @@ http {{
 
 
 class Weir:
-    """One Weir on ports that stay the same over its restarts; `weights` are the file's, `route_lines` more keys."""
+    """One Weir on ports that stay the same over its restarts; `weights` are the file's, `route_lines` and `pool_lines`
+    more keys."""
 
-    def __init__(self, binary, targets, weights, route_lines=""):
+    def __init__(self, binary, targets, weights, route_lines="", pool_lines=""):
         self.binary, self.home = binary, folder()
         self.port, self.admin_port = free_port(), free_port()
-        pools = "".join(f'[pool.{name}]\ntargets = ["127.0.0.1:{port}"]\n' for name, port in targets.items())
+        pools = "".join(f'[pool.{name}]\ntargets = ["127.0.0.1:{port}"]\n{pool_lines}' for name, port in targets.items())
         variants = ", ".join(f'{name} = "{name}"' for name in targets)
         shares = ", ".join(f"{name} = {weights[name]}" for name in targets)
         with open(f"{self.home}/weir.toml", "w") as out:

@@ -9,12 +9,13 @@ mod filters;
 use super::documents::weights;
 use crate::config::provenance::Provenance;
 use crate::config::{
-    Admin, AdminAddr, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, PoolConfig, PoolTls, Role,
-    RouteConfig, Server, TargetAddr, Token, shown_duration,
+    Admin, AdminAddr, Bind, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, PoolConfig, PoolTls, Role,
+    RouteConfig, Server, Token, shown_duration,
 };
 use crate::control::command::RouteView;
 use crate::control::ground::Ground;
 use crate::limits::Limits;
+use crate::net::proxy_protocol::{Accepts, Version};
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::mirror::Mirror;
 use crate::routing::networks;
@@ -124,8 +125,15 @@ fn log(log: &Log) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { name, bind, tls } = listener;
-    json!({"name": name, "bind": bind, "proxy_protocol": "off", "tls": tls.as_ref().map(listener_tls)})
+    let Listener { name, bind, proxy_protocol, tls } = listener;
+    let mode = if let Bind::Unix { mode, .. } = bind { Some(format!("{mode:04o}")) } else { None };
+    json!({
+        "name": name,
+        "bind": bind.to_string(),
+        "mode": mode,
+        "proxy_protocol": proxy_protocol.map_or("off", Accepts::word),
+        "tls": tls.as_ref().map(listener_tls),
+    })
 }
 
 fn listener_tls(tls: &ListenerTls) -> Value {
@@ -155,13 +163,19 @@ fn client_certs(certs: &ClientCerts) -> Value {
 }
 
 fn pool(pool: &PoolConfig) -> Value {
-    let PoolConfig { name: _, targets, version, connect_timeout, http2, max_connections, queue_timeout, tls } = pool;
-    let target = |target: &TargetAddr| match target {
-        TargetAddr::Ip(addr) => addr.to_string(),
-        TargetAddr::Name { host, port } => format!("{host}:{port}"),
-    };
+    let PoolConfig {
+        name: _,
+        targets,
+        version,
+        connect_timeout,
+        http2,
+        max_connections,
+        queue_timeout,
+        tls,
+        send_proxy,
+    } = pool;
     json!({
-        "targets": targets.iter().map(target).collect::<Vec<_>>(),
+        "targets": targets.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "version": version,
         "balance": "p2c",
         "protocol": if *http2 { "h2" } else { "http/1.1" },
@@ -170,6 +184,7 @@ fn pool(pool: &PoolConfig) -> Value {
         "max_connections": max_connections,
         "queue_timeout": shown_duration(*queue_timeout),
         "slow_start": "0s",
+        "send_proxy": send_proxy.map_or("off", Version::word),
     })
 }
 

@@ -1,6 +1,7 @@
 //! What a route changes in messages, and what it answers by itself, under the file's keys.
 
 use crate::config::{WrittenEdits, shown_duration};
+use crate::routing::compress::Codings;
 use crate::routing::filters::{Filters, Fixed, OwnAnswer};
 use crate::routing::redact::Redact;
 use crate::routing::redirect::Redirect;
@@ -9,16 +10,17 @@ use http::header::HeaderValue;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
-/// `rewrite`, and `redirect` or `respond`; those that the route has.
+/// `rewrite`, `redirect` or `respond`, and `compress`; those that the route has.
 pub fn filters(filters: &Filters, redact: &dyn Redact) -> Vec<(&'static str, Value)> {
     // Finished for each variant, header edits are no more what is written.
-    let Filters { rewrite, request: _, response: _, answer } = filters;
+    let Filters { rewrite, request: _, response: _, answer, compress } = filters;
     let rewrite = rewrite.as_ref().map(|one| ("rewrite", self::rewrite(one, redact)));
     let answer = answer.as_ref().map(|answer| match answer {
         OwnAnswer::Redirect(one) => (answer.name(), redirect(one, redact)),
         OwnAnswer::Fixed(one) => (answer.name(), respond(one, redact)),
     });
-    rewrite.into_iter().chain(answer).collect()
+    let compress = compress.as_ref().map(|one| ("compress", json!(codings(one))));
+    rewrite.into_iter().chain(answer).chain(compress).collect()
 }
 
 /// `{"set":{"x-variant":"${variant}"},"add":{"vary":["cookie"]},"remove":["server"]}`
@@ -27,6 +29,11 @@ pub fn header_edits(edits: &WrittenEdits) -> Value {
     let set: Map<_, _> = set.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     let add: Map<_, _> = add.iter().map(|(name, values)| (name.clone(), json!(values))).collect();
     json!({"set": set, "add": add, "remove": remove})
+}
+
+/// In the order that the route prefers.
+fn codings(codings: &Codings) -> Vec<&'static str> {
+    codings.as_slice().iter().map(|coding| coding.name()).collect()
 }
 
 fn rewrite(rewrite: &Rewrite, redact: &dyn Redact) -> Value {
