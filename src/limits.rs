@@ -50,6 +50,9 @@ pub const HISTORY_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 pub const HISTORY_KEPT: usize = 2;
 /// The audit log is put aside when it would grow past this, in bytes; one older one is kept.
 pub const AUDIT_BYTES: u64 = 32 * 1024 * 1024;
+/// How many refused changes of one actor get a line in the audit log within [`REFUSAL_WINDOW`].
+pub const REFUSALS_PER_ACTOR: u32 = 10;
+pub const REFUSAL_WINDOW: Duration = Duration::from_secs(60);
 /// The longest that a target may take to accept the connection that a switch asks it for.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that a switch opens at once.

@@ -21,6 +21,7 @@ use crate::boundary::table::ListenerTls;
 use crate::limits::PARK_AFTER;
 use crate::net::proxy_protocol::Accepts;
 use crate::routing::request::forwarded_for;
+use crate::routing::scheme::Scheme;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Version};
 use hyper::body::Incoming;
@@ -129,6 +130,15 @@ impl Client {
     /// A request that Weir can't read or won't route: no route and no variant to count it for.
     pub(super) fn rejected(&self) {
         self.listener.shards[self.worker.id].rejected.add(1);
+    }
+
+    /// The scheme that the client used, of a request as it came.
+    pub(super) fn scheme_of(&self, headers: &HeaderMap) -> Scheme {
+        let own = Scheme::of(self.tls);
+        if !self.hop.is_trusted() {
+            return own;
+        }
+        Scheme::forwarded(headers).unwrap_or(own)
     }
 
     /// A head that did not come whole in time.

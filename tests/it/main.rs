@@ -28,6 +28,7 @@ mod rewrite;
 mod routing;
 mod rules;
 mod save;
+mod scheme;
 mod sockets;
 mod state;
 mod sticky;

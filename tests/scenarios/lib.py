@@ -195,6 +195,12 @@ weights = {{ {shares} }}
         if status != 200:
             sys.exit(f"FAILED PATCH {weights}: {status} {text}")
 
+    def undo(self):
+        """Back to the revision before."""
+        status, _, text = self.ask("POST", f"/api/v1/routes/{ROUTE}/undo")
+        if status != 200:
+            sys.exit(f"FAILED POST undo: {status} {text}")
+
     def document(self):
         status, headers, text = self.ask("GET", f"/api/v1/routes/{ROUTE}")
         if status != 200:
