@@ -22,6 +22,7 @@ mod listener;
 mod mirror;
 mod request;
 mod respond;
+mod stay;
 mod tls;
 mod tunnel;
 mod upstream;

@@ -7,6 +7,7 @@ use super::failure::Failure;
 use super::forward::Answer;
 use super::grpc;
 use super::headers;
+use super::stay::Endless;
 use crate::routing::request::Unfit;
 use crate::routing::sticky::Fallback;
 use crate::routing::table::{ClientId, Decision};
@@ -68,7 +69,8 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
     exchange.answered(parts.status);
     exchange.grpc_status(&parts.headers);
     exchange.client.finish_head(&mut parts.headers, close);
-    Response::from_parts(parts, ResponseBody::of_target(incoming, lease, upload, exchange))
+    let endless = Endless::of(&exchange, decision, &parts.headers);
+    Response::from_parts(parts, ResponseBody::of_target(incoming, lease, upload, exchange).ending(endless))
 }
 
 /// The target's 101 (Switching Protocols) as the client gets it: over HTTP/2 it is a 200 (RFC 8441 §5). The request ends

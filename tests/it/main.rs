@@ -4,6 +4,7 @@
 //! kernel chose, so that they run side by side.
 
 mod admin;
+mod bad_days;
 mod basics;
 mod blue_green;
 mod cli;
@@ -20,6 +21,7 @@ mod lists;
 mod live;
 mod matching;
 mod mirror;
+mod moved;
 mod reload;
 mod rewrite;
 mod routing;
