@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weir::net::proxy_protocol::{self, Accepts, Parsed, Version};
 use weir::proxy::fuzzing::{Frames, Guard};
 use weir::routing::request::{forwarded_for, to_origin_form};
 use weir::routing::sticky::{cookie_value, query_value};
@@ -44,6 +45,24 @@ pub fn frames(input: &[u8]) {
         stream.chunks(piece.max(1)).try_for_each(|part| frames.pass(part, 0, 0))
     };
     assert_eq!(verdict(usize::from(*piece)), verdict(usize::MAX));
+}
+
+/// A PROXY protocol header is judged alike however much of it has come, and what it says can be said again. The first
+/// byte says which versions are taken.
+pub fn proxy_protocol(input: &[u8]) {
+    let Some((accepts, bytes)) = input.split_first() else { return };
+    let accepts = [Accepts::V1, Accepts::V2, Accepts::Any][usize::from(accepts % 3)];
+    let whole = proxy_protocol::parse(bytes, accepts);
+    let mut verdicts = (0..=bytes.len()).map(|end| proxy_protocol::parse(&bytes[..end], accepts));
+    let first = verdicts.find(|verdict| *verdict != Ok(Parsed::More));
+    assert_eq!(first.unwrap_or(Ok(Parsed::More)), whole);
+    assert!(verdicts.all(|verdict| verdict == whole), "a verdict changed with what followed");
+    if let Ok(Parsed::Whole { origin, length }) = whole {
+        assert_eq!(proxy_protocol::parse(&bytes[..length - 1], accepts), Ok(Parsed::More));
+        let again = proxy_protocol::encode(Version::V2, origin);
+        let said = Parsed::Whole { origin, length: again.len() };
+        assert_eq!(proxy_protocol::parse(&again, Accepts::V2), Ok(said));
+    }
 }
 
 /// A cookie is found by its name, a parameter by its; a request in origin form stays in it.

@@ -1,10 +1,15 @@
 //! Wiring only: control, workers and signals, put together and taken apart.
 
+mod activation;
+
 use crate::boundary::drain::{Drain, DrainWatch, Phase};
-use crate::config::{AdminAddr, Config, Listener};
+use crate::config::{AdminAddr, Bind, Config, Listener};
 use crate::control::command::Origin;
 use crate::control::{self, Control};
-use crate::proxy::worker::{self, Ended, ListenerPlan, WorkerPlan};
+use crate::net::address::Address;
+use crate::net::socket_file::{self, SocketFile};
+use crate::proxy::worker::{self, BACKLOG, Ended, ListenerPlan, Listening, WorkerPlan};
+use activation::Passed;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +19,7 @@ use tokio::task::JoinSet;
 /// Where a running Weir can be reached; ports are those that were bound.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
-    pub listeners: Vec<(String, SocketAddr)>,
+    pub listeners: Vec<(String, Address)>,
     pub admin: Vec<SocketAddr>,
     pub metrics: Option<SocketAddr>,
 }
@@ -31,7 +36,7 @@ pub enum AppError {
     #[error("{0}")]
     Control(#[from] control::StartError),
     #[error("listener {name}: can't listen on {addr}: {error}")]
-    Bind { name: String, addr: SocketAddr, error: std::io::Error },
+    Bind { name: String, addr: Bind, error: std::io::Error },
     #[error("can't start a worker: {0}")]
     Worker(std::io::Error),
     #[error("worker {0} ended by itself")]
@@ -47,6 +52,8 @@ pub struct App {
     drain_timeout: Duration,
     workers: JoinSet<Result<Ended, AppError>>,
     signals: Signals,
+    /// Removed when this is dropped.
+    _files: Vec<SocketFile>,
     pub addresses: Addresses,
 }
 
@@ -61,12 +68,15 @@ pub async fn start(config: Config) -> Result<App, AppError> {
     let start = control::Start { config, workers, drain: Arc::clone(&drain), env: |name| std::env::var(name).ok() };
     let (control, publisher) = control::start(start).await?;
 
-    let mut plans: Vec<Vec<ListenerPlan>> = (0..workers).map(|_| Vec::new()).collect();
-    let mut bound = Vec::new();
+    let mut binding = Binding::new(workers);
     for listener in &listeners {
-        let addr = bind_for_all(listener, &control, &mut plans)?;
-        bound.push((listener.name.clone(), addr));
+        let bound = binding.bind(listener, &control);
+        bound.map_err(|error| AppError::Bind { name: listener.name.clone(), addr: listener.bind.clone(), error })?;
     }
+    let Binding { plans, bound, passed, files } = binding;
+    passed.iter().flat_map(Passed::left).for_each(|name| {
+        tracing::warn!(name, "systemd hands over a socket that no listener has: write bind = \"fd:{name}\"");
+    });
     let mut set = JoinSet::new();
     for (id, listeners) in plans.into_iter().enumerate() {
         let (table, outcomes, drain) = (publisher.reader(), control.worker_outcomes(), drain.watch());
@@ -80,7 +90,7 @@ pub async fn start(config: Config) -> Result<App, AppError> {
     let mut admin = control.admin_addrs();
     let metrics = admin.split_off(admin.len().min(admin_sockets)).pop();
     let addresses = Addresses { listeners: bound, admin, metrics };
-    Ok(App { control, drain, drain_timeout, workers: set, signals, addresses })
+    Ok(App { control, drain, drain_timeout, workers: set, signals, _files: files, addresses })
 }
 
 impl App {
@@ -175,22 +185,67 @@ fn available_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Every worker gets a socket of its own on the listener's address. Gives the address, with its real port.
-fn bind_for_all(
-    listener: &Listener,
-    control: &Control,
-    plans: &mut [Vec<ListenerPlan>],
-) -> Result<SocketAddr, AppError> {
-    let failed = |error| AppError::Bind { name: listener.name.clone(), addr: listener.bind, error };
-    worker::check_free(listener.bind).map_err(failed)?;
-    let mut addr = listener.bind;
-    for plan in plans {
-        let socket = worker::bind(addr).map_err(failed)?;
-        addr = socket.local_addr().map_err(failed)?;
-        let outcomes = control.listener_outcomes(&listener.name);
-        plan.push(ListenerPlan { name: listener.name.clone(), socket, outcomes });
+/// What is bound so far.
+struct Binding {
+    /// By worker.
+    plans: Vec<Vec<ListenerPlan>>,
+    bound: Vec<(String, Address)>,
+    /// systemd's, once a listener asks for them: reading them takes them out of the environment.
+    passed: Option<Passed>,
+    files: Vec<SocketFile>,
+}
+
+impl Binding {
+    fn new(workers: usize) -> Binding {
+        let plans = (0..workers).map(|_| Vec::new()).collect();
+        Binding { plans, bound: Vec::new(), passed: None, files: Vec::new() }
     }
-    Ok(addr)
+
+    /// Gives every worker the listener's sockets.
+    fn bind(&mut self, listener: &Listener, control: &Control) -> std::io::Result<()> {
+        match &listener.bind {
+            Bind::Tcp(addr) => {
+                worker::check_free(*addr)?;
+                let mut addr = *addr;
+                // The first has resolved port 0 for the others.
+                let sockets = self.plans.iter().map(|_| {
+                    let socket = worker::bind(addr)?;
+                    addr = socket.local_addr()?.tcp().unwrap_or(addr);
+                    Ok(socket)
+                });
+                let sockets = sockets.collect::<std::io::Result<Vec<_>>>()?;
+                self.add(listener, control, sockets)
+            }
+            Bind::Unix { path, mode } => {
+                let (socket, file) = socket_file::bind(path, *mode, BACKLOG)?;
+                self.files.push(file);
+                self.share(listener, control, Listening::Unix(socket))
+            }
+            Bind::Passed(name) => {
+                let sockets = self.passed.get_or_insert_with(Passed::from_env).take(name)?;
+                sockets.into_iter().try_for_each(|socket| self.share(listener, control, socket))
+            }
+        }
+    }
+
+    /// All workers accept on one socket.
+    fn share(&mut self, listener: &Listener, control: &Control, socket: Listening) -> std::io::Result<()> {
+        let sockets = self.plans.iter().map(|_| socket.try_clone()).collect::<std::io::Result<Vec<_>>>()?;
+        self.add(listener, control, sockets)
+    }
+
+    /// One socket a worker.
+    fn add(&mut self, listener: &Listener, control: &Control, sockets: Vec<Listening>) -> std::io::Result<()> {
+        if let Some(first) = sockets.first() {
+            self.bound.push((listener.name.clone(), first.local_addr()?));
+        }
+        for (plan, socket) in self.plans.iter_mut().zip(sockets) {
+            let outcomes = control.listener_outcomes(&listener.name);
+            let (name, accepts) = (listener.name.clone(), listener.proxy_protocol);
+            plan.push(ListenerPlan { name, socket, accepts, outcomes });
+        }
+        Ok(())
+    }
 }
 
 /// Takes as many descriptors as the system gives this process.

@@ -1,6 +1,7 @@
 //! The only state that both planes touch: the published table (control → data), the outcomes (data → control)
 //! and the drain signal.
 
+pub mod compress;
 pub mod drain;
 pub mod mirror;
 pub mod outcomes;

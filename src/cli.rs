@@ -7,6 +7,7 @@ pub mod demo;
 pub mod diff;
 pub mod explain;
 pub mod history;
+pub mod judge;
 pub mod reload;
 pub mod save;
 pub mod serve;
@@ -66,6 +67,8 @@ enum Verb {
     Undo(undo::UndoArgs),
     /// Show who changed a route, when, why and to what
     History(history::HistoryArgs),
+    /// Judge a recorded release: a line a check in, a verdict a line out
+    Judge(judge::JudgeArgs),
     /// Read the configuration file again
     Reload(reload::ReloadArgs),
     /// Show where live weights are not the file's, and which files are not what is running
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Verb::Switch(args) => switch::run(&args, &admin),
         Verb::Undo(args) => undo::run(&args, &admin),
         Verb::History(args) => history::run(&args, &admin),
+        Verb::Judge(args) => judge::run(&args),
         Verb::Reload(args) => reload::run(&args, &admin),
         Verb::Diff(args) => diff::run(&args, &admin),
         Verb::Save(args) => save::run(&args, &admin),

@@ -39,9 +39,9 @@ use std::sync::Arc;
 type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
 
 /// What may be said for no other reason than that a file could not be read whole: it may define what is missed.
-const ABSENT: [&str; 5] = ["unknown-pool", "no-listener", "no-route", "no-state-dir", "open-admin"];
+const ABSENT: [&str; 6] = ["unknown-pool", "no-listener", "no-route", "no-state-dir", "open-admin", "no-trusted-proxy"];
 /// The same within a file that has broken lines: one of them may hold what is missed.
-const INCOMPLETE: [&str; 11] = [
+const INCOMPLETE: [&str; 12] = [
     "missing-key",
     "weights-missing",
     "weights-sum",
@@ -53,6 +53,7 @@ const INCOMPLETE: [&str; 11] = [
     "bad-condition",
     "bad-sticky",
     "unused-pool",
+    "no-trusted-proxy",
 ];
 
 /// Reads and checks the file and what it includes. `env` looks up `${VAR}`.

@@ -81,12 +81,23 @@ pub const MIRROR_BYTES_PER_WORKER: usize = 8 * 1024 * 1024;
 pub const MIRROR_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// What is read of the answer to a copy; past it the connection is closed instead.
 pub const MIRROR_ANSWER_BYTES: usize = 256 * 1024;
+/// The shortest body that is compressed, in bytes: less fits a packet either way.
+pub const COMPRESS_FROM_BYTES: u64 = 1024;
+/// What one answer's compressor takes in before other tasks of the worker have their turn, in bytes, and what it hands on
+/// at once.
+pub const COMPRESS_TURN_BYTES: usize = 32 * 1024;
+pub const COMPRESS_OUTPUT_BYTES: usize = 16 * 1024;
+/// Answers that a worker compresses at once; further ones go as they are.
+pub const COMPRESSORS_PER_WORKER: usize = 256;
 /// How often the files of certificates are looked at.
 pub const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long before a certificate expires it is warned of.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(21 * 24 * 60 * 60);
 /// Requests at once on one HTTP/2 connection to a target; further ones open another.
 pub const UPSTREAM_STREAMS: usize = 100;
+/// The longest PROXY protocol header that is read, in bytes. Version 2 could announce 64 KiB; what is sent has addresses,
+/// names and at most a certificate.
+pub const PREFACE_BYTES: usize = 16 * 1024;
 /// Upper bounds of the duration histograms, in microseconds; the last bucket is +Inf.
 pub const DURATION_BOUNDS_US: [u64; 16] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
@@ -107,6 +118,9 @@ const _: () = assert!(LIST_BYTES < u32::MAX as u64);
 const _: () = assert!(REGEX_BYTES <= ALL_REGEX_BYTES);
 const _: () = assert!(2 * MIRROR_BODY_BYTES <= MIRROR_BYTES_PER_WORKER);
 const _: () = assert!(MIRRORS_PER_WORKER > 0 && MIRROR_ANSWER_BYTES > 0);
+const _: () = assert!(COMPRESS_OUTPUT_BYTES <= COMPRESS_TURN_BYTES && COMPRESSORS_PER_WORKER > 0);
+// Room for the longest addresses, two paths of unix sockets.
+const _: () = assert!(PREFACE_BYTES >= 16 + 2 * 108);
 const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
 
 /// The operator's `[limits]`, with its defaults.

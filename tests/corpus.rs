@@ -34,6 +34,11 @@ fn frames() {
 }
 
 #[test]
+fn proxy_protocol() {
+    replay("proxy_protocol", checks::proxy_protocol);
+}
+
+#[test]
 fn keys() {
     replay("keys", checks::keys);
 }

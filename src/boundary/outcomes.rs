@@ -259,6 +259,23 @@ impl Handshake {
     }
 }
 
+/// Why a connection's PROXY protocol header was not taken, as the metrics' `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedPreface {
+    /// From somebody who is no trusted proxy.
+    Untrusted = 0,
+    Malformed = 1,
+    Timeout = 2,
+}
+
+impl RefusedPreface {
+    pub const ALL: [RefusedPreface; 3] =
+        [RefusedPreface::Untrusted, RefusedPreface::Malformed, RefusedPreface::Timeout];
+    pub fn label(self) -> &'static str {
+        ["untrusted", "malformed", "timeout"][self as usize]
+    }
+}
+
 /// One worker's part of a listener's numbers.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -267,7 +284,8 @@ pub struct ListenerShard {
     pub accepted: Count,
     /// Accepting paused at the connection limit.
     pub paused: Count,
-    /// Connections closed for a request that could not be read, or a failed TLS handshake.
+    /// Connections closed for a request that could not be read, a failed TLS handshake, or a refused PROXY
+    /// protocol header.
     pub rejected: Count,
     /// Those of them whose request head did not come whole in time.
     pub late_heads: Count,
@@ -275,6 +293,8 @@ pub struct ListenerShard {
     pub floods: Count,
     /// By [`Handshake`].
     pub handshakes: [Count; 5],
+    /// By [`RefusedPreface`].
+    pub prefaces: [Count; 3],
 }
 
 #[derive(Debug)]

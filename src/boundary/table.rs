@@ -3,15 +3,17 @@
 //! Control builds a [`Published`] whole and swaps it in; a worker keeps its own copy of the pointer and checks with
 //! one load a request whether it changed, so that a request sees exactly one table and no counter is shared.
 
+use super::compress::CompressOutcomes;
 use super::mirror::Mirroring;
 use super::outcomes::{TargetOutcomes, VariantOutcomes};
 use crate::limits::Limits;
+use crate::net::address::Address;
+use crate::net::proxy_protocol::Version;
 use crate::routing::table::RoutingTable;
 use arc_swap::ArcSwap;
 use http::HeaderName;
 use rustls::pki_types::ServerName;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,8 @@ pub struct Published {
     pub tls: BTreeMap<String, Arc<ListenerTls>>,
     /// Indexed by route.
     pub mirrors: Vec<Option<Box<Mirroring>>>,
+    /// Indexed by route; of those that compress.
+    pub compressed: Vec<Option<Arc<CompressOutcomes>>>,
     pub settings: Settings,
     /// Each route's generation, for explanations.
     pub generations: Vec<u64>,
@@ -67,6 +71,8 @@ pub struct Pool {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Targets are spoken HTTP/2 with: agreed by ALPN with TLS, without it by prior knowledge.
     pub http2: bool,
+    /// Connections begin with a PROXY protocol header of this version, and are one client's each.
+    pub send_proxy: Option<Version>,
 }
 
 #[derive(Debug)]
@@ -74,7 +80,7 @@ pub struct Target {
     /// As written in the file: the name in status and metrics.
     pub name: String,
     /// Where it is now: one address, or those that its name resolved to; empty when the name does not resolve.
-    pub addrs: Vec<SocketAddr>,
+    pub addrs: Vec<Address>,
     /// With TLS: the name that it must prove to have.
     pub server_name: Option<ServerName<'static>>,
     pub outcomes: Arc<TargetOutcomes>,

@@ -53,7 +53,7 @@ fn start(args: &DemoArgs) -> Result<Second, Box<dyn std::error::Error>> {
     runtime.block_on(async {
         let app = app::start(config).await?;
         introduce(&app.addresses, &file.display().to_string());
-        let load = Load { proxy: app.addresses.listeners[0].1, rate: args.rate, seconds: args.seconds };
+        let load = Load { proxy: proxy_addr(&app.addresses), rate: args.rate, seconds: args.seconds };
         let running = load::start(load, app.drain_watch())?;
         app.run(async {
             running.ended.notified().await;
@@ -92,6 +92,10 @@ variant = "canary"
     )
 }
 
+fn proxy_addr(addresses: &Addresses) -> SocketAddr {
+    addresses.listeners[0].1.tcp().expect("the demo listens on a TCP port")
+}
+
 /// The address when it is free, otherwise the same with any port.
 fn free_or_any(addr: &str) -> SocketAddr {
     let addr: SocketAddr = addr.parse().expect("the demo's own address is valid");
@@ -99,7 +103,7 @@ fn free_or_any(addr: &str) -> SocketAddr {
 }
 
 fn introduce(addresses: &Addresses, file: &str) {
-    let proxy = addresses.listeners[0].1;
+    let proxy = proxy_addr(addresses);
     let admin = match addresses.admin.first() {
         Some(addr) if addr.to_string() != ADMIN => format!(" --admin {addr}"),
         _ => String::new(),

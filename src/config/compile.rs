@@ -1,6 +1,7 @@
 //! From what is written to what is meant: checks every value against its neighbours, resolves names, fills in
 //! defaults. Goes on after an error, so that one check shows them all.
 
+mod compress;
 mod filters;
 mod listen;
 mod lists;
@@ -11,6 +12,7 @@ mod pools;
 mod preview;
 mod routes;
 mod rules;
+mod sockets;
 mod sticky;
 mod tls;
 
@@ -20,6 +22,7 @@ use super::model::{Config, Log, Server};
 use super::raw;
 use super::source::{At, Place, Sources, listed};
 use crate::limits::Limits;
+use crate::routing::networks::canonical;
 use lists::Lists;
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -49,7 +52,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
-    let listeners = check.listeners(&file.listeners);
+    let listeners = check.listeners(&file.listeners, !server.trusted_proxies.is_empty());
     let admin = check.admin(file.admin.as_ref());
     check.ports(&file.listeners, file.admin.as_ref());
     let pools = check.pools(&file.pools);
@@ -93,7 +96,7 @@ impl Checker<'_> {
             server.workers = raw.workers.flatten();
             server.drain_timeout = raw.drain_timeout.map_or(DRAIN_TIMEOUT, |timeout| timeout.value);
             let proxies = raw.trusted_proxies.map(|list| list.value).unwrap_or_default();
-            server.trusted_proxies = proxies.iter().filter_map(|proxy| self.network(proxy)).collect();
+            server.trusted_proxies = proxies.iter().filter_map(|proxy| self.network(proxy)).map(canonical).collect();
             if let Some(folder) = raw.state_dir {
                 if folder.value.is_empty() {
                     self.findings.error("bad-value", folder.place, "`server.state_dir` is empty");

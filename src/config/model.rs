@@ -3,6 +3,7 @@
 use super::list::ListFile;
 use super::provenance::Provenance;
 use crate::limits::Limits;
+use crate::net::proxy_protocol::{Accepts, Version};
 use crate::routing::filters::Filters;
 use crate::routing::mirror::Mirror;
 use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
@@ -76,8 +77,32 @@ pub struct Log {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub name: String,
-    pub bind: SocketAddr,
+    pub bind: Bind,
+    /// Every connection begins with a PROXY protocol header of these versions.
+    pub proxy_protocol: Option<Accepts>,
     pub tls: Option<ListenerTls>,
+}
+
+/// Where a listener's clients come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bind {
+    Tcp(SocketAddr),
+    Unix {
+        path: PathBuf,
+        mode: u32,
+    },
+    /// The sockets that systemd hands over by this name.
+    Passed(String),
+}
+
+impl std::fmt::Display for Bind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Bind::Tcp(addr) => addr.fmt(f),
+            Bind::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+            Bind::Passed(name) => write!(f, "fd:{name}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +144,8 @@ pub struct PoolConfig {
     pub max_connections: usize,
     pub queue_timeout: Duration,
     pub tls: Option<PoolTls>,
+    /// Connections to targets begin with a PROXY protocol header of this version.
+    pub send_proxy: Option<Version>,
 }
 
 /// How a pool's targets are connected to.
@@ -137,6 +164,17 @@ pub struct PoolTls {
 pub enum TargetAddr {
     Ip(SocketAddr),
     Name { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for TargetAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TargetAddr::Ip(addr) => addr.fmt(f),
+            TargetAddr::Name { host, port } => write!(f, "{host}:{port}"),
+            TargetAddr::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// What the rule is called that a route's `preview` makes.

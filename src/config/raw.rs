@@ -86,6 +86,8 @@ pub struct Log {
 pub struct Listener {
     pub name: Option<At<String>>,
     pub bind: Option<At<String>>,
+    pub mode: Option<At<String>>,
+    pub proxy_protocol: Option<At<String>>,
     pub tls: Option<ListenerTls>,
 }
 
@@ -118,6 +120,7 @@ pub struct Pool {
     pub queue_timeout: Option<At<Duration>>,
     pub tls: Option<PoolTls>,
     pub http2: bool,
+    pub send_proxy: Option<At<String>>,
 }
 
 #[derive(Debug)]
@@ -354,14 +357,15 @@ fn listener(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Listener {
         table.path = format!("listener.{}", name.written());
     }
     table.require(cx, "bind", "\"127.0.0.1:8080\"");
-    only(cx, &mut table, "proxy_protocol", "off", &["v1", "v2", "any"]);
-    let mut bind = table.string(cx, "bind");
-    if let Some(address) = bind.take_if(|address| address.value.starts_with("unix:")) {
-        cx.not_built(address.place, format_args!("{} = {}", table.path_of("bind"), address.shown()));
-    }
-    let tls = table.table(cx, "tls").map(|table| listener_tls(cx, table));
+    let listener = Listener {
+        name,
+        bind: table.string(cx, "bind"),
+        mode: table.string(cx, "mode"),
+        proxy_protocol: table.string(cx, "proxy_protocol"),
+        tls: table.table(cx, "tls").map(|table| listener_tls(cx, table)),
+    };
     table.finish(cx);
-    Listener { name, bind, tls }
+    listener
 }
 
 fn listener_tls(cx: &mut Context<'_>, mut table: Cursor<'_>) -> ListenerTls {
@@ -412,6 +416,7 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         max_connections: table.integer(cx, "max_connections", 1..=1_000_000),
         queue_timeout: table.duration(cx, "queue_timeout", FROM_ZERO),
         http2: protocol.is_some_and(|protocol| protocol.value == "h2"),
+        send_proxy: table.string(cx, "send_proxy"),
         tls,
     };
     table.finish(cx);
@@ -438,9 +443,6 @@ fn targets(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<Vec<At<Str
     for target in written.value {
         match target {
             StringOrTable::Table(place) => cx.not_built(place, format_args!("{path} = [{{ addr, weight }}]")),
-            StringOrTable::String(target) if target.value.starts_with("unix:") => {
-                cx.not_built(target.place, format_args!("{path} = [{}]", target.shown()));
-            }
             StringOrTable::String(target) => targets.push(target),
         }
     }

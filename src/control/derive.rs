@@ -7,11 +7,11 @@ use super::tls::Tls;
 use crate::boundary::mirror::Mirroring;
 use crate::boundary::table::{Pool, Published, Settings, Target};
 use crate::config::{Config, PREVIEW_RULE, PoolConfig, PoolTls, RouteConfig, TargetAddr};
+use crate::net::address::Address;
 use crate::routing::rule::{Outcome, Rule};
 use crate::routing::table::{Route, RoutingTable, Variant};
 use crate::tls::client;
 use rustls::pki_types::ServerName;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The table of this ground state.
@@ -35,6 +35,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         pools: ground.pools.to_vec(),
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
         mirrors: mirrors(config, &ground.outcomes),
+        compressed: config.routes.iter().map(|route| ground.outcomes.compressed(&route.name)).collect(),
         generations: ground.routes.iter().map(|live| live.generation).collect(),
         tls: ground.tls.listeners(),
         settings: Settings {
@@ -110,6 +111,7 @@ fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, outcomes: &Re
         max_connections: pool.max_connections,
         queue_timeout: pool.queue_timeout,
         tls: tls.client(&pool.name),
+        send_proxy: pool.send_proxy,
     }
 }
 
@@ -119,13 +121,19 @@ fn server_name(tls: &PoolTls, target: &TargetAddr) -> Option<ServerName<'static>
         (Some(name), _) => client::server_name(name),
         (None, TargetAddr::Name { host, .. }) => client::server_name(host),
         (None, TargetAddr::Ip(addr)) => Some(ServerName::from(addr.ip())),
+        // The check asks for a name.
+        (None, TargetAddr::Unix(_)) => None,
     }
 }
 
-fn addrs(target: &TargetAddr, addresses: &Addresses) -> Vec<SocketAddr> {
+fn addrs(target: &TargetAddr, addresses: &Addresses) -> Vec<Address> {
     match target {
-        TargetAddr::Ip(addr) => vec![*addr],
-        TargetAddr::Name { host, port } => addresses.get(&(host.clone(), *port)).cloned().unwrap_or_default(),
+        TargetAddr::Ip(addr) => vec![Address::Tcp(*addr)],
+        TargetAddr::Unix(path) => vec![Address::Unix(path.clone())],
+        TargetAddr::Name { host, port } => {
+            let known = addresses.get(&(host.clone(), *port)).into_iter().flatten();
+            known.copied().map(Address::Tcp).collect()
+        }
     }
 }
 

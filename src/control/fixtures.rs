@@ -62,6 +62,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             version: Some("1.0".to_owned()),
             connect_timeout: Duration::from_secs(2),
             http2: false,
+            send_proxy: None,
             max_connections: 1024,
             queue_timeout: Duration::from_secs(1),
             tls: None,

@@ -17,7 +17,8 @@ use super::persist::{self, Saved};
 use super::tls::Tls;
 use crate::boundary::outcomes::VariantOutcomes;
 use crate::boundary::table::Pool;
-use crate::config::{Config, RouteConfig};
+use crate::config::{Bind, Config, RouteConfig};
+use crate::net::proxy_protocol::Accepts;
 use crate::routing::split::{Assignment, Weight};
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -442,9 +443,10 @@ pub fn listed(route: &RouteConfig, weights: &[Weight]) -> String {
 }
 
 /// Where listeners are; their TLS a reload can change.
-fn addresses(config: &Config) -> Vec<(&str, SocketAddr)> {
-    let mut addresses: Vec<_> = config.listeners.iter().map(|one| (one.name.as_str(), one.bind)).collect();
-    addresses.sort_unstable();
+fn addresses(config: &Config) -> Vec<(&str, &Bind, Option<Accepts>)> {
+    let listeners = config.listeners.iter();
+    let mut addresses: Vec<_> = listeners.map(|one| (one.name.as_str(), &one.bind, one.proxy_protocol)).collect();
+    addresses.sort_unstable_by_key(|(name, ..)| *name);
     addresses
 }
 
@@ -612,7 +614,7 @@ pub mod tests {
         assert!(before.pools[0].targets[1].addrs.is_empty());
         let addr: SocketAddr = "192.0.2.1:80".parse().unwrap();
         let after = before.resolved(Addresses::from([(("db".to_owned(), 80), vec![addr])])).unwrap();
-        assert_eq!(after.pools[0].targets[1].addrs, [addr]);
+        assert_eq!(after.pools[0].targets[1].addrs, [crate::net::address::Address::Tcp(addr)]);
         assert!(after.resolved((*after.addresses).clone()).is_none());
     }
 

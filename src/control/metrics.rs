@@ -7,10 +7,13 @@
 use super::Control;
 use super::admin::is_healthy;
 use super::ground::Ground;
+use crate::boundary::compress::CompressTotal;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, VariantTotal};
+use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
 use crate::boundary::table::{Pool, Target};
+use crate::config::Listener;
 use crate::limits::DURATION_BOUNDS_US;
+use crate::routing::compress::Coding;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -117,6 +120,24 @@ const MIRRORED: Shape = Shape(
     MetricType::COUNTER,
     &["route", "outcome"],
 );
+const COMPRESSED: Shape = Shape(
+    "weir_compressed_total",
+    "Answers that were compressed, by the coding.",
+    MetricType::COUNTER,
+    &["route", "encoding"],
+);
+const COMPRESS_SKIPPED: Shape = Shape(
+    "weir_compress_skipped_total",
+    "Answers that went as they were because a worker was compressing as many as it may.",
+    MetricType::COUNTER,
+    &["route"],
+);
+const COMPRESS_BYTES: Shape = Shape(
+    "weir_compress_bytes_total",
+    "Bytes of answers that were compressed, in (from targets) and out (to clients).",
+    MetricType::COUNTER,
+    &["route", "direction"],
+);
 const UNROUTED: Shape =
     Shape("weir_unrouted_requests_total", "Requests that no route matched.", MetricType::COUNTER, &[]);
 const CONNECTIONS: Shape =
@@ -131,7 +152,7 @@ const PAUSED: Shape = Shape(
 );
 const REJECTED: Shape = Shape(
     "weir_connections_rejected_total",
-    "Client connections closed for a request that could not be read or a TLS handshake that failed.",
+    "Client connections closed for a request that could not be read, a failed TLS handshake or a refused PROXY protocol header.",
     MetricType::COUNTER,
     &["listener"],
 );
@@ -185,6 +206,12 @@ const HANDSHAKES: Shape = Shape(
     MetricType::COUNTER,
     &["listener", "outcome"],
 );
+const PREFACES: Shape = Shape(
+    "weir_proxy_protocol_refused_total",
+    "Client connections closed for want of a valid PROXY protocol header from a trusted proxy.",
+    MetricType::COUNTER,
+    &["listener", "reason"],
+);
 const EXPIRY: Shape = Shape(
     "weir_tls_certificate_expiry_timestamp_seconds",
     "When the certificate in use for a name expires; of several the first.",
@@ -208,6 +235,11 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |scrape| per_variant(scrape, &IN_FLIGHT, |shape, labels, total| gauge(shape, labels, signed(total.in_flight))),
     |scrape| per_variant(scrape, &TUNNELS, |shape, labels, total| gauge(shape, labels, signed(total.tunnels))),
     mirrored,
+    compressed,
+    |scrape| {
+        per_compressing(scrape, &COMPRESS_SKIPPED, |route, of| vec![counter(&COMPRESS_SKIPPED, &[route], of.skipped)])
+    },
+    compress_bytes,
     unrouted,
     |scrape| per_listener(scrape, &CONNECTIONS, |shard| shard.open.load()),
     |scrape| per_listener(scrape, &ACCEPTED, |shard| shard.accepted.load()),
@@ -222,6 +254,7 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |_| family(&BUILD, vec![gauge(&BUILD, &[env!("CARGO_PKG_VERSION")], 1.0)]),
     |scrape| family(&RELOAD, vec![gauge(&RELOAD, &[], f64::from(u8::from(scrape.reload_ok)))]),
     handshakes,
+    prefaces,
     expiries,
     |scrape| family(&TLS_RELOAD, vec![gauge(&TLS_RELOAD, &[], f64::from(u8::from(scrape.ground.tls.is_current())))]),
 ];
@@ -255,6 +288,29 @@ fn overhead(scrape: &Scrape) -> MetricFamily {
     let mut total = DurationsTotal::default();
     scrape.ground.outcomes.worker.shards.iter().for_each(|shard| shard.overhead.sum_into(&mut total));
     family(&OVERHEAD, vec![histogram(&OVERHEAD, &[], &total)])
+}
+
+fn compressed(scrape: &Scrape) -> MetricFamily {
+    per_compressing(scrape, &COMPRESSED, |route, of| {
+        let child = |coding: Coding| counter(&COMPRESSED, &[route, coding.name()], of.answers[coding as usize]);
+        Coding::ALL.map(child).to_vec()
+    })
+}
+
+fn compress_bytes(scrape: &Scrape) -> MetricFamily {
+    per_compressing(scrape, &COMPRESS_BYTES, |route, of| {
+        let child = |direction, bytes| counter(&COMPRESS_BYTES, &[route, direction], bytes);
+        vec![child("in", of.bytes_in), child("out", of.bytes_out)]
+    })
+}
+
+fn per_compressing(
+    scrape: &Scrape,
+    shape: &Shape,
+    children: impl Fn(&str, &CompressTotal) -> Vec<Metric>,
+) -> MetricFamily {
+    let routes = scrape.ground.outcomes.compressed.iter();
+    family(shape, routes.flat_map(|(route, outcomes)| children(route, &outcomes.total())).collect())
 }
 
 fn mirrored(scrape: &Scrape) -> MetricFamily {
@@ -328,6 +384,17 @@ fn handshakes(scrape: &Scrape) -> MetricFamily {
         }
     }
     family(&HANDSHAKES, children)
+}
+
+fn prefaces(scrape: &Scrape) -> MetricFamily {
+    let config = &scrape.ground.config;
+    let listeners = config.listeners.iter().filter(|listener| listener.proxy_protocol.is_some());
+    let of_listener = |listener: &Listener| {
+        let outcomes = scrape.ground.outcomes.listener(&listener.name);
+        let count = |of: RefusedPreface| outcomes.shards.iter().map(|shard| shard.prefaces[of as usize].load()).sum();
+        RefusedPreface::ALL.map(|of| counter(&PREFACES, &[&listener.name, of.label()], count(of)))
+    };
+    family(&PREFACES, listeners.flat_map(of_listener).collect())
 }
 
 fn expiries(scrape: &Scrape) -> MetricFamily {

@@ -1,9 +1,10 @@
 //! Every counter that workers ever got, by name. A name keeps its counters for the life of the process, also across
 //! reloads that remove and bring it back, so that no counter goes back.
 
+use crate::boundary::compress::CompressOutcomes;
 use crate::boundary::mirror::MirrorOutcomes;
 use crate::boundary::outcomes::{ListenerOutcomes, TargetOutcomes, VariantOutcomes, WorkerOutcomes};
-use crate::config::{Config, TargetAddr};
+use crate::config::{Config, RouteConfig, TargetAddr};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub struct Registry {
     pub listeners: BTreeMap<String, Arc<ListenerOutcomes>>,
     /// By route, of those that have a mirror.
     pub mirrors: BTreeMap<String, Arc<MirrorOutcomes>>,
+    /// By route, of those that compress.
+    pub compressed: BTreeMap<String, Arc<CompressOutcomes>>,
     pub worker: Arc<WorkerOutcomes>,
 }
 
@@ -28,6 +31,7 @@ impl Registry {
             targets: BTreeMap::new(),
             listeners: BTreeMap::new(),
             mirrors: BTreeMap::new(),
+            compressed: BTreeMap::new(),
             worker: Arc::new(WorkerOutcomes::new(workers)),
         }
     }
@@ -48,6 +52,9 @@ impl Registry {
         }
         for route in config.routes.iter().filter(|route| route.mirror.is_some()) {
             next.mirrors.entry(route.name.clone()).or_insert_with(|| Arc::new(MirrorOutcomes::new(workers)));
+        }
+        for route in config.routes.iter().filter(|route| compresses(route)) {
+            next.compressed.entry(route.name.clone()).or_insert_with(|| Arc::new(CompressOutcomes::new(workers)));
         }
         for pool in &config.pools {
             for target in &pool.targets {
@@ -78,16 +85,22 @@ impl Registry {
         known.cloned().unwrap_or_else(|| Arc::new(MirrorOutcomes::new(self.workers)))
     }
 
+    /// None for a route that never compressed.
+    pub fn compressed(&self, route: &str) -> Option<Arc<CompressOutcomes>> {
+        self.compressed.get(route).cloned()
+    }
+
     pub fn listener(&self, name: &str) -> Arc<ListenerOutcomes> {
         let known = self.listeners.get(name);
         known.cloned().unwrap_or_else(|| Arc::new(ListenerOutcomes::new(self.workers)))
     }
 }
 
+pub fn compresses(route: &RouteConfig) -> bool {
+    route.filters.as_ref().is_some_and(|filters| filters.compress.is_some())
+}
+
 /// A target's name in status and metrics: as the file writes it.
 pub fn target_name(target: &TargetAddr) -> String {
-    match target {
-        TargetAddr::Ip(addr) => addr.to_string(),
-        TargetAddr::Name { host, port } => format!("{host}:{port}"),
-    }
+    target.to_string()
 }

@@ -4,10 +4,13 @@ use super::command::{BadTarget, ChangeError, Edit, WeightChange};
 use super::ground::{Ground, place_of};
 use crate::boundary::table::{Pool, Target};
 use crate::limits::{PROBE_TIMEOUT, PROBES};
-use std::net::SocketAddr;
+use crate::net::address::Address;
+use crate::net::proxy_protocol::{Version, encode_own};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -47,11 +50,12 @@ async fn bad_targets(pool: &Pool) -> Vec<BadTarget> {
         if target.addrs.is_empty() {
             bad.push((at, "its name has no address".to_owned()));
         }
-        for addr in target.addrs.iter().copied() {
-            let (places, times) = (Arc::clone(&places), connects(target));
+        for addr in target.addrs.iter().cloned() {
+            let (places, times, send_proxy) = (Arc::clone(&places), connects(target), pool.send_proxy);
             probes.spawn(async move {
                 let _place = places.acquire().await;
-                (at, addr, probe(addr, times, patience).await)
+                let result = probe(&addr, times, send_proxy, patience).await;
+                (at, addr, result)
             });
         }
     }
@@ -69,12 +73,31 @@ fn connects(target: &Target) -> u32 {
     if target.outcomes.is_up() { 1 } else { DOUBTFUL_CONNECTS }
 }
 
-async fn probe(addr: SocketAddr, times: u32, patience: Duration) -> Result<(), String> {
+async fn probe(addr: &Address, times: u32, send_proxy: Option<Version>, patience: Duration) -> Result<(), String> {
     for _ in 0..times {
-        match tokio::time::timeout(patience, TcpStream::connect(addr)).await {
-            Ok(Ok(_)) => {}
+        match tokio::time::timeout(patience, connect(addr, send_proxy)).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.kind().to_string()),
             Err(_) => return Err(format!("no answer in {patience:?}")),
+        }
+    }
+    Ok(())
+}
+
+/// With what a target expects first, so that it has nothing to complain of.
+async fn connect(addr: &Address, send_proxy: Option<Version>) -> io::Result<()> {
+    match addr {
+        Address::Tcp(addr) => {
+            let mut tcp = TcpStream::connect(addr).await?;
+            if let Some(version) = send_proxy {
+                tcp.write_all(&encode_own(version, Some((tcp.local_addr()?, *addr)))).await?;
+            }
+        }
+        Address::Unix(path) => {
+            let mut unix = UnixStream::connect(path).await?;
+            if let Some(version) = send_proxy {
+                unix.write_all(&encode_own(version, None)).await?;
+            }
         }
     }
     Ok(())
@@ -84,11 +107,17 @@ async fn probe(addr: SocketAddr, times: u32, patience: Duration) -> Result<(), S
 mod tests {
     use super::*;
     use crate::boundary::outcomes::TargetOutcomes;
+    use std::net::SocketAddr;
     use tokio::net::TcpListener;
 
     fn target(name: &str, addrs: &[SocketAddr]) -> Target {
         let outcomes = Arc::new(TargetOutcomes::new(2));
-        Target { name: name.to_owned(), addrs: addrs.to_vec(), server_name: None, outcomes }
+        Target {
+            name: name.to_owned(),
+            addrs: addrs.iter().copied().map(Address::Tcp).collect(),
+            server_name: None,
+            outcomes,
+        }
     }
 
     fn pool(targets: Vec<Target>) -> Pool {
@@ -99,6 +128,7 @@ mod tests {
             targets,
             connect_timeout: second,
             http2: false,
+            send_proxy: None,
             tls: None,
             max_connections: 1,
             queue_timeout: second,
@@ -131,6 +161,19 @@ mod tests {
         ];
         assert_eq!(said, expected);
         assert!(bad_targets(&pool(vec![target("a:1", &[good, good])])).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_target_that_wants_to_know_whose_a_connection_is_is_told() {
+        let (listener, addr) = listening().await;
+        let told = async {
+            let mut preface = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(&mut listener.accept().await.unwrap().0, &mut preface).await.unwrap();
+            preface
+        };
+        let pool = Pool { send_proxy: Some(Version::V2), ..pool(vec![target("a:1", &[addr])]) };
+        let (found, told) = tokio::join!(bad_targets(&pool), told);
+        assert_eq!((found.len(), told), (0, encode_own(Version::V2, None)));
     }
 
     #[tokio::test]

@@ -60,7 +60,7 @@ fn names(config: &Config) -> BTreeSet<Name> {
     let targets = config.pools.iter().flat_map(|pool| &pool.targets);
     let name = |target: &TargetAddr| match target {
         TargetAddr::Name { host, port } => Some((host.clone(), *port)),
-        TargetAddr::Ip(_) => None,
+        TargetAddr::Ip(_) | TargetAddr::Unix(_) => None,
     };
     targets.filter_map(name).collect()
 }

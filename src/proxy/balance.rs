@@ -42,6 +42,7 @@ fn usable(target: &Rc<LocalTarget>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::clock::Clock;
+    use super::super::upstream::Manner;
     use super::*;
     use crate::boundary::outcomes::TargetOutcomes;
     use crate::boundary::table::Target;
@@ -52,10 +53,10 @@ mod tests {
     fn targets(in_flight: &[usize]) -> Vec<Rc<LocalTarget>> {
         let clock = Rc::new(Clock::default());
         let target = |(at, in_flight): (usize, &usize)| {
-            let addrs = vec![([127, 0, 0, 1], 9000 + at as u16).into()];
+            let addrs = vec![std::net::SocketAddr::from(([127, 0, 0, 1], 9000 + at as u16)).into()];
             let target =
                 Target { name: at.to_string(), addrs, server_name: None, outcomes: Arc::new(TargetOutcomes::new(1)) };
-            let local = LocalTarget::new(&target, (None, false), 0, &clock);
+            let local = LocalTarget::new(&target, Manner::default(), 0, &clock);
             local.set_in_flight(*in_flight);
             Rc::new(local)
         };

@@ -4,9 +4,11 @@
 //! body drives the target's connection itself, so that no task stands between the two sockets.
 
 use super::clock::Watch;
+use super::compress::{Compressor, Stopped};
 use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::headers;
 use super::io::Driving;
 use super::mirror::{self, RequestCopy};
 use super::stay::Endless;
@@ -224,7 +226,14 @@ impl Body for RequestBody {
                 upload.failure.set(Some(Failure::BadBody));
                 return Poll::Ready(Some(Err(Broken("the client's body broke off"))));
             }
-            Poll::Ready(Some(Ok(frame))) => vetted(frame),
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    let settings = &upload.client.worker.local().published.settings;
+                    headers::identify(trailers, &settings.identity_headers, None);
+                    vet::trailers(trailers);
+                }
+                frame
+            }
         };
         if let Some(data) = frame.data_ref() {
             match upload.left.get().checked_sub(data.len() as u64) {
@@ -270,6 +279,8 @@ impl Body for RequestBody {
 pub(super) struct ResponseBody {
     source: Source,
     exchange: Option<Exchange>,
+    /// None for most answers.
+    compressor: Option<Box<Compressor>>,
     /// None for most: it ends when the target ends it.
     endless: Option<Box<Endless>>,
 }
@@ -286,9 +297,10 @@ impl ResponseBody {
         lease: Lease,
         upload: Option<Rc<Upload>>,
         exchange: Exchange,
+        compressor: Option<Box<Compressor>>,
     ) -> ResponseBody {
         let source = Source::Target { incoming, lease: Some(lease), upload };
-        ResponseBody { source, exchange: Some(exchange), endless: None }
+        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
     }
 
     /// May be ended because its client has moved.
@@ -299,7 +311,13 @@ impl ResponseBody {
 
     /// Without an exchange: the request matched no route.
     pub(super) fn own(text: Bytes, exchange: Option<Exchange>) -> ResponseBody {
-        ResponseBody { source: Source::Own(Some(text).filter(|text| !text.is_empty())), exchange, endless: None }
+        let source = Source::Own(Some(text).filter(|text| !text.is_empty()));
+        ResponseBody { source, exchange, compressor: None, endless: None }
+    }
+
+    pub(super) fn compressed(text: Bytes, exchange: Exchange, compressor: Box<Compressor>) -> ResponseBody {
+        let (source, compressor) = (Source::Own(Some(text)), Some(compressor));
+        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
     }
 
     /// Leaves out what the answer to a HEAD does not send; gives its length where there is any.
@@ -325,21 +343,83 @@ impl ResponseBody {
                 upload.give_up();
             }
         }
+        if self.compressor.is_some() {
+            // It has its own end to write.
+            return Poll::Pending;
+        }
         self.finish();
         Poll::Ready(last.map(Ok))
     }
 
+    /// The next piece of an answer that is compressed.
+    #[inline(never)]
+    fn poll_compressed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let ResponseBody { source, exchange, compressor: Some(compressor), .. } = self else { return Poll::Ready(None) };
+        let mut next = compressor.poll(cx, |cx| source.poll(cx));
+        if let Poll::Ready(Some(Ok(frame))) = &mut next
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            vet::trailers(trailers);
+        }
+        if let Some(shard) = exchange.as_ref().and_then(Exchange::compress_shard) {
+            compressor.count(shard);
+        }
+        // Others can have the connection while the client takes what is left.
+        if compressor.has_all() || source.has_ended() {
+            source.release();
+        }
+        let (ended, broken) = match &next {
+            Poll::Pending => (false, false),
+            Poll::Ready(Some(Ok(_))) => (compressor.is_finished(), false),
+            Poll::Ready(Some(Err(_))) => (true, true),
+            Poll::Ready(None) => (true, false),
+        };
+        if let (Some(exchange), true) = (exchange, broken) {
+            exchange.failed(Some(Reason::Reset));
+            exchange.client.answer_broke();
+        }
+        if ended {
+            self.finish();
+        }
+        next.map_err(|stopped| match stopped {
+            Stopped::Source(_) => Broken("the target's body broke off"),
+            Stopped::Encoder => Broken("the compressor failed"),
+        })
+    }
+
     fn finish(&mut self) {
-        if let Source::Target { lease, upload, .. } = &mut self.source {
+        self.source.release();
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.finished();
+        }
+    }
+}
+
+impl Source {
+    #[inline(always)]
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self {
+            Source::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Source::Target { incoming, lease, .. } => poll_target(incoming, lease, cx),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self {
+            Source::Target { incoming, .. } => incoming.is_end_stream(),
+            Source::Own(text) => text.is_none(),
+        }
+    }
+
+    /// Gives the target's connection back, or has it take the rest of the request's body.
+    fn release(&mut self) {
+        if let Source::Target { lease, upload, .. } = self {
             match (lease.take(), upload.take().filter(|upload| !upload.is_done())) {
                 // The connection's task goes on with it, or the target has reset the stream.
                 (Some(lease), _) if lease.is_stream() => drop(lease),
                 (Some(lease), Some(upload)) => drop(tokio::task::spawn_local(finish_upload(lease, upload))),
                 (lease, _) => drop(lease),
             }
-        }
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.finished();
         }
     }
 }
@@ -355,23 +435,20 @@ impl Body for ResponseBody {
         {
             return Poll::Ready(last);
         }
-        let frame = match &mut body.source {
-            Source::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Source::Target { incoming, lease, .. } => match poll_target(incoming, lease, cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(frame) => frame,
-            },
-        };
-        match frame {
-            Some(Ok(frame)) => {
-                if let (Some(trailers), Some(exchange)) = (frame.trailers_ref(), &mut body.exchange) {
-                    exchange.grpc_status(trailers);
+        if body.compressor.is_some() {
+            return body.poll_compressed(cx);
+        }
+        match ready!(body.source.poll(cx)) {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    vet::trailers(trailers);
+                    body.exchange.iter_mut().for_each(|exchange| exchange.grpc_status(trailers));
                 }
                 let ended = matches!(&body.source, Source::Target { incoming, .. } if incoming.is_end_stream());
                 if ended || frame.is_trailers() {
                     body.finish();
                 }
-                Poll::Ready(Some(Ok(vetted(frame))))
+                Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(_)) => {
                 if let Some(exchange) = &mut body.exchange {
@@ -389,31 +466,18 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Target { incoming, .. } => incoming.is_end_stream(),
-            Source::Own(text) => text.is_none(),
+        match &self.compressor {
+            None => self.source.has_ended(),
+            Some(compressor) => compressor.is_finished(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
+            _ if self.compressor.is_some() => SizeHint::default(),
             Source::Target { incoming, .. } => incoming.size_hint(),
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
-    }
-}
-
-/// Data as it is; of trailers only what may stand there.
-fn vetted(frame: Frame<Bytes>) -> Frame<Bytes> {
-    if !frame.is_trailers() {
-        return frame;
-    }
-    match frame.into_trailers() {
-        Ok(mut trailers) => {
-            vet::trailers(&mut trailers);
-            Frame::trailers(trailers)
-        }
-        Err(frame) => frame,
     }
 }
 
@@ -483,9 +547,10 @@ pub(super) fn poll_target(
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        let whole = match &self.source {
-            Source::Target { incoming, .. } => incoming.is_end_stream(),
-            Source::Own(_) => true,
+        let whole = match (&self.compressor, &self.source) {
+            (Some(compressor), _) => compressor.is_finished(),
+            (None, Source::Target { incoming, .. }) => incoming.is_end_stream(),
+            (None, Source::Own(_)) => true,
         };
         if whole {
             self.finish();

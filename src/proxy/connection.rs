@@ -9,6 +9,9 @@ use super::frames::Breach;
 use super::guard::TooLong;
 use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
+use super::preface::{self, Owner, Peer};
+use super::socket::Socket;
+use super::streams::Streams;
 use super::tls::{self, Identity, Secured};
 use super::tunnel::{self, Tunnel};
 use super::worker::Worker;
@@ -16,6 +19,7 @@ use super::{request, respond};
 use crate::boundary::outcomes::{ListenerOutcomes, Reason};
 use crate::boundary::table::ListenerTls;
 use crate::limits::PARK_AFTER;
+use crate::net::proxy_protocol::Accepts;
 use crate::routing::request::forwarded_for;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Version};
@@ -23,15 +27,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::cell::{Cell, OnceCell};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// How long and how much is read from a client that was refused, so that it can read why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -42,7 +45,7 @@ const AFTER_REQUESTS: Duration = Duration::from_millis(200);
 
 /// How long after a drain's begin a client may still ask, to be answered with `Connection: close`: closing a connection
 /// at once would cross with the request of a busy client.
-const DRAIN_GRACE: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// Room for a head beyond the longest that is allowed, and for bodies.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -56,6 +59,9 @@ const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: clo
 pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     pub(super) ip: IpAddr,
+    peer: Peer,
+    /// Made when a target is told of the client.
+    owner: OnceCell<Owner>,
     pub(super) tls: bool,
     pub(super) hop: Hop,
     /// By the client's certificate.
@@ -91,15 +97,16 @@ impl Client {
     fn new(
         worker: &Rc<Worker>,
         listener: &Arc<ListenerOutcomes>,
-        peer: SocketAddr,
+        peer: Peer,
         (tls, h2, identity): (bool, bool, Option<Identity>),
     ) -> Rc<Client> {
-        let ip = peer.ip().to_canonical();
-        let settings = &worker.local().published.settings;
-        let trusted = settings.trusted_proxies.iter().any(|net| net.contains(&ip));
+        let ip = peer.ip();
+        let trusted = peer.speaks_for_itself() && worker.trusts(ip);
         Rc::new(Client {
             worker: Rc::clone(worker),
             ip,
+            peer,
+            owner: OnceCell::new(),
             tls,
             hop: Hop::new(ip, tls, trusted),
             identity,
@@ -166,6 +173,11 @@ impl Client {
         let local = self.worker.local();
         let trusted = &local.published.settings.trusted_proxies;
         forwarded_for(headers, |ip| trusted.iter().any(|net| net.contains(&ip))).unwrap_or(self.ip)
+    }
+
+    /// Who has those connections to targets that say for whom they are.
+    pub(super) fn owner(&self) -> &Owner {
+        self.owner.get_or_init(|| Rc::new(self.peer.origin()))
     }
 
     /// A request is over, or answered by Weir at once: idling begins.
@@ -244,14 +256,20 @@ enum End {
 /// what an idle client costs.
 pub(super) async fn serve(
     worker: Rc<Worker>,
-    tcp: TcpStream,
-    peer: SocketAddr,
-    tls: Option<Arc<ListenerTls>>,
+    mut socket: Socket,
+    mut peer: Peer,
+    (accepts, tls): (Option<Accepts>, Option<Arc<ListenerTls>>),
     listener: &Arc<ListenerOutcomes>,
 ) {
+    if let Some(accepts) = accepts {
+        match Box::pin(preface::read(&worker, &mut socket, peer, accepts, listener)).await {
+            Some(said) => peer = said,
+            None => return,
+        }
+    }
     let (stream, how) = match tls {
-        None => (Stream::Tcp(tcp), (false, false, None)),
-        Some(tls) => match Box::pin(tls::handshake(&worker, tls, tcp, peer, listener)).await {
+        None => (Stream::Plain(socket), (false, false, None)),
+        Some(tls) => match Box::pin(tls::handshake(&worker, tls, socket, peer.from, listener)).await {
             Some(Secured { stream, h2, identity }) => (Stream::Tls(stream), (true, h2, identity)),
             None => return listener.shards[worker.id].rejected.add(1),
         },
@@ -409,15 +427,18 @@ fn poll_time(client: &Client, watch: &Watch, cx: &mut Context<'_>) -> Poll<End> 
 
 async fn http2(client: &Rc<Client>, io: ClientIo) {
     let watch = Watch::new(&client.worker.clock);
+    let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    let streams = Streams::new(waker);
     let service = service_fn({
         let client = Rc::clone(client);
         move |request: http::Request<Incoming>| {
             let is_head = *request.method() == Method::HEAD;
-            let answer = request::serve(Rc::clone(&client), request);
+            // Boxed: it would be copied with what hyper puts around it.
+            let answer = Box::pin(request::serve(Rc::clone(&client), request));
             async move { answer.await.map(|answer| if is_head { respond::to_head(answer) } else { answer }) }
         }
     });
-    let mut builder = http2::Builder::new(LocalExec);
+    let mut builder = http2::Builder::new(streams.spawner());
     let limits = client.worker.limits();
     builder
         .max_concurrent_streams(limits.max_streams)
@@ -437,8 +458,11 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
                 client.head_was_late();
             }
         }
-        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+        if let Poll::Ready(result) = streams.poll(cx, |cx| connection.as_mut().poll(cx)) {
             return Poll::Ready(result);
+        }
+        if client.leaves.get() && !told {
+            cx.waker().wake_by_ref();
         }
         poll_stall(client, &watch, told, cx).map(Ok)
     })
@@ -516,10 +540,10 @@ async fn close(client: &Client, io: ClientIo, unread: bool) {
 pub(super) async fn linger(mut stream: Stream, last_words: &[u8]) {
     let close = async {
         let tcp = match &mut stream {
-            Stream::Tcp(tcp) => {
-                tcp.write_all(last_words).await?;
-                tcp.shutdown().await?;
-                tcp
+            Stream::Plain(socket) => {
+                socket.write_all(last_words).await?;
+                socket.shutdown().await?;
+                socket
             }
             Stream::Tls(tls) => {
                 tls.write_all(last_words).await?;

@@ -7,6 +7,7 @@ use super::connection::Client;
 use super::filter::Filtered;
 use super::grpc;
 use super::worker::Local;
+use crate::boundary::compress::CompressShard;
 use crate::boundary::outcomes::{Code, Reason, VariantShard};
 use http::HeaderMap;
 use std::rc::Rc;
@@ -55,6 +56,12 @@ impl Exchange {
 
     pub(super) fn shard(&self) -> &VariantShard {
         &self.local.published.outcomes[self.route][self.variant].shards[self.client.worker.id]
+    }
+
+    /// None for a route that does not compress.
+    pub(super) fn compress_shard(&self) -> Option<&CompressShard> {
+        let outcomes = self.local.published.compressed[self.route].as_ref()?;
+        Some(&outcomes.shards[self.client.worker.id])
     }
 
     /// The route's own changes to its answers, Weir's errors among them.

@@ -5,13 +5,14 @@
 
 use super::exchange::Exchange;
 use super::failure::Failure;
+use crate::routing::compress;
 use crate::routing::edits::Facts;
 use crate::routing::filters::{Filters, OwnAnswer};
 use crate::routing::redirect::{Asked, RedirectError, Scheme};
 use crate::routing::table::Route;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Response, request};
+use http::{Method, Response, Version, request};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,16 +55,23 @@ impl LocalFilters {
 pub(super) struct Filtered {
     filters: Rc<Filters>,
     facts: Facts,
+    /// For a route that compresses.
+    pub(super) compress: Option<compress::Asked>,
 }
 
 impl Filtered {
-    fn new(filters: &Rc<Filters>, client_ip: IpAddr, request_id: &HeaderValue) -> Filtered {
+    fn new(
+        filters: &Rc<Filters>,
+        (client_ip, request_id): (IpAddr, &HeaderValue),
+        compress: Option<compress::Asked>,
+    ) -> Filtered {
         let client_ip = if filters.name_client_ip() {
             HeaderValue::try_from(client_ip.to_string()).expect("an address is a valid header value")
         } else {
             HeaderValue::from_static("")
         };
-        Filtered { filters: Rc::clone(filters), facts: Facts { client_ip, request_id: request_id.clone() } }
+        let facts = Facts { client_ip, request_id: request_id.clone() };
+        Filtered { filters: Rc::clone(filters), facts, compress }
     }
 
     pub(super) fn edit_answer(&self, variant: usize, headers: &mut HeaderMap) {
@@ -76,12 +84,17 @@ impl Filtered {
 #[inline(never)]
 pub(super) fn apply(
     exchange: &mut Exchange,
-    (client_ip, request_id): (IpAddr, &HeaderValue),
+    from: (IpAddr, &HeaderValue),
     parts: &mut request::Parts,
 ) -> Result<Option<Response<Bytes>>, Failure> {
     let Some(filters) = exchange.local.filters.of(exchange.route) else { return Ok(None) };
-    exchange.filtered = Some(Box::new(Filtered::new(filters, client_ip, request_id)));
-    let Some(Filtered { filters, facts }) = exchange.filtered.as_deref() else { return Ok(None) };
+    // What the client says, before the route's own changes to it.
+    let takes_chunks = exchange.client.version.get() > Version::HTTP_10;
+    let compress = filters
+        .compress
+        .map(|codings| compress::Asked::new(&codings, &parts.headers, parts.method == Method::HEAD, takes_chunks));
+    exchange.filtered = Some(Box::new(Filtered::new(filters, from, compress)));
+    let Some(Filtered { filters, facts, .. }) = exchange.filtered.as_deref() else { return Ok(None) };
     if let Some(answer) = &filters.answer {
         return own_answer(answer, exchange, parts).map(Some);
     }

@@ -49,13 +49,13 @@ pub(super) async fn send(
     };
     sent_by_this_task(upload.as_deref()).await;
     let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
-    let timeout = asked.map_or(route.timeout, |asked| asked.min(route.timeout));
-    let waiting = Waiting::new(exchange, upload, timeout);
-    interim::expect(&mut request);
+    let waiting = Waiting::new(exchange, upload, asked.map_or(route.timeout, |asked| asked.min(route.timeout)));
+    waiting.expect_interim(&mut request);
     let mut closed_fresh = false;
     let mut refused = 0;
     loop {
-        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &exchange.client.worker.rng)).await?;
+        let client = &exchange.client;
+        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client))).await?;
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         if upgrade.is_some() {
@@ -108,7 +108,7 @@ pub(super) async fn send(
             }
         }
         exchange.shard().retries.add(1);
-        interim::expect(&mut request);
+        waiting.expect_interim(&mut request);
     }
 }
 
@@ -128,7 +128,7 @@ pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
     if request.headers().contains_key(http::header::HOST) {
         return;
     }
-    if let Ok(host) = HeaderValue::from_str(&lease.target().name) {
+    if let Ok(host) = HeaderValue::from_str(lease.target().host()) {
         request.headers_mut().insert(http::header::HOST, host);
     }
 }
@@ -184,6 +184,13 @@ impl Waiting {
             self.deadline.due_after(self.client.worker.limits().body_idle_timeout);
         }
         Ok(lease)
+    }
+
+    /// Interim responses are told of where they are passed on, or let a body go.
+    fn expect_interim(&self, request: &mut Request<RequestBody>) {
+        if self.client.takes_interim() || self.hold.is_some() {
+            interim::expect(request);
+        }
     }
 
     /// Ready when the wait is over without an answer.

@@ -9,7 +9,7 @@
 mod chunk;
 
 use chunk::ChunkLine;
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 /// Stands for a refused message: not a token, so that hyper's parser fails on it.
 const REFUSED: u8 = 0;
@@ -151,28 +151,32 @@ impl Guard {
     /// Lines of a head, up to its end or that of the bytes.
     fn head(&mut self, mut head: Head, bytes: &[u8]) -> Result<usize, Bad> {
         let mut start = 0;
-        while let Some(feed) = memchr(b'\n', &bytes[start..]) {
-            let piece = &bytes[start..start + feed];
-            start += feed + 1;
-            head.grow(feed + 1, self.max_head)?;
+        for feed in memchr_iter(b'\n', bytes) {
+            let piece = &bytes[start..feed];
+            start = feed + 1;
             let over = if self.line.is_empty() {
-                head.line(piece)?
+                head.line(piece, self.max_head)?
             } else {
-                self.line.extend_from_slice(piece);
-                let over = head.line(&self.line)?;
-                self.line.clear();
-                over
+                head.line(&self.whole_line(piece), self.max_head)?
             };
             if over {
-                self.line = Vec::new();
+                head.fits(start, self.max_head)?;
                 self.at = head.next();
                 return Ok(start);
             }
         }
-        head.grow(bytes.len() - start, self.max_head)?;
+        head.fits(bytes.len(), self.max_head)?;
+        head.bytes += bytes.len();
         self.line.extend_from_slice(&bytes[start..]);
         self.at = At::Head(head);
         Ok(bytes.len())
+    }
+
+    #[cold]
+    fn whole_line(&mut self, end: &[u8]) -> Vec<u8> {
+        let mut line = std::mem::take(&mut self.line);
+        line.extend_from_slice(end);
+        line
     }
 }
 
@@ -187,21 +191,18 @@ struct Head {
 }
 
 impl Head {
-    /// So many bytes more have come; what they are is looked at after.
-    fn grow(&mut self, bytes: usize, max: usize) -> Result<(), Bad> {
-        self.bytes += bytes;
-        if self.begun {
-            if self.bytes > max {
-                return Err(Bad::TooLong(TooLong::Head));
-            }
-        } else if self.bytes > max.min(MAX_TARGET) {
-            return Err(Bad::TooLong(TooLong::Target));
+    /// Whether it is short enough with so many bytes more.
+    fn fits(&self, more: usize, max: usize) -> Result<(), Bad> {
+        match self.begun {
+            true if self.bytes + more > max => Err(Bad::TooLong(TooLong::Head)),
+            false if self.bytes + more > max.min(MAX_TARGET) => Err(Bad::TooLong(TooLong::Target)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Takes a line, without its line feed. True when the head ends with it.
-    fn line(&mut self, line: &[u8]) -> Result<bool, Bad> {
+    #[inline]
+    fn line(&mut self, line: &[u8], max: usize) -> Result<bool, Bad> {
         let Some((b'\r', line)) = line.split_last() else { return Err(Bad::Malformed) };
         match line.first() {
             // Empty lines before a request are let pass (RFC 9112 §2.2).
@@ -209,6 +210,7 @@ impl Head {
             Some(b' ' | b'\t') => return Err(Bad::Malformed),
             Some(b'c' | b'C' | b't' | b'T') if self.begun => self.field(line)?,
             Some(_) if self.begun => {}
+            Some(_) if line.len() > max.min(MAX_TARGET) => return Err(Bad::TooLong(TooLong::Target)),
             // A fragment is not part of a target (RFC 9112 §3.2); hyper would cut it off.
             Some(_) if memchr(b'#', line).is_some() => return Err(Bad::Malformed),
             Some(_) => self.begun = true,

@@ -8,6 +8,7 @@
 use super::clock::{Clock, Tick};
 use super::frames::{Breach, Frames};
 use super::guard::{Guard, TooLong};
+use super::socket::Socket;
 use bytes::{Buf, Bytes};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,7 +16,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::client;
 use tokio_rustls::server::TlsStream;
 
@@ -113,19 +113,19 @@ impl Pulse {
 }
 
 pub(super) enum Stream {
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Stream {
     /// Closes with a reset, so that nobody takes what was sent for whole.
     pub(super) fn reset(self) {
-        let tcp = match &self {
-            Stream::Tcp(tcp) => tcp,
+        let socket = match &self {
+            Stream::Plain(socket) => socket,
             Stream::Tls(tls) => tls.get_ref().0,
         };
         // Were it refused, the connection would end without TLS's closing alert at least.
-        let _ = socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
     }
 }
 
@@ -161,7 +161,7 @@ const TLS_HANDSHAKE: &[u8] = &[22, 3];
 
 impl ClientIo {
     pub(super) fn http1(stream: Stream, pulse: Rc<Pulse>, max_head: usize) -> ClientIo {
-        let undecided = matches!(stream, Stream::Tcp(_));
+        let undecided = matches!(stream, Stream::Plain(_));
         ClientIo { stream, unread: Bytes::new(), guard: Some(Guard::new(max_head)), frames: None, undecided, pulse }
     }
     pub(super) fn http2(stream: Stream, pulse: Rc<Pulse>, max_streams: u32) -> ClientIo {
@@ -183,7 +183,7 @@ impl ClientIo {
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.stream {
             _ if !self.unread.is_empty() => Poll::Ready(Ok(())),
-            Stream::Tcp(tcp) => tcp.poll_read_ready(cx),
+            Stream::Plain(socket) => socket.poll_read_ready(cx),
             Stream::Tls(tls) => match tls.get_ref() {
                 (tcp, session) if session.wants_read() => tcp.poll_read_ready(cx),
                 _ => Poll::Ready(Ok(())),
@@ -282,7 +282,7 @@ impl AsyncRead for ClientIo {
             ready!(self.poll_first(cx, buf))?;
         } else if self.unread.is_empty() {
             match &mut self.stream {
-                Stream::Tcp(tcp) => ready!(Pin::new(tcp).poll_read(cx, buf))?,
+                Stream::Plain(socket) => ready!(Pin::new(socket).poll_read(cx, buf))?,
                 Stream::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, buf))?,
             }
             if let Some(guard) = self.guard.as_mut().filter(|_| !switched) {
@@ -334,7 +334,7 @@ impl AsyncWrite for ClientIo {
         }
         self.pulse.flushed.set(false);
         let n = ready!(match &mut self.stream {
-            Stream::Tcp(tcp) => poll_write_pieces(tcp, cx, bufs),
+            Stream::Plain(socket) => poll_write_pieces(socket, cx, bufs),
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         })?;
         self.pulse.mark();
@@ -343,7 +343,7 @@ impl AsyncWrite for ClientIo {
 
     fn is_write_vectored(&self) -> bool {
         match &self.stream {
-            Stream::Tcp(tcp) => tcp.is_write_vectored(),
+            Stream::Plain(socket) => socket.is_write_vectored(),
             Stream::Tls(tls) => tls.is_write_vectored(),
         }
     }
@@ -371,7 +371,7 @@ impl AsyncWrite for ClientIo {
             let _ = Pin::new(&mut self.stream).poll_write(cx, &followed.frames.last_words(breach));
         }
         match &mut self.stream {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
@@ -414,8 +414,8 @@ pub(super) struct TargetIo {
 }
 
 pub(super) enum TargetStream {
-    Tcp(TcpStream),
-    Tls(Box<client::TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<client::TlsStream<Socket>>),
 }
 
 impl TargetIo {
@@ -440,7 +440,7 @@ impl Drop for TargetStream {
 }
 
 /// A socket that is written to without waiting.
-struct AtOnce<'s>(&'s TcpStream);
+struct AtOnce<'s>(&'s Socket);
 
 impl io::Write for AtOnce<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
@@ -477,7 +477,7 @@ impl AsyncWrite for TargetIo {
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let TargetIo { stream, driving } = self.get_mut();
         match stream {
-            TargetStream::Tcp(_) => Poll::Ready(Ok(())),
+            TargetStream::Plain(_) => Poll::Ready(Ok(())),
             TargetStream::Tls(tls) => driving.poll(|cx| Pin::new(tls).poll_flush(cx)),
         }
     }
@@ -490,7 +490,7 @@ impl AsyncWrite for TargetIo {
 impl AsyncRead for TargetStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            TargetStream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            TargetStream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             TargetStream::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }
@@ -499,7 +499,7 @@ impl AsyncRead for TargetStream {
 impl AsyncWrite for TargetStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            TargetStream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            TargetStream::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             TargetStream::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
     }
@@ -509,7 +509,7 @@ impl AsyncWrite for TargetStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            TargetStream::Tcp(tcp) => poll_write_pieces(tcp, cx, bufs),
+            TargetStream::Plain(socket) => poll_write_pieces(socket, cx, bufs),
             TargetStream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }
@@ -518,13 +518,13 @@ impl AsyncWrite for TargetStream {
     }
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            TargetStream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            TargetStream::Plain(socket) => Pin::new(socket).poll_flush(cx),
             TargetStream::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            TargetStream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            TargetStream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             TargetStream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
@@ -533,13 +533,13 @@ impl AsyncWrite for TargetStream {
 /// Up to this many bytes are copied together: `send` of one piece costs the kernel less than `writev` of several.
 const JOIN_BYTES: usize = 2048;
 
-fn poll_write_pieces(tcp: &mut TcpStream, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+fn poll_write_pieces(socket: &mut Socket, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
     if let [only] = bufs {
-        return Pin::new(tcp).poll_write(cx, only);
+        return Pin::new(socket).poll_write(cx, only);
     }
     let total: usize = bufs.iter().map(|buf| buf.len()).sum();
     if total > JOIN_BYTES {
-        return Pin::new(tcp).poll_write_vectored(cx, bufs);
+        return Pin::new(socket).poll_write_vectored(cx, bufs);
     }
     let mut joined = [0_u8; JOIN_BYTES];
     let mut end = 0;
@@ -547,13 +547,13 @@ fn poll_write_pieces(tcp: &mut TcpStream, cx: &mut Context<'_>, bufs: &[io::IoSl
         joined[end..end + buf.len()].copy_from_slice(buf);
         end += buf.len();
     }
-    Pin::new(tcp).poll_write(cx, &joined[..end])
+    Pin::new(socket).poll_write(cx, &joined[..end])
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }
@@ -562,19 +562,19 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Stream::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Stream::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
     }
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Stream::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }

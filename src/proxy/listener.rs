@@ -1,110 +1,208 @@
 //! Accepting clients: every worker has a socket of its own on every address (SO_REUSEPORT).
 
 use super::connection;
+use super::preface::Peer;
+use super::socket::Socket;
 use super::worker::Worker;
 use crate::boundary::outcomes::{ListenerOutcomes, ListenerShard};
+use crate::net::address::Address;
+use crate::net::proxy_protocol::Accepts;
+use socket2::{Domain, Protocol, SockRef, Socket as Socket2, Type};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Waits this long after an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// One worker's socket of one listener.
 pub struct ListenerPlan {
     pub name: String,
-    pub socket: std::net::TcpListener,
+    pub socket: Listening,
+    /// Every connection begins with a PROXY protocol header.
+    pub accepts: Option<Accepts>,
     pub outcomes: Arc<ListenerOutcomes>,
 }
 
+/// A socket that listens. Workers have TCP sockets of their own on one address; of what exists once, a unix socket or
+/// one that somebody else has opened, each has a handle, and the first of them that asks gets the client.
+#[derive(Debug)]
+pub enum Listening {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Listening {
+    /// Ready to be accepted on. `InvalidInput` for a socket that does not listen.
+    pub fn prepared(self) -> io::Result<Listening> {
+        let socket = match &self {
+            Listening::Tcp(tcp) => SockRef::from(tcp),
+            Listening::Unix(unix) => SockRef::from(unix),
+        };
+        if !socket.is_listener()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+        }
+        socket.set_nonblocking(true)?;
+        if matches!(self, Listening::Tcp(_)) {
+            socket.set_tcp_nodelay(true)?;
+        }
+        Ok(self)
+    }
+
+    pub fn try_clone(&self) -> io::Result<Listening> {
+        Ok(match self {
+            Listening::Tcp(tcp) => Listening::Tcp(tcp.try_clone()?),
+            Listening::Unix(unix) => Listening::Unix(unix.try_clone()?),
+        })
+    }
+
+    pub fn local_addr(&self) -> io::Result<Address> {
+        Ok(match self {
+            Listening::Tcp(tcp) => Address::Tcp(tcp.local_addr()?),
+            Listening::Unix(unix) => {
+                Address::Unix(unix.local_addr()?.as_pathname().map(Into::into).unwrap_or_default())
+            }
+        })
+    }
+}
+
 /// Whether nobody listens there. SO_REUSEPORT alone would let a second Weir take half of the clients in silence.
-pub fn check_free(addr: SocketAddr) -> std::io::Result<()> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+pub fn check_free(addr: SocketAddr) -> io::Result<()> {
+    let socket = tcp_socket(addr)?;
     socket.bind(&addr.into())
 }
 
 /// Binds one worker's socket; port 0 is resolved by the first.
-pub fn bind(addr: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+pub fn bind(addr: SocketAddr) -> io::Result<Listening> {
+    let socket = tcp_socket(addr)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     // What is accepted inherits it: small pieces of a streamed answer leave at once.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(Listening::Tcp(socket.into()))
+}
+
+/// `[::]` takes IPv4 as well, whatever the system's default is.
+fn tcp_socket(addr: SocketAddr) -> io::Result<Socket2> {
+    let socket = Socket2::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    Ok(socket)
 }
 
 /// Accepts until the worker drains, then once more all that is queued, so that closing resets nobody.
-pub(super) async fn run(worker: Rc<Worker>, plan: ListenerPlan) -> std::io::Result<()> {
-    let listener = TcpListener::from_std(plan.socket)?;
+pub(super) async fn run(worker: Rc<Worker>, plan: ListenerPlan) -> io::Result<()> {
+    let ListenerPlan { name, socket, accepts, outcomes } = plan;
+    let listener = Listener::new(socket)?;
     loop {
-        let shard = &plan.outcomes.shards[worker.id];
+        let shard = &outcomes.shards[worker.id];
         worker.wait_for_room(shard).await;
         match accept(&worker, &listener).await {
-            Accepted::Client(stream, peer) => start(&worker, stream, peer, &plan.name, &plan.outcomes),
+            Accepted::Client(socket, peer) => start(&worker, socket, peer, (&name, accepts), &outcomes),
             Accepted::Failed(error) => {
-                tracing::warn!(listener = plan.name, "can't accept a connection: {error}; trying again");
+                tracing::warn!(listener = name, "can't accept a connection: {error}; trying again");
                 shard.paused.add(1);
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
             Accepted::Draining => break,
         }
     }
-    accept_queued(&worker, listener.into_std()?, &plan.name, &plan.outcomes)
-}
-
-/// Takes what the kernel has queued. Asked of the kernel itself: the runtime may not have heard of it yet.
-fn accept_queued(
-    worker: &Rc<Worker>,
-    listener: std::net::TcpListener,
-    name: &str,
-    outcomes: &Arc<ListenerOutcomes>,
-) -> std::io::Result<()> {
     // Any error ends it: no more to take, or no more to be had.
-    while let Ok((stream, peer)) = listener.accept() {
-        stream.set_nonblocking(true)?;
-        start(worker, TcpStream::from_std(stream)?, peer, name, outcomes);
+    let listening = listener.into_std()?;
+    while let Ok((socket, peer)) = accept_queued(&listening) {
+        start(&worker, socket, peer, (&name, accepts), &outcomes);
     }
     Ok(())
 }
 
+/// Takes one that the kernel has queued. Asked of the kernel itself: the runtime may not have heard of it yet.
+fn accept_queued(listening: &Listening) -> io::Result<(Socket, Option<SocketAddr>)> {
+    match listening {
+        Listening::Tcp(tcp) => {
+            let (stream, peer) = tcp.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((Socket::Tcp(TcpStream::from_std(stream)?), Some(peer)))
+        }
+        Listening::Unix(unix) => {
+            let (stream, _) = unix.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((Socket::Unix(UnixStream::from_std(stream)?), None))
+        }
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn new(socket: Listening) -> io::Result<Listener> {
+        Ok(match socket {
+            Listening::Tcp(tcp) => Listener::Tcp(TcpListener::from_std(tcp)?),
+            Listening::Unix(unix) => Listener::Unix(UnixListener::from_std(unix)?),
+        })
+    }
+    fn into_std(self) -> io::Result<Listening> {
+        Ok(match self {
+            Listener::Tcp(tcp) => Listening::Tcp(tcp.into_std()?),
+            Listener::Unix(unix) => Listening::Unix(unix.into_std()?),
+        })
+    }
+    /// The client, with its address where it has one.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
+        match self {
+            Listener::Tcp(tcp) => tcp.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Tcp(stream), Some(peer))),
+            Listener::Unix(unix) => unix.poll_accept(cx).map_ok(|(stream, _)| (Socket::Unix(stream), None)),
+        }
+    }
+}
+
 enum Accepted {
-    Client(TcpStream, SocketAddr),
-    Failed(std::io::Error),
+    Client(Socket, Option<SocketAddr>),
+    Failed(io::Error),
     /// Draining.
     Draining,
 }
 
-async fn accept(worker: &Worker, listener: &TcpListener) -> Accepted {
+async fn accept(worker: &Worker, listener: &Listener) -> Accepted {
     std::future::poll_fn(|cx| {
         if worker.draining.get() {
             return Poll::Ready(Accepted::Draining);
         }
         worker.wake_on_drain(cx);
         listener.poll_accept(cx).map(|accepted| match accepted {
-            Ok((stream, peer)) => Accepted::Client(stream, peer),
+            Ok((socket, peer)) => Accepted::Client(socket, peer),
             Err(error) => Accepted::Failed(error),
         })
     })
     .await
 }
 
-fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, name: &str, outcomes: &Arc<ListenerOutcomes>) {
+fn start(
+    worker: &Rc<Worker>,
+    socket: Socket,
+    from: Option<SocketAddr>,
+    (name, accepts): (&str, Option<Accepts>),
+    outcomes: &Arc<ListenerOutcomes>,
+) {
     let open = Open::new(worker, Arc::clone(outcomes));
+    let local = worker.local();
+    let peer = Peer::new(&socket, from, local.sends_proxy);
     // A new certificate is every worker's from the moment that its table is published.
-    let tls = worker.local().published.tls.get(name).cloned();
+    let how = (accepts, local.published.tls.get(name).cloned());
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        connection::serve(worker, stream, peer, tls, &open.outcomes).await;
+        connection::serve(worker, socket, peer, how, &open.outcomes).await;
     });
 }
 

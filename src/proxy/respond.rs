@@ -1,6 +1,7 @@
 //! The answer's head: a target's, passed on, or Weir's own as a short problem document (RFC 9457).
 
 use super::body::ResponseBody;
+use super::compress;
 use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
@@ -8,12 +9,14 @@ use super::forward::Answer;
 use super::grpc;
 use super::headers;
 use super::stay::Endless;
+use crate::routing::compress::Asked;
 use crate::routing::request::Unfit;
 use crate::routing::sticky::Fallback;
 use crate::routing::table::{ClientId, Decision};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version};
+use http_body::Body;
 use std::time::Duration;
 
 const PASSED_ON: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -69,8 +72,16 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
     exchange.answered(parts.status);
     exchange.grpc_status(&parts.headers);
     exchange.client.finish_head(&mut parts.headers, close);
+    let compressor = match compress_asked(&exchange) {
+        None => None,
+        Some(asked) => {
+            let length = incoming.size_hint().exact().filter(|_| !asked.is_head);
+            compress::begin(&exchange, asked, parts.status, &mut parts.headers, length).flatten()
+        }
+    };
     let endless = Endless::of(&exchange, decision, &parts.headers);
-    Response::from_parts(parts, ResponseBody::of_target(incoming, lease, upload, exchange).ending(endless))
+    let body = ResponseBody::of_target(incoming, lease, upload, exchange, compressor);
+    Response::from_parts(parts, body.ending(endless))
 }
 
 /// The target's 101 (Switching Protocols) as the client gets it: over HTTP/2 it is a 200 (RFC 8441 §5). The request ends
@@ -132,7 +143,22 @@ pub(super) fn by_weir(mut exchange: Exchange, mut response: Response<Bytes>, kee
     exchange.answered(response.status());
     exchange.edit_answer(response.headers_mut());
     exchange.client.finish_head(response.headers_mut(), !keep);
-    response.map(|content| ResponseBody::own(content, Some(exchange)))
+    let Some(asked) = compress_asked(&exchange) else {
+        return response.map(|content| ResponseBody::own(content, Some(exchange)));
+    };
+    let (status, length) = (response.status(), response.body().len() as u64);
+    let begun = compress::begin(&exchange, asked, status, response.headers_mut(), Some(length));
+    response.map(|content| match begun {
+        None => ResponseBody::own(content, Some(exchange)),
+        Some(Some(compressor)) => ResponseBody::compressed(content, exchange, compressor),
+        // How long it would be is not known without compressing it.
+        Some(None) => ResponseBody::own(Bytes::new(), Some(exchange)),
+    })
+}
+
+/// What the request said of compression, on a route that compresses.
+fn compress_asked(exchange: &Exchange) -> Option<&Asked> {
+    exchange.filtered.as_ref()?.compress.as_ref()
 }
 
 /// Weir's answer to a request that belongs to no route. A body is not read, and nothing after it.

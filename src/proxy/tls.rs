@@ -6,6 +6,7 @@
 use super::clock::{Clock, Watch};
 use super::connection::linger;
 use super::io::Stream;
+use super::socket::Socket;
 use super::upstream::within;
 use super::worker::Worker;
 use crate::boundary::outcomes::{Handshake, ListenerOutcomes};
@@ -24,7 +25,6 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -37,7 +37,7 @@ pub(super) type Identity = Box<[(HeaderName, HeaderValue)]>;
 
 /// A client whose handshake is done.
 pub(super) struct Secured {
-    pub(super) stream: Box<TlsStream<TcpStream>>,
+    pub(super) stream: Box<TlsStream<Socket>>,
     pub(super) h2: bool,
     pub(super) identity: Option<Identity>,
 }
@@ -46,17 +46,17 @@ pub(super) struct Secured {
 pub(super) async fn handshake(
     worker: &Rc<Worker>,
     tls: Arc<ListenerTls>,
-    tcp: TcpStream,
+    socket: Socket,
     peer: SocketAddr,
     listener: &ListenerOutcomes,
 ) -> Option<Secured> {
     let limits = worker.limits();
     let waiting = worker.handshakes.begin(&worker.clock, worker.share(limits.max_handshakes), limits.handshake_timeout);
     let accept = async {
-        if speaks_http(&tcp).await {
-            return Err((io::ErrorKind::Unsupported.into(), tcp));
+        if speaks_http(&socket).await {
+            return Err((io::ErrorKind::Unsupported.into(), socket));
         }
-        TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp).into_fallible().await
+        TlsAcceptor::from(Arc::clone(&tls.config)).accept(socket).into_fallible().await
     };
     let accepted = within(&waiting.deadline, accept).await;
     let shed = waiting.shed.get();
@@ -70,19 +70,19 @@ pub(super) async fn handshake(
                 (Handshake::Failed, None)
             }
         },
-        Some(Err((error, tcp))) if error.kind() == io::ErrorKind::Unsupported => {
+        Some(Err((error, socket))) if error.kind() == io::ErrorKind::Unsupported => {
             log_refusal(listener, peer, "it speaks HTTP without TLS");
-            linger(Stream::Tcp(tcp), NOT_TLS).await;
+            linger(Stream::Plain(socket), NOT_TLS).await;
             (Handshake::Failed, None)
         }
-        Some(Err((error, tcp))) => {
+        Some(Err((error, socket))) => {
             match client_trouble(&error) {
                 Some(why) => log_refusal(listener, peer, &why),
                 None => tracing::debug!(%peer, "TLS handshake failed: {error}"),
             }
             // What the client sent meanwhile is read, or the alert that says why would be lost with a reset.
             if error.kind() == io::ErrorKind::InvalidData {
-                linger(Stream::Tcp(tcp), b"").await;
+                linger(Stream::Plain(socket), b"").await;
             }
             (Handshake::Failed, None)
         }
@@ -92,9 +92,9 @@ pub(super) async fn handshake(
 }
 
 /// Whether the client begins with a method's name, as no TLS handshake does.
-async fn speaks_http(tcp: &TcpStream) -> bool {
+async fn speaks_http(socket: &Socket) -> bool {
     let mut first = [0];
-    matches!(tcp.peek(&mut first).await, Ok(1)) && first[0].is_ascii_uppercase()
+    matches!(socket.peek(&mut first).await, Ok(1)) && first[0].is_ascii_uppercase()
 }
 
 /// Who asks for certificates wants to know, and who mixed up ports; nobody is told of every scan.
@@ -104,7 +104,7 @@ pub(super) fn log_refusal(listener: &ListenerOutcomes, peer: impl Display, why: 
     }
 }
 
-fn secured(tls: &ListenerTls, stream: TlsStream<TcpStream>) -> Result<(Handshake, Option<Secured>), &'static str> {
+fn secured(tls: &ListenerTls, stream: TlsStream<Socket>) -> Result<(Handshake, Option<Secured>), &'static str> {
     let session = stream.get_ref().1;
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     let h2 = session.alpn_protocol() == Some(b"h2");

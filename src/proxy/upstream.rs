@@ -10,9 +10,13 @@ use super::body::{Broken, RequestBody};
 use super::clock::{Clock, Tick, Watch};
 use super::failure::Failure;
 use super::io::{Driving, TargetIo, TargetStream};
+use super::preface::{self, Owned, Owner};
+use super::socket::Socket;
 use crate::boundary::outcomes::TargetShard;
 use crate::boundary::table::Target;
 use crate::limits::UPSTREAM_IDLE;
+use crate::net::address::Address;
+use crate::net::proxy_protocol::Version;
 use crate::tls::client::explain;
 use bytes::Bytes;
 use hyper::client::conn::http1;
@@ -21,13 +25,12 @@ use pool::Capacity;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
 
 /// A target left alone after a refused connection, while others are there.
@@ -36,9 +39,10 @@ const FAILING_FOR: Duration = Duration::from_secs(1);
 /// A worker's view of one target: its idle connections and how busy it is.
 pub(super) struct LocalTarget {
     pub(super) name: String,
-    addrs: Vec<SocketAddr>,
+    addrs: Vec<Address>,
     tls: Option<TargetTls>,
     http2: bool,
+    send_proxy: Option<Version>,
     next_addr: Cell<usize>,
     idle: RefCell<Vec<IdleConnection>>,
     shared: http2::Connections,
@@ -58,10 +62,18 @@ struct TargetTls {
     name: ServerName<'static>,
 }
 
+/// How a pool's targets are spoken with.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Manner<'p> {
+    tls: Option<&'p Arc<ClientConfig>>,
+    http2: bool,
+    send_proxy: Option<Version>,
+}
+
 impl LocalTarget {
     pub(super) fn new(
         target: &Target,
-        (tls, http2): (Option<&Arc<ClientConfig>>, bool),
+        Manner { tls, http2, send_proxy }: Manner<'_>,
         worker: usize,
         clock: &Rc<Clock>,
     ) -> LocalTarget {
@@ -74,6 +86,7 @@ impl LocalTarget {
             addrs: target.addrs.clone(),
             tls: tls.zip(target.server_name.as_ref()).map(named),
             http2,
+            send_proxy,
             next_addr: Cell::new(0),
             idle: RefCell::default(),
             shared: http2::Connections::default(),
@@ -86,7 +99,7 @@ impl LocalTarget {
         }
     }
     /// The same server, spoken with in the same way: connections to it can be kept.
-    pub(super) fn is(&self, target: &Target, (tls, http2): (Option<&Arc<ClientConfig>>, bool)) -> bool {
+    fn is(&self, target: &Target, Manner { tls, http2, send_proxy }: Manner<'_>) -> bool {
         let same_tls = match (&self.tls, tls) {
             (None, None) => true,
             (Some(own), Some(tls)) => {
@@ -94,7 +107,12 @@ impl LocalTarget {
             }
             _ => false,
         };
-        self.name == target.name && self.addrs == target.addrs && self.http2 == http2 && same_tls
+        let same_kind = self.http2 == http2 && self.send_proxy == send_proxy;
+        self.name == target.name && self.addrs == target.addrs && same_kind && same_tls
+    }
+    /// What stands in for a host that a request does not name.
+    pub(super) fn host(&self) -> &str {
+        if matches!(self.addrs.first(), Some(Address::Unix(_))) { "localhost" } else { &self.name }
     }
     pub(super) fn has_address(&self) -> bool {
         !self.addrs.is_empty()
@@ -131,26 +149,36 @@ impl LocalTarget {
         self.shared.retire();
     }
 
+    /// An idle connection that may serve `owner`.
+    fn idle_for(&self, owner: Option<&Owner>) -> Option<IdleConnection> {
+        let mut idle = self.idle.borrow_mut();
+        if self.send_proxy.is_none() {
+            return idle.pop();
+        }
+        let at = idle.iter().rposition(|connection| connection.owned.is_for(owner))?;
+        Some(idle.swap_remove(at))
+    }
+
     /// Drops idle connections that the target closed or that are too old.
     fn sweep(&self, now: Tick) {
         self.idle.borrow_mut().retain_mut(|connection| {
             connection.drive(&quiet());
-            connection.is_idle() && connection.idle_since.after(UPSTREAM_IDLE) > now
+            connection.is_idle() && !connection.owned.is_orphaned() && connection.idle_since.after(UPSTREAM_IDLE) > now
         });
         self.shared.sweep(now);
     }
 
     /// Opens a connection to one of the target's addresses before `end`. All are tried, beginning with another each
     /// time, each with its share of the time that is left.
-    async fn connect(&self, end: Tick) -> Result<TargetStream, ConnectError> {
+    async fn connect(&self, end: Tick, owner: Option<&Owner>) -> Result<TargetStream, ConnectError> {
         let start = self.next_addr.get();
         self.next_addr.set(start.wrapping_add(1));
         let deadline = Watch::new(&self.clock);
         let mut last = None;
         for at in 0..self.addrs.len() {
-            let addr = self.addrs[(start + at) % self.addrs.len()];
+            let addr = &self.addrs[(start + at) % self.addrs.len()];
             deadline.due_at(self.clock.now().share_until(end, self.addrs.len() - at));
-            match within(&deadline, self.connect_to(addr)).await {
+            match within(&deadline, self.connect_to(addr, owner)).await {
                 None => last = Some(ConnectError::TimedOut),
                 Some(Ok(stream)) => {
                     self.count_connect(true);
@@ -163,13 +191,15 @@ impl LocalTarget {
         Err(last.unwrap_or_else(|| ConnectError::Refused(std::io::ErrorKind::AddrNotAvailable.into())))
     }
 
-    async fn connect_to(&self, addr: SocketAddr) -> Result<TargetStream, ConnectError> {
-        let tcp = TcpStream::connect(addr).await.map_err(ConnectError::Refused)?;
-        // A failure costs latency only.
-        let _ = tcp.set_nodelay(true);
-        let Some(tls) = &self.tls else { return Ok(TargetStream::Tcp(tcp)) };
+    async fn connect_to(&self, addr: &Address, owner: Option<&Owner>) -> Result<TargetStream, ConnectError> {
+        let mut socket = Socket::connect(addr).await.map_err(ConnectError::Refused)?;
+        if let Some(version) = self.send_proxy {
+            let preface = preface::preface(version, &socket, owner);
+            socket.write_all(&preface).await.map_err(ConnectError::Refused)?;
+        }
+        let Some(tls) = &self.tls else { return Ok(TargetStream::Plain(socket)) };
         // Boxed: a plain connection's future should not carry it.
-        let stream = Box::pin(tls.connector.connect(tls.name.clone(), tcp)).await.map_err(ConnectError::Tls)?;
+        let stream = Box::pin(tls.connector.connect(tls.name.clone(), socket)).await.map_err(ConnectError::Tls)?;
         let agreed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if self.http2 && !agreed {
             return Err(ConnectError::NoHttp2);
@@ -228,12 +258,18 @@ pub(super) struct Connection {
     switched: Option<(TargetStream, Bytes)>,
     idle_since: Tick,
     used: bool,
+    owned: Owned,
     driving: Rc<Driving>,
     _place: pool::Place,
 }
 
 impl Connection {
-    async fn open(stream: TargetStream, place: pool::Place, clock: &Clock) -> Result<Box<Connection>, hyper::Error> {
+    async fn open(
+        stream: TargetStream,
+        owned: Owned,
+        place: pool::Place,
+        clock: &Clock,
+    ) -> Result<Box<Connection>, hyper::Error> {
         let driving = Rc::new(Driving::default());
         let io = TokioIo::new(TargetIo::new(stream, &driving));
         let (sender, driver) = http1::Builder::new().handshake(io).await?;
@@ -245,6 +281,7 @@ impl Connection {
             switched: None,
             idle_since,
             used: false,
+            owned,
             driving,
             _place: place,
         }))
@@ -383,7 +420,7 @@ impl Lease {
         mut each_poll: impl FnMut(&mut Context<'_>) -> Poll<Failure>,
     ) -> Result<Sent, Failure> {
         if let Some(stream) = &self.stream {
-            return stream.send(request, &self.busy.0.name, each_poll).await;
+            return stream.send(request, self.busy.0.host(), each_poll).await;
         }
         let Some(connection) = &mut self.connection else {
             return Ok(Sent::Unsent(Box::new(request)));

@@ -1,6 +1,7 @@
 //! A worker: a thread with its own runtime, and all that its connections share without locks.
 
 use super::clock::{Clock, Tick};
+use super::compress;
 use super::connection;
 use super::filter::LocalFilters;
 use super::listener;
@@ -15,12 +16,13 @@ use hyper::server::conn::http1;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 
-pub use super::listener::{ListenerPlan, bind, check_free};
+pub use super::listener::{BACKLOG, ListenerPlan, Listening, bind, check_free};
 
 /// What a worker is made of.
 pub struct WorkerPlan {
@@ -99,6 +101,7 @@ pub(super) struct Worker {
     pub(super) drain_began: Cell<Tick>,
     pub(super) handshakes: Rc<Handshakes>,
     pub(super) mirrors: mirror::Budget,
+    pub(super) compressors: compress::Places,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
     outcomes: Arc<WorkerOutcomes>,
@@ -113,6 +116,8 @@ pub(super) struct Local {
     pub(super) pools: Vec<Rc<LocalPool>>,
     pub(super) filters: LocalFilters,
     pub(super) http1: http1::Builder,
+    /// Some target is told where clients connected to.
+    pub(super) sends_proxy: bool,
 }
 
 impl Worker {
@@ -135,6 +140,7 @@ impl Worker {
             drain_began: Cell::default(),
             handshakes: Rc::default(),
             mirrors: mirror::Budget::default(),
+            compressors: compress::Places::default(),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,
@@ -159,6 +165,11 @@ impl Worker {
 
     pub(super) fn limits(&self) -> Limits {
         self.local.borrow().published.settings.limits
+    }
+
+    /// Whether the address is a trusted proxy's.
+    pub(super) fn trusts(&self, ip: IpAddr) -> bool {
+        self.local().published.settings.trusted_proxies.iter().any(|net| net.contains(&ip))
     }
 
     pub(super) fn shard(&self) -> &WorkerShard {
@@ -251,6 +262,7 @@ impl Local {
             .collect();
         let http1 = connection::http1_builder(&published.settings.limits);
         let filters = LocalFilters::new(published.routing.routes(), before.map(|local| &local.filters));
-        Local { published, pools, filters, http1 }
+        let sends_proxy = published.pools.iter().any(|pool| pool.send_proxy.is_some());
+        Local { published, pools, filters, http1, sends_proxy }
     }
 }

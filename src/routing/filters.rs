@@ -1,5 +1,6 @@
 //! What only some routes do to a request and its answer, in one place, so that all others pay one branch for it.
 
+use super::compress::Codings;
 use super::edits::{Facts, HeaderEdits, own_value};
 use super::redirect::Redirect;
 use super::rewrite::Rewrite;
@@ -18,6 +19,7 @@ pub struct Filters {
     pub response: Vec<HeaderEdits>,
     /// The route has no targets: this is its answer.
     pub answer: Option<OwnAnswer>,
+    pub compress: Option<Codings>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,12 +82,19 @@ impl Filters {
             .as_ref()
             .map(|rewrite| Rewrite { path: rewrite.path.clone(), host: rewrite.host.as_ref().map(own_value) });
         let edits = |list: &[HeaderEdits]| list.iter().map(HeaderEdits::detached).collect();
-        Filters { rewrite, request: edits(&self.request), response: edits(&self.response), answer }
+        Filters {
+            rewrite,
+            request: edits(&self.request),
+            response: edits(&self.response),
+            answer,
+            compress: self.compress,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::compress::Coding;
     use super::super::edits::EditsTemplate;
     use super::super::rewrite::PathChange;
     use super::*;
@@ -108,6 +117,7 @@ mod tests {
                 retry_after: None,
                 body: body.clone(),
             })),
+            compress: Codings::new(&[Coding::Gzip]),
         };
         let copy = filters.detached();
         assert_eq!(copy, filters);

@@ -72,7 +72,7 @@ impl<N: Ord + Copy> Ranges<N> {
 }
 
 /// The IPv4 network that one of IPv4-mapped addresses stands for: `10.0.0.0/8` for `::ffff:10.0.0.0/104`.
-fn canonical(network: IpNet) -> IpNet {
+pub fn canonical(network: IpNet) -> IpNet {
     let IpNet::V6(mapped) = network else { return network };
     let v4 = mapped.addr().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
     v4.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(network, IpNet::V4)

@@ -28,7 +28,8 @@ def arguments(about, **extra):
     parser.add_argument("--binary", default="target/release/weir", help="the Weir to run")
     parser.add_argument("--quick", action="store_true", help="a small run, for every change")
     for name, (kind, default, text) in extra.items():
-        parser.add_argument("--" + name, type=kind, default=default, help=text)
+        how = {"action": "store_true"} if kind is bool else {"type": kind, "default": default}
+        parser.add_argument("--" + name, help=text, **how)
     given = parser.parse_args()
     given.binary = os.path.abspath(given.binary)
     if not os.access(given.binary, os.X_OK):
@@ -150,13 +151,14 @@ http {{
 class Weir:
     """One Weir on ports that stay the same over its restarts; `weights` are the file's.
 
-    `route_lines` and `pool_lines`, by pool, are more keys; tables of their own may follow the route's.
+    `route_lines` are more keys, and tables of their own may follow the route's; `pool_lines` are for all pools, or by
+    pool.
     """
 
-    def __init__(self, binary, targets, weights, route_lines="", pool_lines=None):
+    def __init__(self, binary, targets, weights, route_lines="", pool_lines=""):
         self.binary, self.home = binary, folder()
         self.port, self.admin_port = free_port(), free_port()
-        more = pool_lines or {}
+        more = pool_lines if isinstance(pool_lines, dict) else dict.fromkeys(targets, pool_lines)
         pools = "".join(f'[pool.{name}]\ntargets = ["127.0.0.1:{port}"]\n{more.get(name, "")}\n'
                         for name, port in targets.items())
         variants = ", ".join(f'{name} = "{name}"' for name in targets)

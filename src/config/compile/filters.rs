@@ -40,7 +40,9 @@ impl Checker<'_> {
             None => Some(None),
         };
         let answer = self.own_answer(raw, matches);
-        let filters = Filters { request: request?, response: response?, rewrite: rewrite?, answer: answer? };
+        let compress = self.compress(raw);
+        let filters =
+            Filters { request: request?, response: response?, rewrite: rewrite?, answer: answer?, compress: compress? };
         Some((filters != Filters::default()).then(|| Arc::new(filters)))
     }
 

@@ -12,21 +12,23 @@ use std::net::SocketAddr;
 const ADMIN_LISTEN: &str = "127.0.0.1:9901";
 
 impl Checker<'_> {
-    pub fn listeners(&mut self, raw: &[raw::Listener]) -> Option<Vec<Listener>> {
+    pub fn listeners(&mut self, raw: &[raw::Listener], trusts_somebody: bool) -> Option<Vec<Listener>> {
         self.unique("listener", raw.iter().filter_map(|listener| listener.name.as_ref()));
-        let listeners: Vec<_> = raw.iter().map(|listener| self.listener(listener)).collect();
+        let listeners: Vec<_> = raw.iter().map(|listener| self.listener(listener, trusts_somebody)).collect();
         listeners.into_iter().collect()
     }
 
-    fn listener(&mut self, raw: &raw::Listener) -> Option<Listener> {
+    fn listener(&mut self, raw: &raw::Listener, trusts_somebody: bool) -> Option<Listener> {
         if let Some(name) = &raw.name {
             self.name("listener", name);
         }
-        let bind = raw.bind.as_ref().and_then(|bind| self.address(bind));
+        let bind = self.bind(raw);
+        let proxy_protocol = self.accepts(raw, trusts_somebody);
         let tls = raw.tls.as_ref().map(|tls| self.listener_tls(tls));
         Some(Listener {
             name: raw.name.as_ref()?.value.clone(),
             bind: bind?,
+            proxy_protocol: proxy_protocol?,
             tls: match tls {
                 Some(tls) => Some(tls?),
                 None => None,
@@ -34,7 +36,7 @@ impl Checker<'_> {
         })
     }
 
-    fn address(&mut self, written: &At<String>) -> Option<SocketAddr> {
+    pub fn address(&mut self, written: &At<String>) -> Option<SocketAddr> {
         if let Ok(address) = written.value.parse() {
             return Some(address);
         }
@@ -81,11 +83,8 @@ impl Checker<'_> {
     }
 
     fn admin_address(&mut self, written: &At<String>, open: bool) -> Option<AdminAddr> {
-        if let Some(path) = written.value.strip_prefix("unix:") {
-            if path.is_empty() {
-                self.findings.error("bad-address", written.place, "\"unix:\" names no path");
-            }
-            return Some(AdminAddr::Unix(self.sources.resolve(written.place.file, path)));
+        if written.value.starts_with("unix:") {
+            return self.socket_path(written).map(AdminAddr::Unix);
         }
         let address = self.address(written)?;
         if open && !address.ip().is_loopback() {
@@ -133,7 +132,7 @@ impl Checker<'_> {
         let own = default.iter().map(|address| (address, "admin.listen (by default)"));
         let own = own.chain(listen.map(|address| (address, "admin.listen")));
         for (written, owner) in binds.chain(own).chain(metrics.map(|address| (address, "admin.metrics"))) {
-            if written.value.starts_with("unix:") {
+            if written.value.starts_with("unix:") || written.value.starts_with("fd:") {
                 if let Some(first) = sockets.insert(&written.value, written.place) {
                     let message = format!("{} is listed twice", written.shown());
                     self.findings.error("port-taken", written.place, message).other(first);

@@ -4,7 +4,7 @@
 //! host's is) is not guessed; such a request is answered with an error when it comes back to itself.
 
 use super::Checker;
-use crate::config::model::{Listener, RouteConfig};
+use crate::config::model::{Bind, Listener, RouteConfig};
 use crate::config::raw;
 use crate::routing::filters::OwnAnswer;
 use crate::routing::matcher::{HostMatch, PathMatch};
@@ -83,6 +83,11 @@ fn taken_by(routes: &[RouteConfig], host: Option<&str>, path: &str) -> Option<us
     taking.min_by_key(|(index, route)| (Reverse(route.matches.precedence()), *index)).map(|(index, _)| index)
 }
 
+/// A socket without a port is behind something that has one, which is not known here.
+fn is_at(bind: &Bind, port: u16) -> bool {
+    matches!(bind, Bind::Tcp(addr) if addr.port() == port)
+}
+
 /// Whether the location is at one of the listeners. The host is one that the route takes.
 fn back(route: &RouteConfig, redirect: &Redirect, listeners: &[Listener]) -> Back {
     if redirect.is_on_same_server() {
@@ -93,7 +98,7 @@ fn back(route: &RouteConfig, redirect: &Redirect, listeners: &[Listener]) -> Bac
     let scheme_of = |listener: &Listener| if listener.tls.is_some() { Scheme::Https } else { Scheme::Http };
     let mut same_scheme = listeners.iter().filter(|listener| redirect.scheme.is_none_or(|s| s == scheme_of(listener)));
     let port = |listener: &Listener| redirect.port.unwrap_or(scheme_of(listener).default_port());
-    if host_is_here && same_scheme.clone().any(|listener| listener.bind.port() == port(listener)) {
+    if host_is_here && same_scheme.clone().any(|listener| is_at(&listener.bind, port(listener))) {
         return Back::Here;
     }
     let scheme_alone = redirect.scheme.is_some() && redirect.host.is_none() && redirect.port.is_none();

@@ -23,6 +23,7 @@ impl Checker<'_> {
         self.name("pool", &raw.name);
         let targets = raw.targets.as_ref().and_then(|targets| self.targets(&raw.name.value, targets));
         let most = raw.max_connections.as_ref().and_then(|most| usize::try_from(most.value).ok());
+        let send_proxy = self.sends(raw);
         let tls =
             raw.tls.as_ref().map(|tls| self.pool_tls(&raw.name.value, tls, targets.as_deref().unwrap_or_default()));
         let after = |value: &Option<At<Duration>>, default| value.as_ref().map_or(default, |timeout| timeout.value);
@@ -38,6 +39,7 @@ impl Checker<'_> {
                 Some(tls) => Some(tls?),
                 None => None,
             },
+            send_proxy: send_proxy?,
         })
     }
 
@@ -49,7 +51,14 @@ impl Checker<'_> {
         let mut found = Vec::new();
         let mut first = HashMap::new();
         for written in &targets.value {
-            let target = match target(&written.value) {
+            let parsed = match written.value.starts_with("unix:") {
+                true => match self.socket_path(written) {
+                    Some(path) => Ok(TargetAddr::Unix(path)),
+                    None => continue,
+                },
+                false => target(&written.value),
+            };
+            let target = match parsed {
                 Ok(target) => target,
                 Err(help) => {
                     let help = if written.is_filled() { "write \"host:port\"".to_owned() } else { help };

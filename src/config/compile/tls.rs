@@ -236,10 +236,13 @@ impl Checker<'_> {
             return;
         }
         for target in targets {
-            if let TargetAddr::Name { host, .. } = target
-                && client::server_name(host).is_none()
-            {
-                let message = format!("no certificate can be for {host:?}, a target of pool.{pool}");
+            let nameless = match target {
+                TargetAddr::Name { host, .. } => client::server_name(host).is_none().then(|| format!("{host:?}")),
+                TargetAddr::Unix(_) => Some(target.to_string()),
+                TargetAddr::Ip(_) => None,
+            };
+            if let Some(target) = nameless {
+                let message = format!("no certificate can be for {target}, a target of pool.{pool}");
                 let help = "write server_name = \"api.internal\", the name that its certificate is for";
                 self.findings.error("bad-value", raw.place, message).help(help);
             }

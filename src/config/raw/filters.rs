@@ -35,6 +35,8 @@ pub struct Filters {
     pub rewrite: Option<Rewrite>,
     pub redirect: Option<Redirect>,
     pub respond: Option<Respond>,
+    /// Names of codings.
+    pub compress: Option<At<Vec<At<String>>>>,
     /// `redirect`, `respond` or both, though perhaps of a wrong type.
     pub answers: Vec<At<&'static str>>,
     /// Those of [`OF_VARIANTS`] that stand in the route, in the file's order.
@@ -99,6 +101,7 @@ pub fn filters(cx: &mut Context<'_>, route: &mut Cursor<'_>) -> Filters {
         rewrite: route.table(cx, "rewrite").map(|table| rewrite(cx, table)),
         redirect: route.table(cx, "redirect").map(|table| redirect(cx, table)),
         respond: route.table(cx, "respond").map(|table| respond(cx, table)),
+        compress: route.strings(cx, "compress"),
         answers,
         of_variants,
     }

@@ -2,14 +2,16 @@
 
 use super::problem::Problem;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, VariantTotal};
+use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
 use crate::boundary::table::{Pool, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
 use crate::control::command::{Changed, ReloadSummary, RouteView};
 use crate::control::ground::Ground;
 use crate::control::history::{Revision, percent, rfc3339, shares};
+use crate::control::outcomes::compresses;
 use crate::limits::DURATION_BOUNDS_US;
+use crate::routing::compress::Coding;
 use crate::routing::split::Weight;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -124,6 +126,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "name": config.name, "generation": view.live.generation,
             "weights": weights(config, &view.live.weights), "variants": variants.collect::<Vec<_>>(),
             "mirrored": mirrored(ground, config),
+            "compressed": compressed(ground, config),
         })
     });
     let worker = &ground.outcomes.worker;
@@ -140,6 +143,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "header_timeouts": shards.iter().map(|shard| shard.late_heads.load()).sum::<u64>(),
             "http2_floods": shards.iter().map(|shard| shard.floods.load()).sum::<u64>(),
             "handshakes": handshakes(shards),
+            "proxy_protocol_refused": prefaces(shards),
         })
     });
     json!({
@@ -159,6 +163,12 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
 fn handshakes(shards: &[ListenerShard]) -> Value {
     let count = |of: Handshake| shards.iter().map(|shard| shard.handshakes[of as usize].load()).sum::<u64>();
     Handshake::ALL.iter().map(|of| (of.label().to_owned(), json!(count(*of)))).collect::<Map<_, _>>().into()
+}
+
+/// Connections without a valid PROXY protocol header, by why.
+fn prefaces(shards: &[ListenerShard]) -> Value {
+    let count = |of: RefusedPreface| shards.iter().map(|shard| shard.prefaces[of as usize].load()).sum::<u64>();
+    RefusedPreface::ALL.iter().map(|of| (of.label().to_owned(), json!(count(*of)))).collect::<Map<_, _>>().into()
 }
 
 /// The answer to a change of weights that was refused, with the route as it is where the generation was old.
@@ -251,6 +261,21 @@ fn mirrored(ground: &Ground, route: &RouteConfig) -> Value {
     Value::Object(Copied::ALL.iter().map(|of| (of.label().to_owned(), json!(total[*of as usize]))).collect())
 }
 
+/// Null for a route that does not compress.
+fn compressed(ground: &Ground, route: &RouteConfig) -> Value {
+    let Some(outcomes) = ground.outcomes.compressed(&route.name).filter(|_| compresses(route)) else {
+        return Value::Null;
+    };
+    let total = outcomes.total();
+    let answers = Coding::ALL.map(|coding| (coding.name().to_owned(), json!(total.answers[coding as usize])));
+    json!({
+        "answers": Value::Object(answers.into_iter().collect()),
+        "skipped": total.skipped,
+        "bytes_in": total.bytes_in,
+        "bytes_out": total.bytes_out,
+    })
+}
+
 /// Buckets are not cumulative; their bounds are in the document once, and the last bucket has none.
 fn durations(total: &DurationsTotal) -> Value {
     json!({"count": total.buckets.iter().sum::<u64>(), "sum_us": total.sum_us, "buckets": total.buckets})
@@ -261,7 +286,7 @@ fn pool_stats(pool: &Pool) -> Value {
         let shards = &target.outcomes.shards;
         json!({
             "name": target.name,
-            "addresses": target.addrs,
+            "addresses": target.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "healthy": is_healthy(target),
             "connects": shards.iter().map(|shard| shard.connects.load()).sum::<u64>(),
             "connect_failures": shards.iter().map(|shard| shard.connect_failures.load()).sum::<u64>(),

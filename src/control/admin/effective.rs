@@ -7,12 +7,14 @@
 use super::documents::weights;
 use crate::config::provenance::Provenance;
 use crate::config::{
-    Admin, AdminAddr, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, PoolConfig, PoolTls, Role,
-    RouteConfig, Server, TargetAddr, Token, shown_duration,
+    Admin, AdminAddr, Bind, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, PoolConfig, PoolTls, Role,
+    RouteConfig, Server, Token, shown_duration,
 };
 use crate::control::command::RouteView;
 use crate::control::ground::Ground;
 use crate::limits::Limits;
+use crate::net::proxy_protocol::{Accepts, Version};
+use crate::routing::compress::Codings;
 use crate::routing::filters::Filters;
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::mirror::Mirror;
@@ -122,8 +124,15 @@ fn log(log: &Log) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { name, bind, tls } = listener;
-    json!({"name": name, "bind": bind, "proxy_protocol": "off", "tls": tls.as_ref().map(listener_tls)})
+    let Listener { name, bind, proxy_protocol, tls } = listener;
+    let mode = if let Bind::Unix { mode, .. } = bind { Some(format!("{mode:04o}")) } else { None };
+    json!({
+        "name": name,
+        "bind": bind.to_string(),
+        "mode": mode,
+        "proxy_protocol": proxy_protocol.map_or("off", Accepts::word),
+        "tls": tls.as_ref().map(listener_tls),
+    })
 }
 
 fn listener_tls(tls: &ListenerTls) -> Value {
@@ -153,13 +162,19 @@ fn client_certs(certs: &ClientCerts) -> Value {
 }
 
 fn pool(pool: &PoolConfig) -> Value {
-    let PoolConfig { name: _, targets, version, connect_timeout, http2, max_connections, queue_timeout, tls } = pool;
-    let target = |target: &TargetAddr| match target {
-        TargetAddr::Ip(addr) => addr.to_string(),
-        TargetAddr::Name { host, port } => format!("{host}:{port}"),
-    };
+    let PoolConfig {
+        name: _,
+        targets,
+        version,
+        connect_timeout,
+        http2,
+        max_connections,
+        queue_timeout,
+        tls,
+        send_proxy,
+    } = pool;
     json!({
-        "targets": targets.iter().map(target).collect::<Vec<_>>(),
+        "targets": targets.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "version": version,
         "balance": "p2c",
         "protocol": if *http2 { "h2" } else { "http/1.1" },
@@ -168,6 +183,7 @@ fn pool(pool: &PoolConfig) -> Value {
         "max_connections": max_connections,
         "queue_timeout": shown_duration(*queue_timeout),
         "slow_start": "0s",
+        "send_proxy": send_proxy.map_or("off", Version::word),
     })
 }
 
@@ -208,6 +224,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "timeout": shown_duration(*timeout),
         "mirror": mirror.as_ref().map(|mirror| self::mirror(mirror, pools)),
         "filters": filters.as_ref().map(|filters| filter_keys(filters)),
+        "compress": filters.as_ref().and_then(|filters| filters.compress.as_ref()).map(codings),
         "preview": preview.as_ref().map(|when| condition(when, provenance)),
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
@@ -226,14 +243,20 @@ fn mirror(mirror: &Mirror, pools: &[PoolConfig]) -> Value {
 
 /// Which of the keys that change a message stand in the route; their values may be secret.
 fn filter_keys(filters: &Filters) -> Vec<&'static str> {
-    let Filters { rewrite, request, response, answer } = filters;
+    let Filters { rewrite, request, response, answer, compress } = filters;
     let keys = [
         rewrite.as_ref().map(|_| "rewrite"),
         (!request.is_empty()).then_some("request_headers"),
         (!response.is_empty()).then_some("response_headers"),
         answer.as_ref().map(|answer| answer.name()),
+        compress.as_ref().map(|_| "compress"),
     ];
     keys.into_iter().flatten().collect()
+}
+
+/// In the order that the route prefers.
+fn codings(codings: &Codings) -> Vec<&'static str> {
+    codings.as_slice().iter().map(|coding| coding.name()).collect()
 }
 
 /// Where a route's weights, or the route without any, are written.

@@ -5,6 +5,7 @@ use super::access::Peer;
 use super::{Api, router};
 use crate::config::AdminAddr;
 use crate::limits::{ADMIN_CONNECTION_AGE, ADMIN_CONNECTIONS, ADMIN_READ_TIMEOUT};
+use crate::net::socket_file::{self, SocketFile};
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
@@ -12,15 +13,17 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower_service::Service;
+
+/// A socket's file is for the user that Weir runs as.
+const MODE: u32 = 0o600;
+const BACKLOG: i32 = 1024;
 
 /// What an address serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +46,6 @@ enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
-#[derive(Debug)]
-struct SocketFile(PathBuf);
-
 impl Socket {
     pub async fn bind(addr: &AdminAddr, scope: Scope) -> io::Result<Socket> {
         let listener = match addr {
@@ -54,7 +54,10 @@ impl Socket {
                 let bound = listener.local_addr()?;
                 Listener::Tcp(listener, bound)
             }
-            AdminAddr::Unix(path) => bind_unix(path).await?,
+            AdminAddr::Unix(path) => {
+                let (listener, file) = socket_file::bind(path, MODE, BACKLOG)?;
+                Listener::Unix(UnixListener::from_std(listener)?, file)
+            }
         };
         Ok(Socket { listener, scope })
     }
@@ -85,7 +88,7 @@ pub async fn serve(socket: Socket, api: Api) {
                 });
             }),
             Listener::Unix(listener, file) => listener.accept().await.map(|(stream, _)| {
-                let peer = Peer::unix(&file.0);
+                let peer = Peer::unix(file.path());
                 let router = router.clone();
                 connections.spawn(async move {
                     let _place = place;
@@ -122,32 +125,10 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, rou
     }
 }
 
-/// A socket file that nobody answers at is left over from a process that was killed.
-async fn bind_unix(path: &Path) -> io::Result<Listener> {
-    if let Ok(found) = path.symlink_metadata() {
-        if !found.file_type().is_socket() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket has this name"));
-        }
-        match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-            _ => return Err(io::ErrorKind::AddrInUse.into()),
-        }
-    }
-    let listener = UnixListener::bind(path)?;
-    let file = SocketFile(path.to_owned());
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(Listener::Unix(listener, file))
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[tokio::test]
     async fn a_unix_socket_is_private_and_replaces_only_a_dead_one() {

@@ -8,7 +8,7 @@ use super::super::clock::{Clock, Tick};
 use super::super::connection::LocalExec;
 use super::super::failure::Failure;
 use super::super::io::TargetStream;
-use super::{LocalTarget, Sent, pool};
+use super::{LocalTarget, Owned, Owner, Sent, pool};
 use crate::limits::{UPSTREAM_IDLE, UPSTREAM_STREAMS};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
@@ -43,15 +43,18 @@ struct Connection {
     tls: bool,
     streams: Cell<usize>,
     idle_since: Cell<Tick>,
+    owned: Owned,
     _place: pool::Place,
 }
 
 impl Connections {
-    /// A stream on a connection that has room.
-    pub(super) fn stream(&self, clock: &Rc<Clock>) -> Option<Stream> {
+    /// A stream on a connection that has room, and may serve `owner`.
+    pub(super) fn stream(&self, clock: &Rc<Clock>, owner: Option<&Owner>) -> Option<Stream> {
         let open = self.open.borrow();
         let has_room = |connection: &&Rc<Connection>| {
-            !connection.sender.is_closed() && connection.streams.get() < UPSTREAM_STREAMS
+            !connection.sender.is_closed()
+                && connection.streams.get() < UPSTREAM_STREAMS
+                && connection.owned.is_for(owner)
         };
         open.iter().find(has_room).map(|connection| Stream::new(connection, clock))
     }
@@ -82,9 +85,19 @@ impl Connections {
 
     pub(super) fn sweep(&self, now: Tick) {
         self.open.borrow_mut().retain(|connection| {
-            let idle = connection.streams.get() == 0 && connection.idle_since.get().after(UPSTREAM_IDLE) <= now;
-            !idle && !connection.sender.is_closed()
+            let is_over = connection.idle_since.get().after(UPSTREAM_IDLE) <= now || connection.owned.is_orphaned();
+            let is_kept = connection.streams.get() > 0 || !is_over;
+            is_kept && !connection.sender.is_closed()
         });
+    }
+
+    /// Closes a connection that has no stream, to make room for another. False when there is none.
+    pub(super) fn close_idle(&self) -> bool {
+        let mut open = self.open.borrow_mut();
+        let idle = open.iter().position(|connection| connection.streams.get() == 0);
+        let closed = idle.map(|at| open.swap_remove(at));
+        drop(open);
+        closed.is_some()
     }
 }
 
@@ -100,6 +113,7 @@ impl Opening<'_> {
         &self,
         target: &LocalTarget,
         stream: TargetStream,
+        owned: Owned,
         place: pool::Place,
     ) -> Result<Stream, hyper::Error> {
         let tls = matches!(stream, TargetStream::Tls(_));
@@ -118,7 +132,8 @@ impl Opening<'_> {
             let _ = driver.await;
         });
         let idle_since = Cell::new(target.clock.now());
-        let connection = Rc::new(Connection { sender, tls, streams: Cell::new(0), idle_since, _place: place });
+        let streams = Cell::new(0);
+        let connection = Rc::new(Connection { sender, tls, streams, idle_since, owned, _place: place });
         if !target.retired.get() {
             self.0.open.borrow_mut().push(Rc::clone(&connection));
         }

@@ -2,10 +2,11 @@
 
 use super::super::balance;
 use super::super::clock::{Clock, Tick, Watch};
+use super::super::connection::Client;
 use super::super::failure::Failure;
 use super::super::io::TargetStream;
 use super::http2;
-use super::{Busy, ConnectError, Connection, Lease, LocalTarget, within};
+use super::{Busy, ConnectError, Connection, Lease, LocalTarget, Manner, Owned, Owner, within};
 use crate::boundary::table::Pool;
 use crate::tls::client::with_own_sessions;
 use rand::rngs::SmallRng;
@@ -45,15 +46,13 @@ impl LocalPool {
             Some(pool) => pool.tls.clone(),
             None => shared.tls.as_deref().map(|tls| with_own_sessions(tls, shared.http2)),
         };
-        let is = |local: &&Rc<LocalTarget>, target| local.is(target, (tls.as_ref(), shared.http2));
+        let manner = Manner { tls: tls.as_ref(), http2: shared.http2, send_proxy: shared.send_proxy };
+        let is = |local: &&Rc<LocalTarget>, target| local.is(target, manner);
         let kept = |target| before.and_then(|pool| pool.targets.iter().find(|local| is(local, target)).map(Rc::clone));
         let targets: Vec<_> = shared
             .targets
             .iter()
-            .map(|target| {
-                kept(target)
-                    .unwrap_or_else(|| Rc::new(LocalTarget::new(target, (tls.as_ref(), shared.http2), worker, clock)))
-            })
+            .map(|target| kept(target).unwrap_or_else(|| Rc::new(LocalTarget::new(target, manner, worker, clock))))
             .collect();
         let gone = |old: &&Rc<LocalTarget>| !targets.iter().any(|target| Rc::ptr_eq(target, old));
         before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
@@ -82,16 +81,19 @@ impl LocalPool {
     }
 
     /// A connection for one request: an idle one of the chosen target, or a new one, within the worker's share. No
-    /// later than `end`. The choice is a constant so that requests have a copy of this to themselves, all of it inlined:
+    /// later than `end`. It is `client`'s own where the pool's say whose they are;
+    /// None stands for Weir. The choice is a constant so that requests have a copy of this to themselves, all of it inlined:
     /// shared with a mirror's copies, it would cost every request a percent.
     pub(in crate::proxy) async fn lease<const AT_CAP: bool>(
         &self,
         end: Tick,
         rng: &RefCell<SmallRng>,
+        client: Option<&Client>,
     ) -> Result<Lease, Failure> {
         if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
             return Err(Failure::NoTarget);
         }
+        let owner = self.shared.send_proxy.and(client).map(Client::owner);
         let mut tried: Vec<*const LocalTarget> = Vec::new();
         let mut failure = Failure::Connect;
         let mut queued = None;
@@ -100,15 +102,16 @@ impl LocalPool {
                 return Err(failure);
             };
             let busy = Busy::new(&target);
-            let idle = target.idle.borrow_mut().pop();
+            let idle = target.idle_for(owner);
             if let Some(connection) = idle {
                 return Ok(Lease::new(connection, busy, &self.capacity));
             }
             if self.shared.http2 {
-                if let Some(stream) = target.shared.stream(&self.clock) {
+                if let Some(stream) = target.shared.stream(&self.clock, owner) {
                     return Ok(Lease::on_stream(stream, busy, &self.capacity));
                 }
-                if target.shared.is_opening() {
+                // What another request opens is no use to this one where connections have owners.
+                if target.shared.is_opening() && self.shared.send_proxy.is_none() {
                     if let Err(error) = self.wait_for_opening(&target, end).await {
                         failure = error;
                         tried.push(Rc::as_ptr(&target));
@@ -131,11 +134,11 @@ impl LocalPool {
             };
             let opened = match self.shared.http2 {
                 true => {
-                    let stream = Box::pin(self.open_shared(&target, place, end)).await;
+                    let stream = Box::pin(self.open_shared(&target, place, end, owner)).await;
                     stream.map(|stream| Lease::on_stream(stream, busy, &self.capacity))
                 }
                 false => {
-                    let connection = self.open(&target, place, end).await;
+                    let connection = self.open(&target, place, end, owner).await;
                     connection.map(|connection| Lease::new(connection, busy, &self.capacity))
                 }
             };
@@ -150,16 +153,30 @@ impl LocalPool {
         }
     }
 
-    async fn open(&self, target: &LocalTarget, place: Place, end: Tick) -> Result<Box<Connection>, Failure> {
-        let stream = self.connect(target, end).await?;
-        Connection::open(stream, place, &self.clock).await.map_err(|_| Failure::Connect)
+    async fn open(
+        &self,
+        target: &LocalTarget,
+        place: Place,
+        end: Tick,
+        owner: Option<&Owner>,
+    ) -> Result<Box<Connection>, Failure> {
+        let stream = self.connect(target, end, owner).await?;
+        let owned = Owned::of(self.shared.send_proxy, owner);
+        Connection::open(stream, owned, place, &self.clock).await.map_err(|_| Failure::Connect)
     }
 
     /// A connection that others may share, and the first stream on it.
-    async fn open_shared(&self, target: &LocalTarget, place: Place, end: Tick) -> Result<http2::Stream, Failure> {
+    async fn open_shared(
+        &self,
+        target: &LocalTarget,
+        place: Place,
+        end: Tick,
+        owner: Option<&Owner>,
+    ) -> Result<http2::Stream, Failure> {
         let opening = target.shared.begin();
-        let stream = match self.connect(target, end).await {
-            Ok(stream) => opening.open(target, stream, place).await.map_err(|_| Failure::Connect),
+        let owned = Owned::of(self.shared.send_proxy, owner);
+        let stream = match self.connect(target, end, owner).await {
+            Ok(stream) => opening.open(target, stream, owned, place).await.map_err(|_| Failure::Connect),
             Err(failure) => Err(failure),
         };
         if let Err(failure) = &stream {
@@ -177,9 +194,9 @@ impl LocalPool {
         within(&deadline, target.shared.wait_for_opening()).await.unwrap_or(Err(Failure::ConnectTimeout))
     }
 
-    async fn connect(&self, target: &LocalTarget, end: Tick) -> Result<TargetStream, Failure> {
+    async fn connect(&self, target: &LocalTarget, end: Tick, owner: Option<&Owner>) -> Result<TargetStream, Failure> {
         let end = self.clock.now().after(self.shared.connect_timeout).min(end);
-        match target.connect(end).await {
+        match target.connect(end, owner).await {
             Ok(stream) => Ok(stream),
             Err(error) => {
                 target.log_failure(&self.shared.name, "can't connect", &error);
@@ -196,8 +213,11 @@ impl LocalPool {
         if let Some(place) = self.capacity.take() {
             return Some(place);
         }
-        let idle = self.targets.iter().find_map(|target| target.idle.borrow_mut().pop())?;
-        drop(idle);
+        if let Some(idle) = self.targets.iter().find_map(|target| target.idle.borrow_mut().pop()) {
+            drop(idle);
+        } else if self.shared.send_proxy.is_some() {
+            self.targets.iter().find(|target| target.shared.close_idle())?;
+        }
         self.capacity.take()
     }
 

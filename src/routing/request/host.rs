@@ -7,10 +7,10 @@
 
 use std::net::Ipv6Addr;
 
-/// Characters of a name. `%` is followed by two hexadecimal digits.
+/// Characters of a name, without the `%` that two hexadecimal digits follow.
 const NAME: [bool; 256] = {
     let mut allowed = [false; 256];
-    let listed = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+;=%";
+    let listed = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+;=";
     let mut at = 0;
     while at < listed.len() {
         allowed[listed[at] as usize] = true;
@@ -41,11 +41,10 @@ fn parts(text: &[u8]) -> Option<(&[u8], Option<u16>)> {
         std::str::from_utf8(&text[1..end]).ok()?.parse::<Ipv6Addr>().ok()?;
         end + 1
     } else {
-        let end = text.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(text.len());
-        if end == 0 || !is_decodable(&text[..end]) {
-            return None;
+        match name_length(text)? {
+            0 => return None,
+            end => end,
         }
-        end
     };
     match text[end..].split_first() {
         None => Some((&text[..end], None)),
@@ -65,21 +64,22 @@ fn port(digits: &[u8]) -> Option<Option<u16>> {
     std::str::from_utf8(digits).ok()?.parse().ok().map(Some)
 }
 
-/// Every `%` begins a byte that could stand in a name or is beyond ASCII.
-fn is_decodable(name: &[u8]) -> bool {
-    let mut rest = name;
-    while let Some(at) = memchr::memchr(b'%', rest) {
-        let Some(digits) = rest.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok()) else { return false };
-        if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return false;
+/// Bytes up to the first that is none of a name's. None when a `%` does not begin a byte that could stand in a name or is
+/// beyond ASCII.
+fn name_length(text: &[u8]) -> Option<usize> {
+    let mut end = 0;
+    loop {
+        end += text[end..].iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(text.len() - end);
+        if text.get(end) != Some(&b'%') {
+            return Some(end);
         }
-        let byte = u8::from_str_radix(digits, 16).unwrap_or(0);
-        if byte == b'%' || byte.is_ascii() && !NAME[usize::from(byte)] {
-            return false;
+        let digits = text.get(end + 1..end + 3).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
+        let byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        if byte.is_ascii() && !NAME[usize::from(byte)] {
+            return None;
         }
-        rest = &rest[at + 3..];
+        end += 3;
     }
-    true
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use tokio::io::AsyncReadExt;
 
 pub type Body = http_body_util::Either<Full<Bytes>, Empty<Bytes>>;
 
@@ -46,6 +47,14 @@ impl Http2Upstream {
         F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
         A: Future<Output = Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>> + Send + 'static,
     {
+        Http2Upstream::after(streams, 0, answer)
+    }
+    /// Each connection begins with so many bytes that are no HTTP/2.
+    pub fn after<F, A>(streams: u32, first: usize, answer: F) -> Http2Upstream
+    where
+        F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
+        A: Future<Output = Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>> + Send + 'static,
+    {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
         let addr = listener.local_addr().expect("a bound socket has an address");
@@ -55,7 +64,9 @@ impl Http2Upstream {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                while let Ok((stream, _)) = listener.accept().await {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let mut skipped = vec![0; first];
+                    stream.read_exact(&mut skipped).await.expect("the first bytes");
                     counted.fetch_add(1, SeqCst);
                     let answer = answer.clone();
                     let service = service_fn(move |request| {

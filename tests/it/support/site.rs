@@ -55,6 +55,13 @@ impl Site {
             "[[route]]\nname = \"all\"\nmatch = {{ path = \"/\" }}\nvariants = {{ stable = \"only\" }}\nweights = {{ stable = 100 }}\n{route_lines}"
         ))
     }
+    /// The listener `http` is there instead, with these further keys.
+    pub fn bind(mut self, bind: &str, lines: &str) -> Site {
+        let plain = "bind = \"127.0.0.1:0\"\n";
+        assert!(self.rest.contains(plain), "{}", self.rest);
+        self.rest = self.rest.replacen(plain, &format!("bind = \"{bind}\"\n{lines}\n"), 1);
+        self
+    }
     pub fn text(&self) -> String {
         let Site { top, server, limits, admin, rest, .. } = self;
         format!("{top}[server]\n{server}[limits]\n{limits}[admin]\n{admin}{rest}")

@@ -180,10 +180,13 @@ impl TlsClient {
     }
     /// A connection after its handshake, or why there is none.
     pub fn try_connect(&self, addr: SocketAddr) -> Result<(Wire, Shown), String> {
+        self.handshake(TcpStream::connect(addr).map_err(|error| error.to_string())?)
+    }
+    /// On a connection that has carried other bytes before.
+    pub fn handshake(&self, mut tcp: TcpStream) -> Result<(Wire, Shown), String> {
         let name = ServerName::try_from(self.name.clone()).expect("a good name");
         let mut session =
             ClientConnection::new(Arc::new(self.config.clone()), name).map_err(|error| error.to_string())?;
-        let mut tcp = TcpStream::connect(addr).map_err(|error| error.to_string())?;
         tcp.set_read_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
         while session.is_handshaking() {
             session.complete_io(&mut tcp).map_err(|error| error.to_string())?;

@@ -75,7 +75,18 @@ impl Upstream {
         config: Arc<rustls::ServerConfig>,
         reply: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Upstream {
-        Upstream::with(move |stream, shared| {
+        Upstream::over_tls_after(0, config, reply)
+    }
+    /// As [`Upstream::over_tls`], where each connection begins with so many bytes that are no TLS.
+    pub fn over_tls_after(
+        first: usize,
+        config: Arc<rustls::ServerConfig>,
+        reply: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Upstream {
+        Upstream::with(move |mut stream, shared| {
+            if std::io::Read::read_exact(&mut stream, &mut vec![0; first]).is_err() {
+                return;
+            }
             let Some((wire, resumed)) = super::tls::accepted(&config, stream) else { return };
             shared.resumed.fetch_add(usize::from(resumed), SeqCst);
             answer(wire, &reply, shared);

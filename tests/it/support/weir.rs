@@ -29,6 +29,13 @@ impl Weir {
         let process = Process::start(&site);
         Weir { site, process }
     }
+    /// Starts the site's file by this command instead of the plain one.
+    #[track_caller]
+    pub fn start_by(site: Site, command: Command) -> Weir {
+        site.write();
+        let process = Process::ready(Process::spawn(command), &site);
+        Weir { site, process }
+    }
     /// Where a listener (`http`), the admin API (`admin`) or the metrics are.
     #[track_caller]
     pub fn addr(&self, name: &str) -> SocketAddr {
@@ -148,8 +155,14 @@ pub fn weir_command(args: &[&str]) -> Command {
 /// `weir serve` with a file that must not come up: its exit status and everything it wrote.
 #[track_caller]
 pub fn refused_start(site: &Site) -> (ExitStatus, String) {
+    refused(site, serve(site))
+}
+
+/// As [`refused_start`], by this command.
+#[track_caller]
+pub fn refused(site: &Site, command: Command) -> (ExitStatus, String) {
     site.write();
-    let mut process = Process::spawn(site);
+    let mut process = Process::spawn(command);
     let mut status = None;
     eventually("the process ends", || {
         status = process.child.try_wait().expect("the child is ours");
@@ -160,10 +173,19 @@ pub fn refused_start(site: &Site) -> (ExitStatus, String) {
     (status.expect("it ended"), log)
 }
 
+/// `weir serve` with the site's file.
+fn serve(site: &Site) -> Command {
+    let file = site.file();
+    weir_command(&["serve", "--config", file.to_str().expect("a temporary path is UTF-8")])
+}
+
 impl Process {
     #[track_caller]
     fn start(site: &Site) -> Process {
-        let mut process = Process::spawn(site);
+        Process::ready(Process::spawn(serve(site)), site)
+    }
+    #[track_caller]
+    fn ready(mut process: Process, site: &Site) -> Process {
         eventually("`weir ready` on standard output", || {
             let log = process.log.lock().expect("no test thread panicked").clone();
             let ended = process.child.try_wait().expect("the child is ours");
@@ -178,13 +200,8 @@ impl Process {
         });
         process
     }
-    fn spawn(site: &Site) -> Process {
-        let file = site.file();
-        let mut child = weir_command(&["serve", "--config", file.to_str().expect("a temporary path is UTF-8")])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
+    fn spawn(mut command: Command) -> Process {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
         let log = Arc::new(Mutex::new(String::new()));
         let (stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let (lines, received) = mpsc::channel::<String>();

@@ -4,6 +4,8 @@ use super::PATIENCE;
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// A start line and header fields as they came.
 /// Trailer fields in the order they came.
@@ -78,16 +80,18 @@ pub struct Wire {
 
 enum Stream {
     Tcp(TcpStream),
+    Unix(UnixStream),
     TlsClient(Box<StreamOwned<ClientConnection, TcpStream>>),
     TlsServer(Box<StreamOwned<ServerConnection, TcpStream>>),
 }
 
 impl Stream {
-    fn tcp(&self) -> &TcpStream {
+    fn socket(&self) -> socket2::SockRef<'_> {
         match self {
-            Stream::Tcp(tcp) => tcp,
-            Stream::TlsClient(tls) => &tls.sock,
-            Stream::TlsServer(tls) => &tls.sock,
+            Stream::Tcp(tcp) => tcp.into(),
+            Stream::Unix(unix) => unix.into(),
+            Stream::TlsClient(tls) => (&tls.sock).into(),
+            Stream::TlsServer(tls) => (&tls.sock).into(),
         }
     }
 }
@@ -96,6 +100,7 @@ impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         match self {
             Stream::Tcp(tcp) => tcp.read(buffer),
+            Stream::Unix(unix) => unix.read(buffer),
             Stream::TlsClient(tls) => tls.read(buffer),
             Stream::TlsServer(tls) => tls.read(buffer),
         }
@@ -106,6 +111,7 @@ impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         match self {
             Stream::Tcp(tcp) => tcp.write(bytes),
+            Stream::Unix(unix) => unix.write(bytes),
             Stream::TlsClient(tls) => tls.write(bytes),
             Stream::TlsServer(tls) => tls.write(bytes),
         }
@@ -113,6 +119,7 @@ impl Write for Stream {
     fn flush(&mut self) -> Result<()> {
         match self {
             Stream::Tcp(tcp) => tcp.flush(),
+            Stream::Unix(unix) => unix.flush(),
             Stream::TlsClient(tls) => tls.flush(),
             Stream::TlsServer(tls) => tls.flush(),
         }
@@ -127,6 +134,13 @@ impl Wire {
     pub fn new(stream: TcpStream) -> Wire {
         Wire::over(Stream::Tcp(stream))
     }
+    #[track_caller]
+    pub fn connect_unix(path: &Path) -> Wire {
+        Wire::unix(UnixStream::connect(path).unwrap_or_else(|e| panic!("connect to {}: {e}", path.display())))
+    }
+    pub fn unix(stream: UnixStream) -> Wire {
+        Wire::over(Stream::Unix(stream))
+    }
     /// After the handshake.
     pub fn tls_client(stream: StreamOwned<ClientConnection, TcpStream>) -> Wire {
         Wire::over(Stream::TlsClient(Box::new(stream)))
@@ -136,10 +150,18 @@ impl Wire {
         Wire::over(Stream::TlsServer(Box::new(stream)))
     }
     fn over(stream: Stream) -> Wire {
-        stream.tcp().set_read_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
-        stream.tcp().set_write_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
-        stream.tcp().set_nodelay(true).expect("a TCP socket takes TCP_NODELAY");
+        stream.socket().set_read_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
+        stream.socket().set_write_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
+        if !matches!(stream, Stream::Unix(_)) {
+            stream.socket().set_tcp_nodelay(true).expect("a TCP socket takes TCP_NODELAY");
+        }
         Wire { stream, buffer: Vec::new() }
+    }
+    /// This end's address.
+    #[track_caller]
+    pub fn local_addr(&self) -> SocketAddr {
+        let addr = self.stream.socket().local_addr().ok();
+        addr.and_then(|addr| addr.as_socket()).expect("a TCP socket has an address")
     }
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
         self.stream.write_all(bytes.as_ref())?;
@@ -229,9 +251,9 @@ impl Wire {
     }
     /// Whether the peer has closed already; waits for nothing.
     pub fn is_silent_and_closed(&mut self) -> bool {
-        self.stream.tcp().set_nonblocking(true).expect("a socket can");
+        self.stream.socket().set_nonblocking(true).expect("a socket can");
         let closed = self.is_closed();
-        self.stream.tcp().set_nonblocking(false).expect("a socket can");
+        self.stream.socket().set_nonblocking(false).expect("a socket can");
         closed
     }
     /// Whether the peer reset the connection, without a further byte.
@@ -245,12 +267,11 @@ impl Wire {
     }
     /// Nothing more is sent; what the peer says is still read.
     pub fn end(&self) {
-        self.stream.tcp().shutdown(std::net::Shutdown::Write).expect("the connection is open");
+        self.stream.socket().shutdown(std::net::Shutdown::Write).expect("the connection is open");
     }
     /// Closes so that the peer reads a reset.
     pub fn reset(self) {
-        let socket = socket2::SockRef::from(self.stream.tcp());
-        socket.set_linger(Some(std::time::Duration::ZERO)).expect("a TCP socket takes SO_LINGER");
+        self.stream.socket().set_linger(Some(std::time::Duration::ZERO)).expect("a TCP socket takes SO_LINGER");
     }
 
     fn chunked(&mut self) -> Result<(Vec<u8>, Trailers)> {
@@ -268,6 +289,16 @@ impl Wire {
             }
         }
     }
+    /// The payload of the next chunk of a chunked body; empty: the last, whose trailers are left on the wire.
+    pub fn chunk(&mut self) -> Result<Vec<u8>> {
+        let line = self.line()?;
+        let size = usize::from_str_radix(line.trim(), 16).map_err(|_| broken(&format!("not a chunk size: {line}")))?;
+        let payload = self.exactly(size)?;
+        if size > 0 && !self.line()?.is_empty() {
+            return Err(broken("no line end after a chunk"));
+        }
+        Ok(payload)
+    }
     fn trailers(&mut self) -> Result<Vec<(String, String)>> {
         let mut trailers = Vec::new();
         loop {
@@ -279,7 +310,8 @@ impl Wire {
             trailers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
     }
-    fn line(&mut self) -> Result<String> {
+    /// Up to CRLF, without it.
+    pub fn line(&mut self) -> Result<String> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|two| two == b"\r\n") {
                 let line: Vec<u8> = self.buffer.drain(..end + 2).collect();
