@@ -70,12 +70,8 @@ pub(super) async fn send(
         // Its task runs when this one has written the request.
         mirror::launch(copy.take());
         match lease.send(request, |cx| waiting.poll(cx)).await {
-            Ok(Sent::Answered(mut response)) => {
-                if let Err(fault) = vet::answer(&mut response, upgrade) {
-                    lease.target().log_failure(&pool.shared.name, "answer refused", &fault.describe());
-                    lease.close();
-                    return Err(Failure::BadResponse);
-                }
+            Ok(Sent::Answered(response)) => {
+                let (response, lease) = vetted(response, lease, upgrade, &pool.shared.name)?;
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
                 let upload = waiting.upload.filter(|upload| !upload.is_done());
                 upload.iter().for_each(|upload| upload.forget());
@@ -95,11 +91,7 @@ pub(super) async fn send(
                 let again = again.filter(|_| !lease.is_stream() || untouched && refused <= REFUSALS);
                 match again.and_then(|again| waiting.with_body(again, bodiless)) {
                     Some(again) => request = again,
-                    None => {
-                        let failure = waiting.blame(upstream::failure_of(&error));
-                        lease.target().log_failure(&pool.shared.name, failure.detail(), &upstream::in_words(&error));
-                        return Err(failure);
-                    }
+                    None => return Err(waiting.broken(&lease, &pool.shared.name, &error)),
                 }
             }
             Err(failure) => {
@@ -110,6 +102,22 @@ pub(super) async fn send(
         exchange.shard().retries.add(1);
         waiting.expect_interim(&mut request);
     }
+}
+
+/// The answer and its connection, if it may be passed on.
+#[inline(always)]
+fn vetted(
+    mut response: http::Response<Incoming>,
+    lease: Lease,
+    upgrade: Option<&HeaderValue>,
+    pool: &str,
+) -> Result<(http::Response<Incoming>, Lease), Failure> {
+    if let Err(fault) = vet::answer(&mut response, upgrade) {
+        lease.target().log_failure(pool, "answer refused", &fault.describe());
+        lease.close();
+        return Err(Failure::BadResponse);
+    }
+    Ok((response, lease))
 }
 
 async fn sent_by_this_task(upload: Option<&Upload>) {
@@ -163,6 +171,13 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// Says why the connection broke, to the log and for the answer.
+    fn broken(&self, lease: &Lease, pool: &str, error: &hyper::Error) -> Failure {
+        let failure = self.blame(upstream::failure_of(error));
+        lease.target().log_failure(pool, failure.detail(), &upstream::in_words(error));
+        failure
+    }
+
     fn new(exchange: &Exchange, upload: Option<Rc<Upload>>, timeout: Duration) -> Waiting {
         let client = Rc::clone(&exchange.client);
         let deadline = Watch::new(&client.worker.clock);

@@ -108,9 +108,7 @@ impl Endless {
     #[inline(always)]
     pub(super) fn of(exchange: &Exchange, decision: &Decision, headers: &HeaderMap) -> Option<Box<Endless>> {
         let route = &exchange.local.published.routing.routes()[exchange.route];
-        if route.close_moved_within.is_none() {
-            return None;
-        }
+        route.close_moved_within?;
         Endless::begin(exchange, decision, headers)
     }
 
