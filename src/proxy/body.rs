@@ -11,15 +11,16 @@ use super::failure::Failure;
 use super::headers;
 use super::io::Driving;
 use super::mirror::{self, RequestCopy};
+use super::stay::Endless;
 use super::upstream::{Lease, quiet};
 use super::vet;
 use crate::boundary::outcomes::Reason;
-use crate::limits::DROPPED_BODY_BYTES;
+use crate::limits::{DROPPED_BODY_BYTES, REPEATED_BODY_BYTES};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -45,6 +46,8 @@ pub(super) struct Upload {
     on_stream: Cell<bool>,
     /// For the route's mirror.
     copy: Cell<Option<Box<RequestCopy>>>,
+    /// What went out on a stream, in case that the target refuses it; None once that is too much, or answered.
+    kept: RefCell<Option<Kept>>,
 }
 
 impl Upload {
@@ -60,6 +63,7 @@ impl Upload {
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
             on_stream: Cell::new(false),
             copy: Cell::new(None),
+            kept: RefCell::new(None),
         })
     }
     pub(super) fn take_along(&self, copy: Option<Box<RequestCopy>>) {
@@ -70,6 +74,25 @@ impl Upload {
     }
     pub(super) fn goes_on_stream(&self, on_stream: bool) {
         self.on_stream.set(on_stream);
+        if on_stream && !self.done.get() {
+            self.kept.replace(Some(Kept::default()));
+        }
+    }
+    /// The body once more, where all of it went out and was kept.
+    pub(super) fn again(&self) -> Option<RequestBody> {
+        let kept = self.kept.borrow();
+        let kept = kept.as_ref().filter(|_| self.done.get())?;
+        Some(RequestBody::Whole(Box::new(Whole::new(kept.pieces.concat(), kept.trailers.as_deref().cloned()))))
+    }
+    /// The target has begun to answer.
+    pub(super) fn forget(&self) {
+        self.kept.replace(None);
+    }
+    /// Nobody wants the rest of the body any more: the target's stream is reset.
+    fn give_up(&self) {
+        self.failure.set(Some(Failure::BadBody));
+        self.held.set(true);
+        self.task.wake();
     }
     pub(super) fn release(&self) {
         self.held.set(false);
@@ -119,6 +142,27 @@ impl Drop for Upload {
     }
 }
 
+/// A body as far as it went out.
+#[derive(Default)]
+struct Kept {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    trailers: Option<Box<HeaderMap>>,
+}
+
+impl Kept {
+    /// None when it is too much.
+    fn with(mut self, frame: &Frame<Bytes>) -> Option<Kept> {
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.len();
+            self.pieces.push(data.clone());
+        } else {
+            self.trailers = frame.trailers_ref().cloned().map(Box::new);
+        }
+        (self.bytes <= REPEATED_BODY_BYTES).then_some(self)
+    }
+}
+
 /// A request's body as the target's connection reads it.
 pub(super) enum RequestBody {
     Empty,
@@ -165,7 +209,10 @@ impl Body for RequestBody {
             upload.sent_by(cx);
         }
         if upload.held.get() {
-            return Poll::Pending;
+            return match upload.failure.get() {
+                None => Poll::Pending,
+                Some(_) => Poll::Ready(Some(Err(Broken("the request was given up")))),
+            };
         }
         let next = upload.task.poll(|cx| Pin::new(&mut *incoming).poll_frame(cx));
         upload.starved.set(next.is_pending());
@@ -200,6 +247,10 @@ impl Body for RequestBody {
         if let Some(copy) = upload.copy.take() {
             upload.copy.set(mirror::collect(copy, &frame));
         }
+        if upload.on_stream.get() {
+            let kept = upload.kept.take().and_then(|kept| kept.with(&frame));
+            upload.kept.replace(kept);
+        }
         // hyper takes trailers for the end and does not ask for what comes after.
         if frame.is_trailers() || incoming.is_end_stream() {
             upload.complete();
@@ -230,6 +281,8 @@ pub(super) struct ResponseBody {
     exchange: Option<Exchange>,
     /// None for most answers.
     compressor: Option<Box<Compressor>>,
+    /// None for most: it ends when the target ends it.
+    endless: Option<Box<Endless>>,
 }
 
 enum Source {
@@ -247,17 +300,24 @@ impl ResponseBody {
         compressor: Option<Box<Compressor>>,
     ) -> ResponseBody {
         let source = Source::Target { incoming, lease: Some(lease), upload };
-        ResponseBody { source, exchange: Some(exchange), compressor }
+        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
+    }
+
+    /// May be ended because its client has moved.
+    pub(super) fn ending(mut self, endless: Option<Box<Endless>>) -> ResponseBody {
+        self.endless = endless;
+        self
     }
 
     /// Without an exchange: the request matched no route.
     pub(super) fn own(text: Bytes, exchange: Option<Exchange>) -> ResponseBody {
         let source = Source::Own(Some(text).filter(|text| !text.is_empty()));
-        ResponseBody { source, exchange, compressor: None }
+        ResponseBody { source, exchange, compressor: None, endless: None }
     }
 
     pub(super) fn compressed(text: Bytes, exchange: Exchange, compressor: Box<Compressor>) -> ResponseBody {
-        ResponseBody { source: Source::Own(Some(text)), exchange: Some(exchange), compressor: Some(compressor) }
+        let (source, compressor) = (Source::Own(Some(text)), Some(compressor));
+        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
     }
 
     /// Leaves out what the answer to a HEAD does not send; gives its length where there is any.
@@ -269,10 +329,34 @@ impl ResponseBody {
         }
     }
 
+    /// Ready, with its last frame, when its client has moved away. The target is left as if the client had gone.
+    #[cold]
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let (Some(endless), Some(exchange)) = (&mut self.endless, &mut self.exchange) else { return Poll::Pending };
+        let last = ready!(endless.poll_over(exchange, cx));
+        self.endless = None;
+        if let Source::Target { lease, upload, .. } = std::mem::replace(&mut self.source, Source::Own(None)) {
+            if let Some(lease) = lease {
+                lease.close();
+            }
+            if let Some(upload) = upload {
+                upload.give_up();
+            }
+        }
+        if self.compressor.is_some() {
+            // It has its own end to write.
+            return Poll::Pending;
+        }
+        self.finish();
+        Poll::Ready(last.map(Ok))
+    }
+
     /// The next piece of an answer that is compressed.
     #[inline(never)]
     fn poll_compressed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let ResponseBody { source, exchange, compressor: Some(compressor) } = self else { return Poll::Ready(None) };
+        let ResponseBody { source, exchange, compressor: Some(compressor), .. } = self else {
+            return Poll::Ready(None);
+        };
         let mut next = compressor.poll(cx, |cx| source.poll(cx));
         if let Poll::Ready(Some(Ok(frame))) = &mut next
             && let Some(trailers) = frame.trailers_mut()
@@ -348,6 +432,11 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let body = self.get_mut();
+        if body.endless.is_some()
+            && let Poll::Ready(last) = body.poll_over(cx)
+        {
+            return Poll::Ready(last);
+        }
         if body.compressor.is_some() {
             return body.poll_compressed(cx);
         }

@@ -11,6 +11,7 @@ use super::mirror::{self, RequestCopy};
 use super::upstream::pool::QUEUE;
 use super::upstream::{self, Lease, Sent};
 use super::vet;
+use crate::limits::REFUSALS;
 use http::header::HeaderValue;
 use http::{Method, Request};
 use hyper::body::Incoming;
@@ -51,6 +52,7 @@ pub(super) async fn send(
     let waiting = Waiting::new(exchange, upload, asked.map_or(route.timeout, |asked| asked.min(route.timeout)));
     waiting.expect_interim(&mut request);
     let mut closed_fresh = false;
+    let mut refused = 0;
     loop {
         let client = &exchange.client;
         let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client))).await?;
@@ -63,7 +65,7 @@ pub(super) async fn send(
             upload.goes_on_stream(lease.is_stream());
         }
         let bodiless = matches!(request.body(), RequestBody::Empty);
-        let may_repeat = if lease.is_stream() { bodiless } else { lease.may_be_stale() && is_repeatable(&request) };
+        let may_repeat = lease.is_stream() || lease.may_be_stale() && is_repeatable(&request);
         let again = may_repeat.then(|| second(&request));
         // Its task runs when this one has written the request.
         mirror::launch(copy.take());
@@ -76,24 +78,30 @@ pub(super) async fn send(
                 }
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
                 let upload = waiting.upload.filter(|upload| !upload.is_done());
+                upload.iter().for_each(|upload| upload.forget());
                 return Ok(Answer { response, lease, upload });
             }
             Ok(Sent::Unsent(unsent)) => {
                 // A target that takes connections only to close them would have us open them for ever.
-                if fresh && closed_fresh {
+                refused += usize::from(lease.is_stream());
+                if fresh && closed_fresh || refused > REFUSALS {
                     return Err(Failure::Reset);
                 }
                 closed_fresh |= fresh;
                 request = *unsent;
             }
-            Ok(Sent::Failed { error, untouched }) => match again.filter(|_| untouched || !lease.is_stream()) {
-                Some(again) => request = again,
-                None => {
-                    let failure = waiting.blame(upstream::failure_of(&error));
-                    lease.target().log_failure(&pool.shared.name, failure.detail(), &upstream::in_words(&error));
-                    return Err(failure);
+            Ok(Sent::Failed { error, untouched }) => {
+                refused += usize::from(untouched);
+                let again = again.filter(|_| !lease.is_stream() || untouched && refused <= REFUSALS);
+                match again.and_then(|again| waiting.with_body(again, bodiless)) {
+                    Some(again) => request = again,
+                    None => {
+                        let failure = waiting.blame(upstream::failure_of(&error));
+                        lease.target().log_failure(&pool.shared.name, failure.detail(), &upstream::in_words(&error));
+                        return Err(failure);
+                    }
                 }
-            },
+            }
             Err(failure) => {
                 lease.target().log_failure(&pool.shared.name, "request given up", &failure.detail());
                 return Err(failure);
@@ -216,6 +224,14 @@ impl Waiting {
             self.deadline.due_at(due);
         }
         Poll::Pending
+    }
+
+    /// A second request with the body of the first. None where that is no longer there.
+    fn with_body(&self, mut request: Request<RequestBody>, bodiless: bool) -> Option<Request<RequestBody>> {
+        if !bodiless {
+            *request.body_mut() = self.upload.as_ref()?.again()?;
+        }
+        Some(request)
     }
 
     /// The client's own failure, where its body was at fault.
