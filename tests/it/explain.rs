@@ -255,7 +255,7 @@ fn explain_agrees_with_what_the_proxy_did_for_10_000_random_requests() {
         r#""header" "w2" false"#,
         r#""query" "w3" false"#,
         r#""cookie" "w3" false"#,
-        r#""address" "w1" false"#,
+        r#""address" "w2" false"#,
         r#""exact" "w1" false"#,
         r#""any" "w2" false"#,
         r#""scheme" "w2" false"#,
