@@ -55,7 +55,8 @@ pub(super) async fn send(
     let mut refused = 0;
     loop {
         let client = &exchange.client;
-        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client))).await?;
+        let mut lease = pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client)).await?;
+        waiting.leased();
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         if upgrade.is_some() {
@@ -192,13 +193,11 @@ impl Waiting {
         Waiting { client, upload, timeout, end, deadline, answering, hold, owes_continue }
     }
 
-    /// The route's time runs while a connection is found, too; the time for the body's progress only after.
-    async fn for_lease(&self, lease: impl Future<Output = Result<Lease, Failure>>) -> Result<Lease, Failure> {
-        let lease = lease.await?;
+    /// There is a connection: the route's time ran while it was found; the time for the body's progress begins now.
+    fn leased(&self) {
         if !self.answering.get() {
             self.deadline.due_after(self.client.worker.limits().body_idle_timeout);
         }
-        Ok(lease)
     }
 
     /// Interim responses are told of where they are passed on, or let a body go.

@@ -334,7 +334,7 @@ impl AsyncWrite for ClientIo {
         }
         self.pulse.flushed.set(false);
         let n = ready!(match &mut self.stream {
-            Stream::Plain(socket) => poll_write_pieces(socket, cx, bufs),
+            Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         })?;
         self.pulse.mark();
@@ -509,7 +509,7 @@ impl AsyncWrite for TargetStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            TargetStream::Plain(socket) => poll_write_pieces(socket, cx, bufs),
+            TargetStream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             TargetStream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }
@@ -528,26 +528,6 @@ impl AsyncWrite for TargetStream {
             TargetStream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
-}
-
-/// Up to this many bytes are copied together: `send` of one piece costs the kernel less than `writev` of several.
-const JOIN_BYTES: usize = 2048;
-
-fn poll_write_pieces(socket: &mut Socket, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-    if let [only] = bufs {
-        return Pin::new(socket).poll_write(cx, only);
-    }
-    let total: usize = bufs.iter().map(|buf| buf.len()).sum();
-    if total > JOIN_BYTES {
-        return Pin::new(socket).poll_write_vectored(cx, bufs);
-    }
-    let mut joined = [0_u8; JOIN_BYTES];
-    let mut end = 0;
-    for buf in bufs {
-        joined[end..end + buf.len()].copy_from_slice(buf);
-        end += buf.len();
-    }
-    Pin::new(socket).poll_write(cx, &joined[..end])
 }
 
 impl AsyncRead for Stream {
