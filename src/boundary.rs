@@ -6,4 +6,5 @@ pub mod drain;
 mod labelled;
 pub mod mirror;
 pub mod outcomes;
+pub mod pools;
 pub mod table;

@@ -8,6 +8,7 @@ mod body;
 mod clock;
 mod compress;
 mod connection;
+mod descriptors;
 mod exchange;
 mod failure;
 mod filter;

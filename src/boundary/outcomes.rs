@@ -252,6 +252,8 @@ pub struct ListenerShard {
     pub accepted: Count,
     /// Accepting paused at the connection limit.
     pub paused: Count,
+    /// The system had no descriptor or memory for a client.
+    pub accept_failures: Count,
     /// Connections closed for a request that could not be read, a failed TLS handshake, or a refused PROXY
     /// protocol header.
     pub rejected: Count,

@@ -6,6 +6,7 @@
 use super::compress::CompressOutcomes;
 use super::mirror::Mirroring;
 use super::outcomes::{TargetOutcomes, VariantOutcomes};
+use super::pools::PoolOutcomes;
 use crate::limits::Limits;
 use crate::net::address::Address;
 use crate::net::proxy_protocol::Version;
@@ -69,7 +70,12 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// Whole process; a worker takes its share.
     pub max_connections: usize,
+    /// Requests that the pool has at once, whole process; None: as many as connections carry.
+    pub max_requests: Option<usize>,
+    /// Requests that wait, whole process.
+    pub max_pending: usize,
     pub queue_timeout: Duration,
+    pub outcomes: Arc<PoolOutcomes>,
     /// None: plain. Its sessions are each worker's own.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Targets are spoken HTTP/2 with: agreed by ALPN with TLS, without it by prior knowledge.

@@ -142,6 +142,9 @@ pub struct PoolConfig {
     pub connect_timeout: Duration,
     pub http2: bool,
     pub max_connections: usize,
+    /// None: as many as connections carry.
+    pub max_requests: Option<usize>,
+    pub max_pending: usize,
     pub queue_timeout: Duration,
     pub tls: Option<PoolTls>,
     /// Connections to targets begin with a PROXY protocol header of this version.

@@ -110,7 +110,10 @@ fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, outcomes: &Re
         connect_timeout: pool.connect_timeout,
         http2: pool.http2,
         max_connections: pool.max_connections,
+        max_requests: pool.max_requests,
+        max_pending: pool.max_pending,
         queue_timeout: pool.queue_timeout,
+        outcomes: outcomes.pool(&pool.name),
         tls: tls.client(&pool.name),
         send_proxy: pool.send_proxy,
     }

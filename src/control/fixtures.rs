@@ -70,6 +70,8 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             http2: false,
             send_proxy: None,
             max_connections: 1024,
+            max_requests: None,
+            max_pending: 1024,
             queue_timeout: Duration::from_secs(1),
             tls: None,
         }],

@@ -4,6 +4,8 @@
 //! that a rate over a first failure is right. Counters of routes that a reload removed stay: a counter that goes away
 //! is a hole in every sum over it.
 
+mod limits;
+
 use super::Control;
 use super::admin::is_healthy;
 use super::ground::Ground;
@@ -146,7 +148,7 @@ const ACCEPTED: Shape =
     Shape("weir_connections_accepted_total", "Client connections accepted.", MetricType::COUNTER, &["listener"]);
 const PAUSED: Shape = Shape(
     "weir_accept_paused_total",
-    "Times that accepting paused because limits.max_connections was reached.",
+    "Times that accepting paused at limits.max_connections, or at what file descriptors are enough for.",
     MetricType::COUNTER,
     &["listener"],
 );
@@ -247,6 +249,9 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |scrape| per_listener(scrape, &REJECTED, |shard| shard.rejected.load()),
     |scrape| per_listener(scrape, &LATE_HEADS, |shard| shard.late_heads.load()),
     |scrape| per_listener(scrape, &FLOODS, |shard| shard.floods.load()),
+    limits::accept_failures,
+    limits::pending,
+    limits::queue_refused,
     weights,
     generations,
     targets_up,

@@ -4,6 +4,7 @@
 use crate::boundary::compress::CompressOutcomes;
 use crate::boundary::mirror::MirrorOutcomes;
 use crate::boundary::outcomes::{ListenerOutcomes, TargetOutcomes, VariantOutcomes, WorkerOutcomes};
+use crate::boundary::pools::PoolOutcomes;
 use crate::config::{Config, RouteConfig, TargetAddr};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ pub struct Registry {
     pub variants: BTreeMap<(String, String), Arc<VariantOutcomes>>,
     /// By pool and target.
     pub targets: BTreeMap<(String, String), Arc<TargetOutcomes>>,
+    pub pools: BTreeMap<String, Arc<PoolOutcomes>>,
     pub listeners: BTreeMap<String, Arc<ListenerOutcomes>>,
     /// By route, of those that have a mirror.
     pub mirrors: BTreeMap<String, Arc<MirrorOutcomes>>,
@@ -29,6 +31,7 @@ impl Registry {
             workers,
             variants: BTreeMap::new(),
             targets: BTreeMap::new(),
+            pools: BTreeMap::new(),
             listeners: BTreeMap::new(),
             mirrors: BTreeMap::new(),
             compressed: BTreeMap::new(),
@@ -57,6 +60,8 @@ impl Registry {
             next.compressed.entry(route.name.clone()).or_insert_with(|| Arc::new(CompressOutcomes::new(workers)));
         }
         for pool in &config.pools {
+            let name = pool.name.clone();
+            next.pools.entry(name).or_insert_with(|| Arc::new(PoolOutcomes::new(workers)));
             for target in &pool.targets {
                 let key = (pool.name.clone(), target_name(target));
                 next.targets.entry(key).or_insert_with(|| Arc::new(TargetOutcomes::new(workers)));
@@ -78,6 +83,11 @@ impl Registry {
     pub fn target(&self, pool: &str, target: &str) -> Arc<TargetOutcomes> {
         let known = self.targets.get(&(pool.to_owned(), target.to_owned()));
         known.cloned().unwrap_or_else(|| Arc::new(TargetOutcomes::new(self.workers)))
+    }
+
+    pub fn pool(&self, name: &str) -> Arc<PoolOutcomes> {
+        let known = self.pools.get(name);
+        known.cloned().unwrap_or_else(|| Arc::new(PoolOutcomes::new(self.workers)))
     }
 
     pub fn mirror(&self, route: &str) -> Arc<MirrorOutcomes> {

@@ -6,6 +6,7 @@ use super::socket::Socket;
 use super::worker::Worker;
 use crate::boundary::outcomes::{ListenerOutcomes, ListenerShard};
 use crate::net::address::Address;
+use crate::net::descriptors::is_exhausted;
 use crate::net::proxy_protocol::Accepts;
 use socket2::{Domain, Protocol, SockRef, Socket as Socket2, Type};
 use std::io;
@@ -108,9 +109,16 @@ pub(super) async fn run(worker: Rc<Worker>, plan: ListenerPlan) -> io::Result<()
         worker.wait_for_room(shard).await;
         match accept(&worker, &listener).await {
             Accepted::Client(socket, peer) => start(&worker, socket, peer, (&name, accepts), &outcomes),
+            // The client has gone already.
+            Accepted::Failed(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Accepted::Failed(error) => {
-                tracing::warn!(listener = name, "can't accept a connection: {error}; trying again");
-                shard.paused.add(1);
+                if let Some(more) = outcomes.may_log_refusal() {
+                    tracing::warn!(listener = name, more, "can't accept a connection: {error}; trying again");
+                }
+                shard.accept_failures.add(1);
+                if is_exhausted(&error) {
+                    worker.exhausted();
+                }
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
             Accepted::Draining => break,

@@ -3,6 +3,7 @@
 use super::clock::{Clock, Tick};
 use super::compress;
 use super::connection;
+use super::descriptors::Descriptors;
 use super::filter::LocalFilters;
 use super::listener;
 use super::mirror;
@@ -52,7 +53,7 @@ pub fn spawn(plan: WorkerPlan) -> std::io::Result<JoinHandle<std::io::Result<End
 
 async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
     let WorkerPlan { id, workers, listeners, table, outcomes, mut drain } = plan;
-    let worker = Rc::new(Worker::new(id, workers, table, outcomes)?);
+    let worker = Rc::new(Worker::new((id, workers), listeners.len(), table, outcomes)?);
     let accepting: Vec<_> =
         listeners.into_iter().map(|plan| tokio::task::spawn_local(listener::run(Rc::clone(&worker), plan))).collect();
     let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
@@ -83,10 +84,16 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         worker.clock.advance();
+        if worker.descriptors.is_starved() {
+            worker.local().pools.iter().for_each(|pool| pool.close_idle());
+        }
         count += 1;
         if count.is_multiple_of(every) {
             let local = worker.local();
             local.pools.iter().for_each(|pool| pool.sweep(worker.clock.now()));
+            if worker.descriptors.recover() {
+                worker.wake_waiting();
+            }
         }
     }
 }
@@ -96,6 +103,7 @@ pub(super) struct Worker {
     pub(super) id: usize,
     workers: usize,
     pub(super) clock: Rc<Clock>,
+    pub(super) descriptors: Rc<Descriptors>,
     pub(super) rng: RefCell<SmallRng>,
     pub(super) draining: Cell<bool>,
     pub(super) drain_began: Cell<Tick>,
@@ -122,19 +130,21 @@ pub(super) struct Local {
 
 impl Worker {
     fn new(
-        id: usize,
-        workers: usize,
+        (id, workers): (usize, usize),
+        listeners: usize,
         mut table: TableReader,
         outcomes: Arc<WorkerOutcomes>,
     ) -> std::io::Result<Worker> {
         let rng = SmallRng::try_from_rng(&mut rand::rngs::SysRng).map_err(std::io::Error::other)?;
         let clock = Rc::new(Clock::default());
+        let descriptors = Rc::new(Descriptors::new(workers, listeners));
         let published = Arc::clone(table.load());
-        let local = Local::new(published, None, (id, workers), &clock);
+        let local = Local::new(published, None, (id, workers), (&clock, &descriptors));
         Ok(Worker {
             id,
             workers,
             clock,
+            descriptors,
             rng: RefCell::new(rng),
             draining: Cell::new(false),
             drain_began: Cell::default(),
@@ -155,7 +165,8 @@ impl Worker {
         let published = table.load();
         let mut local = self.local.borrow_mut();
         if !Arc::ptr_eq(published, &local.published) {
-            let next = Local::new(Arc::clone(published), Some(&local), (self.id, self.workers), &self.clock);
+            let own = (&self.clock, &self.descriptors);
+            let next = Local::new(Arc::clone(published), Some(&local), (self.id, self.workers), own);
             *local = Rc::new(next);
             // There may be room for more clients now.
             self.wake_waiting();
@@ -176,6 +187,12 @@ impl Worker {
         &self.outcomes.shards[self.id]
     }
 
+    /// The system has no descriptor left.
+    #[cold]
+    pub(super) fn exhausted(&self) {
+        self.descriptors.exhausted(self.open.get());
+    }
+
     pub(super) fn opened(&self) {
         self.open.set(self.open.get() + 1);
     }
@@ -187,9 +204,9 @@ impl Worker {
         }
     }
 
-    /// This worker's share of `max_connections`.
+    /// This worker's share of `max_connections`, or what its descriptors are enough for.
     fn room(&self) -> usize {
-        self.share(self.limits().max_connections)
+        self.descriptors.clients()
     }
 
     /// This worker's share of a number that is the whole process's.
@@ -246,7 +263,12 @@ impl Worker {
 }
 
 impl Local {
-    fn new(published: Arc<Published>, before: Option<&Local>, worker: (usize, usize), clock: &Rc<Clock>) -> Local {
+    fn new(
+        published: Arc<Published>,
+        before: Option<&Local>,
+        worker: (usize, usize),
+        (clock, descriptors): (&Rc<Clock>, &Rc<Descriptors>),
+    ) -> Local {
         let old = |at: usize, name: &str| {
             let same_place = before.and_then(|local| local.pools.get(at)).filter(|pool| pool.shared.name == name);
             same_place.or_else(|| before?.pools.iter().find(|pool| pool.shared.name == name))
@@ -257,9 +279,11 @@ impl Local {
             .enumerate()
             .map(|(at, shared)| match old(at, &shared.name) {
                 Some(pool) if Arc::ptr_eq(&pool.shared, shared) => Rc::clone(pool),
-                pool => Rc::new(LocalPool::new(shared, pool.map(Rc::as_ref), worker, clock)),
+                pool => Rc::new(LocalPool::new(shared, pool.map(Rc::as_ref), worker, (clock, descriptors))),
             })
             .collect();
+        let targets: usize = published.pools.iter().map(|pool| pool.max_connections.div_ceil(worker.1).max(1)).sum();
+        descriptors.divide(published.settings.limits.max_connections.div_ceil(worker.1), targets);
         let http1 = connection::http1_builder(&published.settings.limits);
         let filters = LocalFilters::new(published.routing.routes(), before.map(|local| &local.filters));
         let sends_proxy = published.pools.iter().any(|pool| pool.send_proxy.is_some());

@@ -24,6 +24,7 @@ mod live;
 mod matching;
 mod mirror;
 mod moved;
+mod overload;
 mod proxy_protocol;
 mod reload;
 mod rewrite;

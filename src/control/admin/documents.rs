@@ -3,6 +3,7 @@
 use super::problem::Problem;
 use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
+use crate::boundary::pools::QueueRefusal;
 use crate::boundary::table::{Pool, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
@@ -139,6 +140,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "open": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.open.load())),
             "accepted": shards.iter().map(|shard| shard.accepted.load()).sum::<u64>(),
             "paused": shards.iter().map(|shard| shard.paused.load()).sum::<u64>(),
+            "accept_failures": shards.iter().map(|shard| shard.accept_failures.load()).sum::<u64>(),
             "rejected": shards.iter().map(|shard| shard.rejected.load()).sum::<u64>(),
             "header_timeouts": shards.iter().map(|shard| shard.late_heads.load()).sum::<u64>(),
             "http2_floods": shards.iter().map(|shard| shard.floods.load()).sum::<u64>(),
@@ -293,5 +295,11 @@ fn pool_stats(pool: &Pool) -> Value {
             "in_flight": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.in_flight.load())),
         })
     });
-    json!({"name": pool.name, "targets": targets.collect::<Vec<_>>()})
+    let refused = QueueRefusal::ALL.map(|why| (why.label().to_owned(), json!(pool.outcomes.refused(why))));
+    json!({
+        "name": pool.name,
+        "targets": targets.collect::<Vec<_>>(),
+        "pending": pool.outcomes.pending(),
+        "queue_refused": Value::Object(refused.into_iter().collect()),
+    })
 }

@@ -4,13 +4,15 @@
 use super::access::Peer;
 use super::{Api, router};
 use crate::config::AdminAddr;
-use crate::limits::{ADMIN_CONNECTION_AGE, ADMIN_CONNECTIONS, ADMIN_READ_TIMEOUT};
+use crate::limits::{ADMIN_CONNECTION_AGE, ADMIN_CONNECTIONS, ADMIN_READ_TIMEOUT, RESERVED_DESCRIPTORS};
+use crate::net::descriptors::is_exhausted;
 use crate::net::socket_file::{self, SocketFile};
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,11 +73,34 @@ impl Socket {
     }
 }
 
+/// Descriptors held so that an admin client is answered when nothing else is left: they are closed for it, and opened
+/// again when it has gone.
+#[derive(Debug, Default)]
+struct Reserve(Vec<File>);
+
+impl Reserve {
+    fn fill(&mut self) {
+        while self.0.len() < RESERVED_DESCRIPTORS {
+            let Ok(file) = File::open("/dev/null") else { return };
+            self.0.push(file);
+        }
+    }
+    /// False when there were none.
+    fn release(&mut self) -> bool {
+        let held = !self.0.is_empty();
+        self.0.clear();
+        held
+    }
+}
+
 /// Serves the socket until dropped.
 pub async fn serve(socket: Socket, api: Api) {
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
     let router = router(socket.scope, api);
     let mut connections = JoinSet::new();
+    let mut reserve = Reserve::default();
+    reserve.fill();
+    let mut given_up = false;
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let accepted = match &socket.listener {
@@ -97,10 +122,17 @@ pub async fn serve(socket: Socket, api: Api) {
             }),
         };
         while connections.try_join_next().is_some() {}
-        if let Err(error) = accepted {
-            tracing::warn!(%error, "an admin connection was not accepted");
-            // Out of file descriptors, most likely: don't spin.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        match accepted {
+            // What was given up for this client is for it to work with, and taken back when the next comes.
+            Ok(()) if std::mem::take(&mut given_up) => {}
+            Ok(()) => reserve.fill(),
+            Err(error) if is_exhausted(&error) && reserve.release() => given_up = true,
+            Err(error) => {
+                tracing::warn!(%error, "an admin connection was not accepted");
+                // Don't spin.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                reserve.fill();
+            }
         }
     }
 }
