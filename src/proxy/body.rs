@@ -153,6 +153,15 @@ impl Upload {
             }
         }
     }
+    /// Holds it against the most that a body may have.
+    fn count(&self, data: &Bytes) -> Result<(), Broken> {
+        let Some(left) = self.left.get().checked_sub(data.len() as u64) else {
+            self.failure.set(Some(Failure::BodyTooLarge));
+            return Err(Broken("the client's body is too large"));
+        };
+        self.left.set(left);
+        Ok(())
+    }
     /// All of it has gone on to the target.
     fn complete(&self) {
         self.finish();
@@ -315,13 +324,7 @@ impl Body for RequestBody {
             }
         };
         if let Some(data) = frame.data_ref() {
-            match upload.left.get().checked_sub(data.len() as u64) {
-                Some(left) => upload.left.set(left),
-                None => {
-                    upload.failure.set(Some(Failure::BodyTooLarge));
-                    return Poll::Ready(Some(Err(Broken("the client's body is too large"))));
-                }
-            }
+            upload.count(data)?;
         }
         if let Some(copy) = upload.copy.take() {
             upload.copy.set(mirror::collect(copy, &frame));

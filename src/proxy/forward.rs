@@ -74,11 +74,10 @@ pub(super) async fn send(
             Ok(Sent::Answered(response)) => {
                 let (response, lease) = vetted(response, lease, upgrade, &pool.shared.name)?;
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
-                waiting.upload.iter().for_each(|upload| upload.forget());
-                return Ok(Answer { response, lease, upload: waiting.upload });
+                return Ok(waiting.over(response, lease));
             }
             Ok(Sent::Unsent(unsent)) => {
-                // A target that takes connections only to close them would have us open them for ever.
+                // A target might take connections only to close them.
                 refused += usize::from(lease.is_stream());
                 if fresh && closed_fresh || refused > REFUSALS {
                     return Err(Failure::Reset);
@@ -196,6 +195,12 @@ impl Waiting {
         let owes_continue = Cell::new(hold.is_some());
         let is_call = exchange.is_grpc();
         Waiting { client, upload, timeout, is_call, end, deadline, answering, hold, owes_continue }
+    }
+
+    /// The target has begun to answer.
+    fn over(self, response: http::Response<Incoming>, lease: Lease) -> Answer {
+        self.upload.iter().for_each(|upload| upload.forget());
+        Answer { response, lease, upload: self.upload }
     }
 
     /// There is a connection: the route's time ran while it was found; the time for the body's progress begins now.
