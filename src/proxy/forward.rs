@@ -28,7 +28,7 @@ const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Answer {
     pub(super) response: http::Response<Incoming>,
     pub(super) lease: Lease,
-    /// The request's body, where it is still under way: the target answered early.
+    /// The request's body: it may be under way still, where the target answered early.
     pub(super) upload: Option<Rc<Upload>>,
 }
 
@@ -74,12 +74,10 @@ pub(super) async fn send(
             Ok(Sent::Answered(response)) => {
                 let (response, lease) = vetted(response, lease, upgrade, &pool.shared.name)?;
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
-                let upload = waiting.upload.filter(|upload| !upload.is_done());
-                upload.iter().for_each(|upload| upload.forget());
-                return Ok(Answer { response, lease, upload });
+                return Ok(waiting.over(response, lease));
             }
             Ok(Sent::Unsent(unsent)) => {
-                // A target that takes connections only to close them would have us open them for ever.
+                // A target might take connections only to close them.
                 refused += usize::from(lease.is_stream());
                 if fresh && closed_fresh || refused > REFUSALS {
                     return Err(Failure::Reset);
@@ -88,8 +86,10 @@ pub(super) async fn send(
                 request = *unsent;
             }
             Ok(Sent::Failed { error, untouched }) => {
-                refused += usize::from(untouched);
-                let again = again.filter(|_| !lease.is_stream() || untouched && refused <= REFUSALS);
+                // A request that its target dies of would take all of them along.
+                let may_repeat = untouched || !lease.is_stream();
+                refused += usize::from(may_repeat);
+                let again = again.filter(|_| may_repeat && refused <= REFUSALS);
                 match again.and_then(|again| waiting.with_body(again, bodiless)) {
                     Some(again) => request = again,
                     None => return Err(waiting.broken(&lease, &pool.shared.name, &error)),
@@ -134,7 +134,8 @@ async fn sent_by_this_task(upload: Option<&Upload>) {
 /// An HTTP/1.0 client may name no host; the target's own name stands in.
 #[inline(always)]
 pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
-    if request.headers().contains_key(http::header::HOST) {
+    // In an authority it stands when the request was made ready for HTTP/2 before.
+    if request.headers().contains_key(http::header::HOST) || request.uri().authority().is_some() {
         return;
     }
     if let Ok(host) = HeaderValue::from_str(lease.target().host()) {
@@ -161,6 +162,8 @@ struct Waiting {
     client: Rc<Client>,
     upload: Option<Rc<Upload>>,
     timeout: Duration,
+    /// A gRPC call.
+    is_call: bool,
     /// When the route's time is over, counted from the request's head.
     end: Tick,
     /// First for the connection, then for the body's progress, and once that has gone out for the response head.
@@ -190,7 +193,14 @@ impl Waiting {
         deadline.due_at(end);
         let answering = Cell::new(upload.is_none());
         let owes_continue = Cell::new(hold.is_some());
-        Waiting { client, upload, timeout, end, deadline, answering, hold, owes_continue }
+        let is_call = exchange.is_grpc();
+        Waiting { client, upload, timeout, is_call, end, deadline, answering, hold, owes_continue }
+    }
+
+    /// The target has begun to answer.
+    fn over(self, response: http::Response<Incoming>, lease: Lease) -> Answer {
+        self.upload.iter().for_each(|upload| upload.forget());
+        Answer { response, lease, upload: self.upload }
     }
 
     /// There is a connection: the route's time ran while it was found; the time for the body's progress begins now.
@@ -230,7 +240,7 @@ impl Waiting {
                 return Poll::Ready(Failure::ResponseTimeout);
             }
             let worker = &self.client.worker;
-            let due = self.client.pulse.moved().after(worker.limits().body_idle_timeout);
+            let due = self.moved().after(worker.limits().body_idle_timeout);
             if due <= worker.clock.now() {
                 let starved = self.upload.as_ref().is_some_and(|upload| upload.is_starved());
                 return Poll::Ready(if starved { Failure::BodyTimeout } else { Failure::ResponseTimeout });
@@ -238,6 +248,15 @@ impl Waiting {
             self.deadline.due_at(due);
         }
         Poll::Pending
+    }
+
+    /// When the client last did something for the body. An HTTP/2 client's other streams do nothing for it; a call may
+    /// stand still for as long as its client answers pings.
+    fn moved(&self) -> Tick {
+        match &self.upload {
+            Some(upload) if self.client.is_http2() && !self.is_call => upload.moved(),
+            _ => self.client.pulse.moved(),
+        }
     }
 
     /// A second request with the body of the first. None where that is no longer there.
