@@ -77,6 +77,9 @@ pub const MIRROR_BYTES_PER_WORKER: usize = 8 * 1024 * 1024;
 pub const MIRROR_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// What is read of the answer to a copy; past it the connection is closed instead.
 pub const MIRROR_ANSWER_BYTES: usize = 256 * 1024;
+/// The longest request body that is kept to be sent again, and all that a worker keeps, in bytes.
+pub const REPLAY_BODY_BYTES: usize = 64 * 1024;
+pub const REPLAY_BYTES_PER_WORKER: usize = 16 * 1024 * 1024;
 /// The shortest body that is compressed, in bytes: less fits a packet either way.
 pub const COMPRESS_FROM_BYTES: u64 = 1024;
 /// What one answer's compressor takes in before other tasks of the worker have their turn, in bytes, and what it hands on

@@ -11,6 +11,7 @@ pub mod matcher;
 pub mod mirror;
 pub mod networks;
 pub mod pattern;
+pub mod recovery;
 pub mod redirect;
 pub mod request;
 pub mod rewrite;

@@ -127,6 +127,8 @@ pub struct VariantShard {
     pub errors: [Count; 7],
     pub in_flight: Count,
     pub retries: Count,
+    /// Requests that the variant failed and the baseline answered.
+    pub rescued: Count,
     /// Tunnels that are open: WebSockets and other switched protocols.
     pub tunnels: Count,
     /// Request head read to last byte of the answer handed on.
@@ -158,6 +160,7 @@ impl VariantOutcomes {
             }
             total.in_flight = total.in_flight.wrapping_add(shard.in_flight.load());
             total.retries += shard.retries.load();
+            total.rescued += shard.rescued.load();
             total.tunnels = total.tunnels.wrapping_add(shard.tunnels.load());
             shard.duration.sum_into(&mut total.duration);
             shard.upstream.sum_into(&mut total.upstream);
@@ -173,6 +176,7 @@ pub struct VariantTotal {
     pub errors: [u64; 7],
     pub in_flight: u64,
     pub retries: u64,
+    pub rescued: u64,
     pub tunnels: u64,
     pub duration: DurationsTotal,
     pub upstream: DurationsTotal,

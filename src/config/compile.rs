@@ -10,6 +10,7 @@ mod matches;
 mod mirror;
 mod pools;
 mod preview;
+mod recovery;
 mod routes;
 mod rules;
 mod sockets;

@@ -6,6 +6,7 @@ use crate::limits::Limits;
 use crate::net::proxy_protocol::{Accepts, Version};
 use crate::routing::filters::Filters;
 use crate::routing::mirror::Mirror;
+use crate::routing::recovery::Recovery;
 use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -199,6 +200,7 @@ pub struct RouteConfig {
     pub close_moved_within: Option<Duration>,
     pub filters: Option<Arc<Filters>>,
     pub mirror: Option<Mirror>,
+    pub recovery: Option<Arc<Recovery>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 
 pub mod filters;
 mod matches;
+pub mod recovery;
 
 use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
 use super::source::{At, Place, listed};
@@ -154,6 +155,8 @@ pub struct Route {
     pub preview: Option<When>,
     pub filters: filters::Filters,
     pub mirror: Option<Mirror>,
+    pub retry: Option<recovery::Retry>,
+    pub rescue: Option<recovery::Rescue>,
 }
 
 /// What becomes of open tunnels whose clients have moved to another variant.
@@ -469,7 +472,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
     let preview = table.table(cx, "preview").map(|table| when(cx, table));
-    let later = ["retry", "rescue", "on_empty", "rollout"];
+    let later = ["on_empty", "rollout"];
     table.not_built(cx, &later);
     let filters = filters::filters(cx, &mut table);
     let route = Route {
@@ -489,6 +492,8 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         preview,
         filters,
         mirror: table.table(cx, "mirror").map(|table| mirror(cx, table)),
+        retry: table.table(cx, "retry").map(|table| recovery::retry(cx, table)),
+        rescue: table.table(cx, "rescue").map(|table| recovery::rescue(cx, table)),
     };
     table.finish(cx);
     route

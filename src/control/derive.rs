@@ -28,6 +28,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         timeout: route.timeout,
         close_moved_within: route.close_moved_within,
         filters: route.filters.clone(),
+        recovery: route.recovery.clone(),
     });
     Published {
         serial,

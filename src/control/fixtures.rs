@@ -39,6 +39,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         close_moved_within: None,
         filters: None,
         mirror: None,
+        recovery: None,
     };
     Config {
         path: "/nowhere/weir.toml".into(),

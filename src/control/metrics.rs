@@ -18,6 +18,7 @@ use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -106,6 +107,12 @@ const ERRORS: Shape = Shape(
 );
 const RETRIES: Shape =
     Shape("weir_retries_total", "Requests that were sent to a target once more.", MetricType::COUNTER, VARIANT);
+const RESCUED: Shape = Shape(
+    "weir_rescued_total",
+    "Requests that their variant failed and the baseline answered.",
+    MetricType::COUNTER,
+    &["route"],
+);
 const IN_FLIGHT: Shape =
     Shape("weir_requests_in_flight", "Requests that are being answered now.", MetricType::GAUGE, VARIANT);
 const TUNNELS: Shape = Shape(
@@ -232,6 +239,7 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |scrape| per_variant(scrape, &UPSTREAM, |shape, labels, total| histogram(shape, labels, &total.upstream)),
     overhead,
     |scrape| per_variant(scrape, &RETRIES, |shape, labels, total| counter(shape, labels, total.retries)),
+    rescued,
     |scrape| per_variant(scrape, &IN_FLIGHT, |shape, labels, total| gauge(shape, labels, signed(total.in_flight))),
     |scrape| per_variant(scrape, &TUNNELS, |shape, labels, total| gauge(shape, labels, signed(total.tunnels))),
     mirrored,
@@ -282,6 +290,14 @@ fn request_errors(scrape: &Scrape) -> MetricFamily {
 fn per_variant(scrape: &Scrape, shape: &Shape, child: fn(&Shape, &[&str], &VariantTotal) -> Metric) -> MetricFamily {
     let children = scrape.variants.iter().map(|(route, variant, total)| child(shape, &[route, variant], total));
     family(shape, children.collect())
+}
+
+fn rescued(scrape: &Scrape) -> MetricFamily {
+    let mut routes: BTreeMap<&str, u64> = BTreeMap::new();
+    for (route, _, total) in &scrape.variants {
+        *routes.entry(route).or_default() += total.rescued;
+    }
+    family(&RESCUED, routes.into_iter().map(|(route, count)| counter(&RESCUED, &[route], count)).collect())
 }
 
 fn overhead(scrape: &Scrape) -> MetricFamily {

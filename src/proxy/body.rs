@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::headers;
 use super::io::Driving;
 use super::mirror::{self, RequestCopy};
+use super::recover::Kept;
 use super::upstream::{Lease, quiet};
 use super::vet;
 use crate::boundary::outcomes::Reason;
@@ -45,6 +46,8 @@ pub(super) struct Upload {
     on_stream: Cell<bool>,
     /// For the route's mirror.
     copy: Cell<Option<Box<RequestCopy>>>,
+    /// For a request that may have to be sent again.
+    kept: Cell<Option<Box<Kept>>>,
 }
 
 impl Upload {
@@ -60,10 +63,26 @@ impl Upload {
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
             on_stream: Cell::new(false),
             copy: Cell::new(None),
+            kept: Cell::new(None),
         })
     }
     pub(super) fn take_along(&self, copy: Option<Box<RequestCopy>>) {
         self.copy.set(copy);
+    }
+    /// From now on the body is kept as it passes.
+    pub(super) fn keep(&self, kept: Option<Box<Kept>>) {
+        self.kept.set(kept);
+    }
+    /// All of it was kept.
+    pub(super) fn has_kept(&self) -> bool {
+        self.kept().is_some()
+    }
+    /// All of it, if it was kept.
+    pub(super) fn kept(&self) -> Option<Vec<u8>> {
+        let kept = self.kept.take()?;
+        let data = if self.is_done() { kept.whole().map(<[u8]>::to_vec) } else { None };
+        self.kept.set(Some(kept));
+        data
     }
     pub(super) fn sent_by(&self, cx: &Context<'_>) {
         self.task.by(cx);
@@ -199,6 +218,10 @@ impl Body for RequestBody {
         }
         if let Some(copy) = upload.copy.take() {
             upload.copy.set(mirror::collect(copy, &frame));
+        }
+        if let Some(mut kept) = upload.kept.take() {
+            kept.add(&frame);
+            upload.kept.set(Some(kept));
         }
         // hyper takes trailers for the end and does not ask for what comes after.
         if frame.is_trailers() || incoming.is_end_stream() {

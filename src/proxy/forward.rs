@@ -9,12 +9,12 @@ use super::grpc;
 use super::headers;
 use super::mirror::{self, RequestCopy};
 use super::upstream::pool::QUEUE;
-use super::upstream::{self, Lease, Sent};
+use super::upstream::{self, Lease, LocalTarget, Sent};
 use super::vet;
 use http::header::HeaderValue;
 use http::{Method, Request};
 use hyper::body::Incoming;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -22,6 +22,47 @@ use std::time::{Duration, Instant};
 /// A client that waits for 100 (Continue) is asked for its body anyway after this long (RFC 9110 §10.1.1: it may be
 /// that the target never says so).
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
+
+/// For [`send`]: the one attempt of most requests.
+pub(super) const ONCE: bool = false;
+/// For [`send`]: one of perhaps several, of which `recover` decides.
+pub(super) const AGAIN: bool = true;
+
+/// One of a request's attempts, and what is to be known of it when it failed.
+pub(super) struct Attempt {
+    pub(super) variant: usize,
+    /// To the response head; None: the route's.
+    pub(super) timeout: Option<Duration>,
+    /// When all attempts together are to be over.
+    pub(super) until: Option<Tick>,
+    /// Targets that have had the request.
+    pub(super) tried: RefCell<Vec<*const LocalTarget>>,
+    /// The request, where no target saw anything of it.
+    pub(super) unsent: Cell<Option<Request<RequestBody>>>,
+    pub(super) stale: Cell<Option<Stale>>,
+}
+
+/// Why HTTP itself allows to send a request again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stale {
+    /// The connection had served before, and went without an answer (RFC 9112 §9.3.1).
+    Kept,
+    /// The target says that it did not look at the request (RFC 9113 §8.7).
+    Untouched,
+}
+
+impl Attempt {
+    pub(super) fn new(variant: usize) -> Attempt {
+        Attempt {
+            variant,
+            timeout: None,
+            until: None,
+            tried: RefCell::default(),
+            unsent: Cell::new(None),
+            stale: Cell::new(None),
+        }
+    }
+}
 
 /// The target's answer, and the connection that its body still comes on.
 pub(super) struct Answer {
@@ -31,29 +72,48 @@ pub(super) struct Answer {
     pub(super) upload: Option<Rc<Upload>>,
 }
 
-/// Sends the request to a target of the exchange's variant and waits for the response head. `copy` is for the route's
-/// mirror, where the request has no body that would take it along.
-pub(super) async fn send(
+/// Sends the request to a target of the attempt's variant and waits for the response head. `copy` is for the route's
+/// mirror, where the request has no body that would take it along. The choice is a constant so that requests of one
+/// attempt have a copy of this to themselves.
+pub(super) async fn send<const REPEATED: bool>(
     exchange: &Exchange,
     mut request: Request<RequestBody>,
     upload: Option<Rc<Upload>>,
     upgrade: Option<&HeaderValue>,
     mut copy: Option<Box<RequestCopy>>,
     handed_over: Instant,
+    attempt: &Attempt,
 ) -> Result<Answer, Failure> {
     let local = Rc::clone(&exchange.local);
     let route = &local.published.routing.routes()[exchange.route];
-    let Some(pool) = route.variants[exchange.variant].pool.map(|pool| &local.pools[pool]) else {
+    let Some(pool) = route.variants[attempt.variant].pool.map(|pool| &local.pools[pool]) else {
         return Err(Failure::NoTarget);
     };
     sent_by_this_task(upload.as_deref()).await;
     let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
-    let waiting = Waiting::new(exchange, upload, asked.map_or(route.timeout, |asked| asked.min(route.timeout)));
+    let mut timeout = asked.map_or(route.timeout, |asked| asked.min(route.timeout));
+    if REPEATED {
+        timeout = attempt.timeout.map_or(timeout, |each| each.min(timeout));
+    }
+    let waiting = Waiting::new(exchange, upload, timeout, attempt.until.filter(|_| REPEATED));
     waiting.expect_interim(&mut request);
     let mut closed_fresh = false;
     loop {
         let client = &exchange.client;
-        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client))).await?;
+        let avoided = if REPEATED { attempt.tried.borrow().clone() } else { Vec::new() };
+        let leased = pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided);
+        let mut lease = match waiting.for_lease(leased).await {
+            Ok(lease) => lease,
+            Err(failure) => {
+                if REPEATED {
+                    attempt.unsent.set(Some(request));
+                }
+                return Err(failure);
+            }
+        };
+        if REPEATED {
+            attempt.tried.borrow_mut().push(lease.target_ptr());
+        }
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         if upgrade.is_some() {
@@ -64,6 +124,8 @@ pub(super) async fn send(
         }
         let bodiless = matches!(request.body(), RequestBody::Empty);
         let may_repeat = if lease.is_stream() { bodiless } else { lease.may_be_stale() && is_repeatable(&request) };
+        // Repeated requests are kept already.
+        let may_repeat = may_repeat && !REPEATED;
         let again = may_repeat.then(|| second(&request));
         // Its task runs when this one has written the request.
         mirror::launch(copy.take());
@@ -74,13 +136,18 @@ pub(super) async fn send(
                     lease.close();
                     return Err(Failure::BadResponse);
                 }
-                exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
+                if !REPEATED {
+                    exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
+                }
                 let upload = waiting.upload.filter(|upload| !upload.is_done());
                 return Ok(Answer { response, lease, upload });
             }
             Ok(Sent::Unsent(unsent)) => {
                 // A target that takes connections only to close them would have us open them for ever.
                 if fresh && closed_fresh {
+                    if REPEATED {
+                        attempt.unsent.set(Some(*unsent));
+                    }
                     return Err(Failure::Reset);
                 }
                 closed_fresh |= fresh;
@@ -90,6 +157,10 @@ pub(super) async fn send(
                 Some(again) => request = again,
                 None => {
                     let failure = waiting.blame(upstream::failure_of(&error));
+                    if REPEATED && failure == Failure::Reset {
+                        let kept = (!fresh && !lease.is_stream()).then_some(Stale::Kept);
+                        attempt.stale.set(if untouched { Some(Stale::Untouched) } else { kept });
+                    }
                     lease.target().log_failure(&pool.shared.name, failure.detail(), &upstream::in_words(&error));
                     return Err(failure);
                 }
@@ -117,7 +188,8 @@ async fn sent_by_this_task(upload: Option<&Upload>) {
 /// An HTTP/1.0 client may name no host; the target's own name stands in.
 #[inline(always)]
 pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
-    if request.headers().contains_key(http::header::HOST) {
+    // One that was for an HTTP/2 connection has its host there.
+    if request.headers().contains_key(http::header::HOST) || request.uri().authority().is_some() {
         return;
     }
     if let Ok(host) = HeaderValue::from_str(lease.target().host()) {
@@ -131,7 +203,7 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
         && matches!(request.body(), RequestBody::Empty)
 }
 
-fn second(request: &Request<RequestBody>) -> Request<RequestBody> {
+pub(super) fn second(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::Empty);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
@@ -155,14 +227,14 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn new(exchange: &Exchange, upload: Option<Rc<Upload>>, timeout: Duration) -> Waiting {
+    fn new(exchange: &Exchange, upload: Option<Rc<Upload>>, timeout: Duration, until: Option<Tick>) -> Waiting {
         let client = Rc::clone(&exchange.client);
         let deadline = Watch::new(&client.worker.clock);
         let hold = upload.as_ref().is_some_and(|upload| upload.is_held()).then(|| Watch::new(&client.worker.clock));
         if let Some(hold) = &hold {
             hold.due_after(CONTINUE_AFTER);
         }
-        let end = client.worker.clock.now().after(timeout);
+        let end = client.worker.clock.now().after(timeout).min(until.unwrap_or(Tick::NEVER));
         deadline.due_at(end);
         let answering = Cell::new(upload.is_none());
         let owes_continue = Cell::new(hold.is_some());
@@ -250,6 +322,7 @@ mod interim {
                 if status == StatusCode::CONTINUE && owes_continue.replace(false) {
                     asked = true;
                 } else if client.takes_interim() {
+                    client.told.set(true);
                     client.pulse.send_interim(&encode(status, headers));
                 }
             }

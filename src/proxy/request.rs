@@ -9,7 +9,7 @@ use super::headers::Hops;
 use super::mirror::{self, RequestCopy};
 use super::respond::Refusal;
 use super::tunnel::{self, Tunnel};
-use super::{filter, forward, headers, respond, vet};
+use super::{filter, forward, headers, recover, respond, vet};
 use crate::routing::request::to_origin_form;
 use crate::routing::table::{Decision, RequestView, RoutingTable};
 use bytes::Bytes;
@@ -88,7 +88,26 @@ pub(super) async fn serve(
     let handed_over = Instant::now();
     client.worker.shard().overhead.observe_us(micros(handed_over - started));
     let request = Request::from_parts(parts, body);
-    Ok(match forward::send(&exchange, request, upload, upgrade.as_ref(), copy, handed_over).await {
+    let sent = match exchange.local.recoveries.of(exchange.route).cloned() {
+        None => {
+            let attempt = forward::Attempt::new(exchange.variant);
+            forward::send::<{ forward::ONCE }>(
+                &exchange,
+                request,
+                upload,
+                upgrade.as_ref(),
+                copy,
+                handed_over,
+                &attempt,
+            )
+            .await
+        }
+        Some(recovery) => {
+            let upgrade = upgrade.as_ref();
+            Box::pin(recover::send(&mut exchange, recovery, request, upload, upgrade, copy, handed_over)).await
+        }
+    };
+    Ok(match sent {
         Ok(answer) if upgrade.is_some() => switch(exchange, answer, upgrade, socket, (&id, &decision)).await,
         Ok(answer) => respond::relay(exchange, answer, &decision),
         Err(failure) => respond::failed(exchange, failure, &id, &decision),

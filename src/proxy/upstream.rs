@@ -364,6 +364,11 @@ impl Lease {
         &self.busy.0
     }
 
+    /// For [`pool::LocalPool::lease`], to have another one the next time.
+    pub(super) fn target_ptr(&self) -> *const LocalTarget {
+        Rc::as_ptr(&self.busy.0)
+    }
+
     /// The connection is closed: nothing more comes or goes.
     pub(super) fn is_over(&self) -> bool {
         match &self.stream {

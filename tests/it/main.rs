@@ -23,6 +23,7 @@ mod live;
 mod matching;
 mod mirror;
 mod proxy_protocol;
+mod recovery;
 mod reload;
 mod rewrite;
 mod routing;

@@ -244,6 +244,7 @@ fn variant_stats(total: &VariantTotal) -> Map<String, Value> {
         ("forced", by_code(&total.requests[1])),
         ("errors", Value::Object(errors.collect())),
         ("retries", json!(total.retries)),
+        ("rescued", json!(total.rescued)),
         ("in_flight", json!(total.in_flight)),
         ("tunnels", json!(total.tunnels)),
         ("duration", durations(&total.duration)),

@@ -19,6 +19,7 @@ use crate::routing::filters::Filters;
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::mirror::Mirror;
 use crate::routing::networks;
+use crate::routing::recovery::{Rescue, Retry};
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use crate::routing::sticky::{Fallback, KeySource, Sticky};
 use serde_json::{Map, Value, json};
@@ -211,6 +212,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         filters,
         salt,
         mirror,
+        recovery,
     } = config;
     let variants = variants.iter().map(|one| (one.name.clone(), json!(one.pool.map(|pool| &pools[pool].name))));
     json!({
@@ -222,6 +224,8 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "live": {"generation": view.live.generation, "weights": weights(config, &view.live.weights)},
         "sticky": keys.as_ref().map(|keys| sticky(keys, (salt != name).then_some(salt))),
         "timeout": shown_duration(*timeout),
+        "retry": recovery.as_ref().and_then(|recovery| recovery.retry.as_ref()).map(retry),
+        "rescue": recovery.as_ref().and_then(|recovery| recovery.rescue.as_ref()).map(rescue),
         "mirror": mirror.as_ref().map(|mirror| self::mirror(mirror, pools)),
         "filters": filters.as_ref().map(|filters| filter_keys(filters)),
         "compress": filters.as_ref().and_then(|filters| filters.compress.as_ref()).map(codings),
@@ -229,6 +233,23 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
     })
+}
+
+fn retry(retry: &Retry) -> Value {
+    let Retry { attempts, on, methods, budget, timeout } = retry;
+    json!({
+        "attempts": attempts,
+        "on": on.words(),
+        "methods": methods.iter().map(|method| method.as_str()).collect::<Vec<_>>(),
+        "budget": budget.to_string(),
+        "timeout": timeout.map(shown_duration),
+    })
+}
+
+fn rescue(rescue: &Rescue) -> Value {
+    let Rescue { on, budget, forced, header } = rescue;
+    let header = header.as_ref().map(|name| name.as_str());
+    json!({"on": on.words(), "budget": budget.to_string(), "forced": forced, "header": header})
 }
 
 fn mirror(mirror: &Mirror, pools: &[PoolConfig]) -> Value {

@@ -219,7 +219,7 @@ fn to_http2(mut request: Request<RequestBody>, target: &str, tls: bool) -> Reque
     let named = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
-    parts.authority = named.or_else(|| Authority::try_from(target).ok());
+    parts.authority = named.or(parts.authority).or_else(|| Authority::try_from(target).ok());
     parts.path_and_query = parts.path_and_query.or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     *request.version_mut() = Version::HTTP_2;

@@ -65,6 +65,11 @@ impl LocalPool {
         self.targets.iter().for_each(|target| target.sweep(now));
     }
 
+    /// There is a target besides these.
+    pub(in crate::proxy) fn has_other(&self, tried: &[*const LocalTarget]) -> bool {
+        self.targets.iter().any(|target| target.has_address() && !tried.contains(&Rc::as_ptr(target)))
+    }
+
     /// No target can be connected to, or none could a moment ago.
     pub(in crate::proxy) fn is_down(&self) -> bool {
         self.targets.iter().all(|target| !target.has_address() || target.is_failing())
@@ -89,12 +94,16 @@ impl LocalPool {
         end: Tick,
         rng: &RefCell<SmallRng>,
         client: Option<&Client>,
+        avoided: &[*const LocalTarget],
     ) -> Result<Lease, Failure> {
         if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
             return Err(Failure::NoTarget);
         }
         let owner = self.shared.send_proxy.and(client).map(Client::owner);
         let mut tried: Vec<*const LocalTarget> = Vec::new();
+        if !avoided.is_empty() && self.has_other(avoided) {
+            tried.extend_from_slice(avoided);
+        }
         let mut failure = Failure::Connect;
         let mut queued = None;
         loop {

@@ -1,0 +1,291 @@
+//! Requests that their target failed, on routes that say what then: sent again within the variant, or by the baseline.
+//!
+//! Nothing here is for other routes: these go through [`forward`] once. A request is kept as its head, whose values are
+//! counted references, and with its body where that is small and its length is known; the copy of a body is taken as
+//! it passes. What the client has seen a byte of is never sent again.
+
+use super::body::{RequestBody, Upload, Whole};
+use super::exchange::{Exchange, micros};
+use super::failure::Failure;
+use super::forward::{self, AGAIN, Answer, Attempt};
+use super::mirror::RequestCopy;
+use super::worker::Worker;
+use crate::limits::{REPLAY_BODY_BYTES, REPLAY_BYTES_PER_WORKER};
+use crate::routing::recovery::{self, Budget, Failed, Recovery, Retry, Share};
+use crate::routing::table::Route;
+use bytes::Bytes;
+use http::header::HeaderValue;
+use http::{Method, Request};
+use http_body::{Body, Frame};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A worker's recoveries by route; empty when no route has one.
+#[derive(Default)]
+pub(super) struct LocalRecoveries(Vec<Option<Rc<LocalRecovery>>>);
+
+/// A route's, and what is left of its budgets on this worker.
+pub(super) struct LocalRecovery {
+    shared: Arc<Recovery>,
+    retries: Option<RefCell<Budget>>,
+    rescues: Option<RefCell<Budget>>,
+}
+
+impl LocalRecoveries {
+    /// `before` are the routes and recoveries of the last table: budgets go on.
+    pub(super) fn new(
+        routes: &[Route],
+        before: Option<(&[Route], &LocalRecoveries)>,
+        workers: usize,
+    ) -> LocalRecoveries {
+        if routes.iter().all(|route| route.recovery.is_none()) {
+            return LocalRecoveries::default();
+        }
+        let old = before.into_iter().flat_map(|(routes, old)| routes.iter().zip(&old.0));
+        let old: HashMap<&str, &Rc<LocalRecovery>> =
+            old.filter_map(|(route, old)| Some((route.name.as_str(), old.as_ref()?))).collect();
+        let local = |route: &Route| {
+            let shared = route.recovery.as_ref()?;
+            let known = old.get(route.name.as_str()).filter(|known| known.shared == *shared);
+            Some(known.map_or_else(|| Rc::new(LocalRecovery::new(shared, workers)), |known| Rc::clone(known)))
+        };
+        LocalRecoveries(routes.iter().map(local).collect())
+    }
+
+    #[inline]
+    pub(super) fn of(&self, route: usize) -> Option<&Rc<LocalRecovery>> {
+        self.0.get(route)?.as_ref()
+    }
+}
+
+impl LocalRecovery {
+    fn new(shared: &Arc<Recovery>, workers: usize) -> LocalRecovery {
+        let budget = |share: Share| RefCell::new(Budget::new(share, workers));
+        LocalRecovery {
+            shared: Arc::clone(shared),
+            retries: shared.retry.as_ref().map(|retry| budget(retry.budget)),
+            rescues: shared.rescue.as_ref().map(|rescue| budget(rescue.budget)),
+        }
+    }
+}
+
+/// As [`forward::send`], with what the route's recovery allows besides.
+pub(super) async fn send(
+    exchange: &mut Exchange,
+    recovery: Rc<LocalRecovery>,
+    request: Request<RequestBody>,
+    upload: Option<Rc<Upload>>,
+    upgrade: Option<&HeaderValue>,
+    mut copy: Option<Box<RequestCopy>>,
+    handed_over: Instant,
+) -> Result<Answer, Failure> {
+    let mut course = Course::new(exchange, recovery, &request, upload.as_ref(), upgrade.is_some());
+    let (mut request, mut upload) = (request, upload);
+    loop {
+        let sent = forward::send::<AGAIN>(
+            exchange,
+            request,
+            upload.take(),
+            upgrade,
+            copy.take(),
+            handed_over,
+            &course.attempt,
+        );
+        let sent = sent.await;
+        let failure = failure(&sent);
+        if sent.is_ok() && !exchange.is_charged() {
+            exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
+        }
+        if exchange.is_charged() {
+            exchange.shard().rescued.add(u64::from(sent.is_ok()));
+            return sent;
+        }
+        let Some(failure) = failure else { return sent };
+        let unsent = course.attempt.unsent.take();
+        let goes_on = match course.next(exchange, failure, unsent.is_some()) {
+            Next::GiveUp => return sent,
+            next => next,
+        };
+        let reason = sent.as_ref().err().and_then(|failure| failure.reason());
+        // Before the next one, so that its connection is free.
+        drop(sent);
+        if goes_on == Next::Rescue {
+            exchange.charge(failure.1, reason);
+            course.attempt = Attempt::new(0);
+        } else {
+            exchange.shard().retries.add(1);
+            course.pause(exchange).await;
+        }
+        (request, upload) = match (unsent, course.replay()) {
+            (Some(unsent), _) => (unsent, course.upload.clone()),
+            (None, Some(replay)) => (replay, None),
+            (None, None) => return Err(Failure::Reset),
+        };
+    }
+}
+
+/// Why the request failed, and the status that the client would get; None where no target is to blame.
+fn failure(sent: &Result<Answer, Failure>) -> Option<(Failed, u16)> {
+    let failed = match sent {
+        Ok(answer) => {
+            let status = answer.response.status().as_u16();
+            return (status >= 500).then_some((Failed::Answer, status));
+        }
+        Err(failure) => match failure {
+            Failure::Connect | Failure::NoTarget => Failed::Connect,
+            Failure::ConnectTimeout => Failed::ConnectTimeout,
+            Failure::Reset => Failed::Reset,
+            Failure::ResponseTimeout => Failed::Timeout,
+            Failure::BadResponse => Failed::BadResponse,
+            Failure::Queue => Failed::Answer,
+            _ => return None,
+        },
+    };
+    sent.as_ref().err().map(|failure| (failed, failure.status().as_u16()))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    GiveUp,
+    Retry,
+    Rescue,
+}
+
+/// One request's way through its attempts.
+struct Course {
+    recovery: Rc<LocalRecovery>,
+    attempt: Attempt,
+    /// The head as it was first sent; None for a request that is sent once, whatever comes.
+    head: Option<Request<RequestBody>>,
+    /// The body that came with it.
+    upload: Option<Rc<Upload>>,
+    retried: u32,
+    /// Sent again for a connection that had served before: that once costs nothing.
+    renewed: bool,
+}
+
+impl Course {
+    fn new(
+        exchange: &Exchange,
+        recovery: Rc<LocalRecovery>,
+        request: &Request<RequestBody>,
+        upload: Option<&Rc<Upload>>,
+        is_upgrade: bool,
+    ) -> Course {
+        let clock = &exchange.client.worker.clock;
+        let now = clock.now().seconds();
+        for budget in [&recovery.retries, &recovery.rescues].into_iter().flatten() {
+            budget.borrow_mut().earn(now);
+        }
+        exchange.client.told.set(false);
+        let head = (!is_upgrade).then(|| forward::second(request));
+        if let (Some(upload), Some(_)) = (upload, &head)
+            && (recovery::is_replayable(request.method(), request.headers()))
+        {
+            upload.keep(Kept::begin(&exchange.client.worker, request.body()));
+        }
+        let mut attempt = Attempt::new(exchange.variant);
+        attempt.timeout = recovery.shared.retry.as_ref().and_then(|retry| retry.timeout);
+        // What has a body has the time again that its body took.
+        attempt.until = upload.is_none().then(|| clock.now().after(exchange.timeout()));
+        Course { recovery, attempt, head, upload: upload.cloned(), retried: 0, renewed: false }
+    }
+
+    fn next(&mut self, exchange: &Exchange, (failed, status): (Failed, u16), unsent: bool) -> Next {
+        let stale = self.attempt.stale.take();
+        let Some(head) = &self.head else { return Next::GiveUp };
+        if exchange.client.told.get() || !unsent && !self.can_replay() {
+            return Next::GiveUp;
+        }
+        let clock = &exchange.client.worker.clock;
+        let on_time = self.attempt.until.is_none_or(|until| clock.now() < until);
+        let is_safe = matches!(*head.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        let untouched = stale == Some(forward::Stale::Untouched);
+        if stale.is_some() && on_time && !self.renewed && self.upload.is_none() && (is_safe || untouched) {
+            self.renewed = true;
+            return Next::Retry;
+        }
+        let may_retry = |retry: &Retry| {
+            let is_left = on_time && self.retried < retry.attempts;
+            is_left && retry.on.name(failed, status) && (unsent || retry.takes(head.method(), head.headers()))
+        };
+        let now = clock.now().seconds();
+        let take = |budget: &Option<RefCell<Budget>>| budget.as_ref().is_some_and(|one| one.borrow_mut().take(now));
+        if self.recovery.shared.retry.as_ref().is_some_and(may_retry) && take(&self.recovery.retries) {
+            self.retried += 1;
+            return Next::Retry;
+        }
+        let Some(rescue) = &self.recovery.shared.rescue else { return Next::GiveUp };
+        let may_rescue = exchange.variant != 0
+            && rescue.on.name(failed, status)
+            && (rescue.forced || !exchange.is_forced())
+            && (unsent || recovery::is_replayable(head.method(), head.headers()));
+        if may_rescue && take(&self.recovery.rescues) { Next::Rescue } else { Next::GiveUp }
+    }
+
+    fn can_replay(&self) -> bool {
+        self.head.is_some() && self.upload.as_ref().is_none_or(|upload| upload.has_kept())
+    }
+
+    fn replay(&self) -> Option<Request<RequestBody>> {
+        let mut request = forward::second(self.head.as_ref()?);
+        if let Some(upload) = &self.upload {
+            *request.body_mut() = RequestBody::Whole(Box::new(Whole::new(upload.kept()?, None)));
+        }
+        Some(request)
+    }
+
+    /// Another target is asked at once; one that has just failed has a moment.
+    async fn pause(&self, exchange: &Exchange) {
+        let pool = exchange.local.published.routing.routes()[exchange.route].variants[self.attempt.variant].pool;
+        if pool.is_some_and(|pool| exchange.local.pools[pool].has_other(&self.attempt.tried.borrow())) {
+            return;
+        }
+        let again = self.retried.saturating_sub(1);
+        let wait = recovery::backoff(again, &mut *exchange.client.worker.rng.borrow_mut());
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// A request's body as it passes, for as long as it may have to be sent again.
+pub(super) struct Kept {
+    worker: Rc<Worker>,
+    data: Vec<u8>,
+    length: usize,
+    /// It has trailers, which are not kept.
+    spoilt: bool,
+}
+
+impl Kept {
+    /// None for a body that is too long, of no known length, or one too many.
+    fn begin(worker: &Rc<Worker>, body: &RequestBody) -> Option<Box<Kept>> {
+        let length = usize::try_from(body.size_hint().exact()?).ok()?;
+        let held = worker.kept_bytes.get() + length;
+        if length > REPLAY_BODY_BYTES || held > REPLAY_BYTES_PER_WORKER {
+            return None;
+        }
+        worker.kept_bytes.set(held);
+        Some(Box::new(Kept { worker: Rc::clone(worker), data: Vec::with_capacity(length), length, spoilt: false }))
+    }
+
+    pub(super) fn add(&mut self, frame: &Frame<Bytes>) {
+        match frame.data_ref() {
+            Some(data) => self.data.extend_from_slice(data),
+            None => self.spoilt = true,
+        }
+    }
+
+    /// None where something is missing.
+    pub(super) fn whole(&self) -> Option<&[u8]> {
+        (!self.spoilt && self.data.len() == self.length).then_some(&self.data)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.worker.kept_bytes.set(self.worker.kept_bytes.get() - self.length);
+    }
+}
