@@ -26,6 +26,7 @@ mod recover;
 mod request;
 mod respond;
 mod socket;
+mod stay;
 mod streams;
 mod tls;
 mod tunnel;

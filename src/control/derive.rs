@@ -38,6 +38,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         mirrors: mirrors(config, &ground.outcomes),
         compressed: config.routes.iter().map(|route| ground.outcomes.compressed(&route.name)).collect(),
         generations: ground.routes.iter().map(|live| live.generation).collect(),
+        redact: config.provenance.clone(),
         tls: ground.tls.listeners(),
         settings: Settings {
             trusted_proxies: config.server.trusted_proxies.clone(),

@@ -161,7 +161,7 @@ impl Ground {
         Ground { pools, tls, ..self.clone() }
     }
 
-    /// The ground state with other lists in its rules; None when they belong to another configuration.
+    /// The ground state with other lists in its rules and matches; None when they belong to another configuration.
     pub fn relisted(&self, relisted: &Relisted) -> Option<Ground> {
         if !Arc::ptr_eq(&self.config, &relisted.config) {
             return None;
@@ -172,6 +172,8 @@ impl Ground {
             rules.for_each(|rule| rule.when.relist(*list, &file.values));
             let previews = config.routes.iter_mut().filter_map(|route| route.preview.as_mut());
             previews.for_each(|preview| preview.relist(*list, &file.values));
+            let matches = config.routes.iter_mut().flat_map(|route| &mut route.matches.conditions);
+            matches.for_each(|(_, test)| test.relist(*list, &file.values));
             config.lists[*list] = file.clone();
         }
         Some(Ground { config: Arc::new(config), ..self.clone() })

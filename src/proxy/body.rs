@@ -11,16 +11,16 @@ use super::failure::Failure;
 use super::headers;
 use super::io::Driving;
 use super::mirror::{self, RequestCopy};
-use super::recover::Kept;
+use super::stay::Endless;
 use super::upstream::{Lease, quiet};
 use super::vet;
 use crate::boundary::outcomes::Reason;
-use crate::limits::DROPPED_BODY_BYTES;
+use crate::limits::{DROPPED_BODY_BYTES, REPEATED_BODY_BYTES};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -46,8 +46,10 @@ pub(super) struct Upload {
     on_stream: Cell<bool>,
     /// For the route's mirror.
     copy: Cell<Option<Box<RequestCopy>>>,
-    /// For a request that may have to be sent again.
-    kept: Cell<Option<Box<Kept>>>,
+    /// What went out on a stream, in case that the target refuses it, or on a route that repeats; None once that is too much, or answered.
+    kept: RefCell<Option<Kept>>,
+    /// Also of what goes out on a connection of its own.
+    keeps: Cell<bool>,
 }
 
 impl Upload {
@@ -63,32 +65,44 @@ impl Upload {
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
             on_stream: Cell::new(false),
             copy: Cell::new(None),
-            kept: Cell::new(None),
+            kept: RefCell::new(None),
+            keeps: Cell::new(false),
         })
     }
     pub(super) fn take_along(&self, copy: Option<Box<RequestCopy>>) {
         self.copy.set(copy);
     }
-    /// From now on the body is kept as it passes.
-    pub(super) fn keep(&self, kept: Option<Box<Kept>>) {
-        self.kept.set(kept);
+    /// The body is kept as it passes, wherever it goes: it may have to be sent again.
+    pub(super) fn keep(&self) {
+        self.keeps.set(true);
     }
-    /// All of it was kept.
     pub(super) fn has_kept(&self) -> bool {
-        self.kept().is_some()
-    }
-    /// All of it, if it was kept.
-    pub(super) fn kept(&self) -> Option<Vec<u8>> {
-        let kept = self.kept.take()?;
-        let data = if self.is_done() { kept.whole().map(<[u8]>::to_vec) } else { None };
-        self.kept.set(Some(kept));
-        data
+        self.done.get() && self.kept.borrow().is_some()
     }
     pub(super) fn sent_by(&self, cx: &Context<'_>) {
         self.task.by(cx);
     }
     pub(super) fn goes_on_stream(&self, on_stream: bool) {
         self.on_stream.set(on_stream);
+        if (on_stream || self.keeps.get()) && !self.done.get() {
+            self.kept.replace(Some(Kept::default()));
+        }
+    }
+    /// The body once more, where all of it went out and was kept.
+    pub(super) fn again(&self) -> Option<RequestBody> {
+        let kept = self.kept.borrow();
+        let kept = kept.as_ref().filter(|_| self.done.get())?;
+        Some(RequestBody::Whole(Box::new(Whole::new(kept.pieces.concat(), kept.trailers.as_deref().cloned()))))
+    }
+    /// The target has begun to answer.
+    pub(super) fn forget(&self) {
+        self.kept.replace(None);
+    }
+    /// Nobody wants the rest of the body any more: the target's stream is reset.
+    fn give_up(&self) {
+        self.failure.set(Some(Failure::BadBody));
+        self.held.set(true);
+        self.task.wake();
     }
     pub(super) fn release(&self) {
         self.held.set(false);
@@ -138,6 +152,27 @@ impl Drop for Upload {
     }
 }
 
+/// A body as far as it went out.
+#[derive(Default)]
+struct Kept {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    trailers: Option<Box<HeaderMap>>,
+}
+
+impl Kept {
+    /// None when it is too much.
+    fn with(mut self, frame: &Frame<Bytes>) -> Option<Kept> {
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.len();
+            self.pieces.push(data.clone());
+        } else {
+            self.trailers = frame.trailers_ref().cloned().map(Box::new);
+        }
+        (self.bytes <= REPEATED_BODY_BYTES).then_some(self)
+    }
+}
+
 /// A request's body as the target's connection reads it.
 pub(super) enum RequestBody {
     Empty,
@@ -184,7 +219,10 @@ impl Body for RequestBody {
             upload.sent_by(cx);
         }
         if upload.held.get() {
-            return Poll::Pending;
+            return match upload.failure.get() {
+                None => Poll::Pending,
+                Some(_) => Poll::Ready(Some(Err(Broken("the request was given up")))),
+            };
         }
         let next = upload.task.poll(|cx| Pin::new(&mut *incoming).poll_frame(cx));
         upload.starved.set(next.is_pending());
@@ -219,9 +257,9 @@ impl Body for RequestBody {
         if let Some(copy) = upload.copy.take() {
             upload.copy.set(mirror::collect(copy, &frame));
         }
-        if let Some(mut kept) = upload.kept.take() {
-            kept.add(&frame);
-            upload.kept.set(Some(kept));
+        if upload.on_stream.get() {
+            let kept = upload.kept.take().and_then(|kept| kept.with(&frame));
+            upload.kept.replace(kept);
         }
         // hyper takes trailers for the end and does not ask for what comes after.
         if frame.is_trailers() || incoming.is_end_stream() {
@@ -253,6 +291,8 @@ pub(super) struct ResponseBody {
     exchange: Option<Exchange>,
     /// None for most answers.
     compressor: Option<Box<Compressor>>,
+    /// None for most: it ends when the target ends it.
+    endless: Option<Box<Endless>>,
 }
 
 enum Source {
@@ -270,17 +310,24 @@ impl ResponseBody {
         compressor: Option<Box<Compressor>>,
     ) -> ResponseBody {
         let source = Source::Target { incoming, lease: Some(lease), upload };
-        ResponseBody { source, exchange: Some(exchange), compressor }
+        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
+    }
+
+    /// May be ended because its client has moved.
+    pub(super) fn ending(mut self, endless: Option<Box<Endless>>) -> ResponseBody {
+        self.endless = endless;
+        self
     }
 
     /// Without an exchange: the request matched no route.
     pub(super) fn own(text: Bytes, exchange: Option<Exchange>) -> ResponseBody {
         let source = Source::Own(Some(text).filter(|text| !text.is_empty()));
-        ResponseBody { source, exchange, compressor: None }
+        ResponseBody { source, exchange, compressor: None, endless: None }
     }
 
     pub(super) fn compressed(text: Bytes, exchange: Exchange, compressor: Box<Compressor>) -> ResponseBody {
-        ResponseBody { source: Source::Own(Some(text)), exchange: Some(exchange), compressor: Some(compressor) }
+        let (source, compressor) = (Source::Own(Some(text)), Some(compressor));
+        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
     }
 
     /// Leaves out what the answer to a HEAD does not send; gives its length where there is any.
@@ -292,10 +339,34 @@ impl ResponseBody {
         }
     }
 
+    /// Ready, with its last frame, when its client has moved away. The target is left as if the client had gone.
+    #[cold]
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let (Some(endless), Some(exchange)) = (&mut self.endless, &mut self.exchange) else { return Poll::Pending };
+        let last = ready!(endless.poll_over(exchange, cx));
+        self.endless = None;
+        if let Source::Target { lease, upload, .. } = std::mem::replace(&mut self.source, Source::Own(None)) {
+            if let Some(lease) = lease {
+                lease.close();
+            }
+            if let Some(upload) = upload {
+                upload.give_up();
+            }
+        }
+        if self.compressor.is_some() {
+            // It has its own end to write.
+            return Poll::Pending;
+        }
+        self.finish();
+        Poll::Ready(last.map(Ok))
+    }
+
     /// The next piece of an answer that is compressed.
     #[inline(never)]
     fn poll_compressed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let ResponseBody { source, exchange, compressor: Some(compressor) } = self else { return Poll::Ready(None) };
+        let ResponseBody { source, exchange, compressor: Some(compressor), .. } = self else {
+            return Poll::Ready(None);
+        };
         let mut next = compressor.poll(cx, |cx| source.poll(cx));
         if let Poll::Ready(Some(Ok(frame))) = &mut next
             && let Some(trailers) = frame.trailers_mut()
@@ -371,6 +442,11 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let body = self.get_mut();
+        if body.endless.is_some()
+            && let Poll::Ready(last) = body.poll_over(cx)
+        {
+            return Poll::Ready(last);
+        }
         if body.compressor.is_some() {
             return body.poll_compressed(cx);
         }

@@ -152,6 +152,11 @@ impl Exchange {
         self.local.published.routing.routes()[self.route].timeout
     }
 
+    /// The call is ended because its client has moved: the variant is not to blame.
+    pub(super) fn let_go(&mut self) {
+        self.code = Code::ClientError;
+    }
+
     pub(super) fn failed(&mut self, reason: Option<Reason>) {
         self.reason = reason;
     }

@@ -11,6 +11,7 @@ use super::mirror::{self, RequestCopy};
 use super::upstream::pool::QUEUE;
 use super::upstream::{self, Lease, LocalTarget, Sent};
 use super::vet;
+use crate::limits::REFUSALS;
 use http::header::HeaderValue;
 use http::{Method, Request};
 use hyper::body::Incoming;
@@ -39,16 +40,8 @@ pub(super) struct Attempt {
     pub(super) tried: RefCell<Vec<*const LocalTarget>>,
     /// The request, where no target saw anything of it.
     pub(super) unsent: Cell<Option<Request<RequestBody>>>,
-    pub(super) stale: Cell<Option<Stale>>,
-}
-
-/// Why HTTP itself allows to send a request again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stale {
     /// The connection had served before, and went without an answer (RFC 9112 §9.3.1).
-    Kept,
-    /// The target says that it did not look at the request (RFC 9113 §8.7).
-    Untouched,
+    pub(super) stale: Cell<bool>,
 }
 
 impl Attempt {
@@ -59,8 +52,23 @@ impl Attempt {
             until: None,
             tried: RefCell::default(),
             unsent: Cell::new(None),
-            stale: Cell::new(None),
+            stale: Cell::new(false),
         }
+    }
+
+    #[inline(always)]
+    fn is_at<const REPEATED: bool>(&self, lease: &Lease) {
+        if REPEATED {
+            self.tried.borrow_mut().push(lease.target_ptr());
+        }
+    }
+
+    #[inline(always)]
+    fn not_sent<const REPEATED: bool>(&self, request: Request<RequestBody>, failure: Failure) -> Failure {
+        if REPEATED {
+            self.unsent.set(Some(request));
+        }
+        failure
     }
 }
 
@@ -98,22 +106,16 @@ pub(super) async fn send<const REPEATED: bool>(
     let waiting = Waiting::new(exchange, upload, timeout, attempt.until.filter(|_| REPEATED));
     waiting.expect_interim(&mut request);
     let mut closed_fresh = false;
+    let mut refused = 0;
     loop {
         let client = &exchange.client;
         let avoided = if REPEATED { attempt.tried.borrow().clone() } else { Vec::new() };
         let leased = pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided);
         let mut lease = match waiting.for_lease(leased).await {
             Ok(lease) => lease,
-            Err(failure) => {
-                if REPEATED {
-                    attempt.unsent.set(Some(request));
-                }
-                return Err(failure);
-            }
+            Err(failure) => return Err(attempt.not_sent::<REPEATED>(request, failure)),
         };
-        if REPEATED {
-            attempt.tried.borrow_mut().push(lease.target_ptr());
-        }
+        attempt.is_at::<REPEATED>(&lease);
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         if upgrade.is_some() {
@@ -123,48 +125,44 @@ pub(super) async fn send<const REPEATED: bool>(
             upload.goes_on_stream(lease.is_stream());
         }
         let bodiless = matches!(request.body(), RequestBody::Empty);
-        let may_repeat = if lease.is_stream() { bodiless } else { lease.may_be_stale() && is_repeatable(&request) };
-        // Repeated requests are kept already.
-        let may_repeat = may_repeat && !REPEATED;
+        let may_repeat = lease.is_stream() || lease.may_be_stale() && is_repeatable(&request);
         let again = may_repeat.then(|| second(&request));
         // Its task runs when this one has written the request.
         mirror::launch(copy.take());
         match lease.send(request, |cx| waiting.poll(cx)).await {
-            Ok(Sent::Answered(mut response)) => {
-                if let Err(fault) = vet::answer(&mut response, upgrade) {
-                    lease.target().log_failure(&pool.shared.name, "answer refused", &fault.describe());
-                    lease.close();
-                    return Err(Failure::BadResponse);
-                }
+            Ok(Sent::Answered(response)) => {
+                let (response, lease) = vetted(response, lease, upgrade, &pool.shared.name)?;
                 if !REPEATED {
                     exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
                 }
                 let upload = waiting.upload.filter(|upload| !upload.is_done());
+                upload.iter().for_each(|upload| upload.forget());
                 return Ok(Answer { response, lease, upload });
             }
             Ok(Sent::Unsent(unsent)) => {
                 // A target that takes connections only to close them would have us open them for ever.
-                if fresh && closed_fresh {
-                    if REPEATED {
-                        attempt.unsent.set(Some(*unsent));
-                    }
-                    return Err(Failure::Reset);
+                refused += usize::from(lease.is_stream());
+                if fresh && closed_fresh || refused > REFUSALS {
+                    // What was put into HTTP/2's form is made anew.
+                    return Err(match lease.is_stream() {
+                        true => Failure::Reset,
+                        false => attempt.not_sent::<REPEATED>(*unsent, Failure::Reset),
+                    });
                 }
                 closed_fresh |= fresh;
                 request = *unsent;
             }
-            Ok(Sent::Failed { error, untouched }) => match again.filter(|_| untouched || !lease.is_stream()) {
-                Some(again) => request = again,
-                None => {
-                    let failure = waiting.blame(upstream::failure_of(&error));
-                    if REPEATED && failure == Failure::Reset {
-                        let kept = (!fresh && !lease.is_stream()).then_some(Stale::Kept);
-                        attempt.stale.set(if untouched { Some(Stale::Untouched) } else { kept });
+            Ok(Sent::Failed { error, untouched }) => {
+                refused += usize::from(untouched);
+                let again = again.filter(|_| !lease.is_stream() || untouched && refused <= REFUSALS);
+                match again.and_then(|again| waiting.with_body(again, bodiless)) {
+                    Some(again) => request = again,
+                    None => {
+                        attempt.stale.set(REPEATED && !fresh && !lease.is_stream());
+                        return Err(waiting.broken(&lease, &pool.shared.name, &error));
                     }
-                    lease.target().log_failure(&pool.shared.name, failure.detail(), &upstream::in_words(&error));
-                    return Err(failure);
                 }
-            },
+            }
             Err(failure) => {
                 lease.target().log_failure(&pool.shared.name, "request given up", &failure.detail());
                 return Err(failure);
@@ -173,6 +171,22 @@ pub(super) async fn send<const REPEATED: bool>(
         exchange.shard().retries.add(1);
         waiting.expect_interim(&mut request);
     }
+}
+
+/// The answer and its connection, if it may be passed on.
+#[inline(always)]
+fn vetted(
+    mut response: http::Response<Incoming>,
+    lease: Lease,
+    upgrade: Option<&HeaderValue>,
+    pool: &str,
+) -> Result<(http::Response<Incoming>, Lease), Failure> {
+    if let Err(fault) = vet::answer(&mut response, upgrade) {
+        lease.target().log_failure(pool, "answer refused", &fault.describe());
+        lease.close();
+        return Err(Failure::BadResponse);
+    }
+    Ok((response, lease))
 }
 
 async fn sent_by_this_task(upload: Option<&Upload>) {
@@ -227,6 +241,13 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// Says why the connection broke, to the log and for the answer.
+    fn broken(&self, lease: &Lease, pool: &str, error: &hyper::Error) -> Failure {
+        let failure = self.blame(upstream::failure_of(error));
+        lease.target().log_failure(pool, failure.detail(), &upstream::in_words(error));
+        failure
+    }
+
     fn new(exchange: &Exchange, upload: Option<Rc<Upload>>, timeout: Duration, until: Option<Tick>) -> Waiting {
         let client = Rc::clone(&exchange.client);
         let deadline = Watch::new(&client.worker.clock);
@@ -288,6 +309,14 @@ impl Waiting {
             self.deadline.due_at(due);
         }
         Poll::Pending
+    }
+
+    /// A second request with the body of the first. None where that is no longer there.
+    fn with_body(&self, mut request: Request<RequestBody>, bodiless: bool) -> Option<Request<RequestBody>> {
+        if !bodiless {
+            *request.body_mut() = self.upload.as_ref()?.again()?;
+        }
+        Some(request)
     }
 
     /// The client's own failure, where its body was at fault.

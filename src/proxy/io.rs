@@ -44,6 +44,8 @@ pub(super) struct Pulse {
     answered: Cell<u32>,
     /// Why the client was cut off for its HTTP/2 frames.
     breach: Cell<Option<Breach>>,
+    /// The client has begun with a TLS handshake.
+    tls: Cell<bool>,
 }
 
 impl Pulse {
@@ -60,6 +62,7 @@ impl Pulse {
             too_long: Cell::new(None),
             answered: Cell::new(0),
             breach: Cell::new(None),
+            tls: Cell::new(false),
         }
     }
     pub(super) fn moved(&self) -> Tick {
@@ -97,6 +100,9 @@ impl Pulse {
     }
     pub(super) fn too_long(&self) -> Option<TooLong> {
         self.too_long.get()
+    }
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls.get()
     }
     pub(super) fn breach(&self) -> Option<Breach> {
         self.breach.get()
@@ -150,6 +156,8 @@ impl Followed {
 
 /// How HTTP/2 begins (RFC 9113 §3.4), as far as no HTTP/1 request does.
 const PREFACE: &[u8] = b"PRI * HTTP/2";
+/// How a TLS record with a handshake begins (RFC 8446 §5.1).
+const TLS_HANDSHAKE: &[u8] = &[22, 3];
 
 impl ClientIo {
     pub(super) fn http1(stream: Stream, pulse: Rc<Pulse>, max_head: usize) -> ClientIo {
@@ -203,6 +211,7 @@ impl ClientIo {
             let ended = read.is_ready() && buf.filled().len() == held;
             if first[..length] != PREFACE[..length] || ended {
                 self.undecided = false;
+                self.pulse.tls.set(first.starts_with(TLS_HANDSHAKE));
                 self.unread = Bytes::new();
                 if let Some(guard) = &mut self.guard {
                     let kept = guard.check(&mut buf.filled_mut()[before..]);

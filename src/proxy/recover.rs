@@ -1,22 +1,17 @@
 //! Requests that their target failed, on routes that say what then: sent again within the variant, or by the baseline.
 //!
 //! Nothing here is for other routes: these go through [`forward`] once. A request is kept as its head, whose values are
-//! counted references, and with its body where that is small and its length is known; the copy of a body is taken as
-//! it passes. What the client has seen a byte of is never sent again.
+//! counted references, and with its body where that is small, which is taken along as it passes. What the client has seen a byte of is never sent again.
 
-use super::body::{RequestBody, Upload, Whole};
+use super::body::{RequestBody, Upload};
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::forward::{self, AGAIN, Answer, Attempt};
 use super::mirror::RequestCopy;
-use super::worker::Worker;
-use crate::limits::{REPLAY_BODY_BYTES, REPLAY_BYTES_PER_WORKER};
 use crate::routing::recovery::{self, Budget, Failed, Recovery, Retry, Share};
 use crate::routing::table::Route;
-use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Method, Request};
-use http_body::{Body, Frame};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -185,7 +180,7 @@ impl Course {
         if let (Some(upload), Some(_)) = (upload, &head)
             && (recovery::is_replayable(request.method(), request.headers()))
         {
-            upload.keep(Kept::begin(&exchange.client.worker, request.body()));
+            upload.keep();
         }
         let mut attempt = Attempt::new(exchange.variant);
         attempt.timeout = recovery.shared.retry.as_ref().and_then(|retry| retry.timeout);
@@ -203,8 +198,7 @@ impl Course {
         let clock = &exchange.client.worker.clock;
         let on_time = self.attempt.until.is_none_or(|until| clock.now() < until);
         let is_safe = matches!(*head.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        let untouched = stale == Some(forward::Stale::Untouched);
-        if stale.is_some() && on_time && !self.renewed && self.upload.is_none() && (is_safe || untouched) {
+        if stale && failed == Failed::Reset && on_time && !self.renewed && self.upload.is_none() && is_safe {
             self.renewed = true;
             return Next::Retry;
         }
@@ -233,7 +227,7 @@ impl Course {
     fn replay(&self) -> Option<Request<RequestBody>> {
         let mut request = forward::second(self.head.as_ref()?);
         if let Some(upload) = &self.upload {
-            *request.body_mut() = RequestBody::Whole(Box::new(Whole::new(upload.kept()?, None)));
+            *request.body_mut() = upload.again()?;
         }
         Some(request)
     }
@@ -247,45 +241,5 @@ impl Course {
         let again = self.retried.saturating_sub(1);
         let wait = recovery::backoff(again, &mut *exchange.client.worker.rng.borrow_mut());
         tokio::time::sleep(wait).await;
-    }
-}
-
-/// A request's body as it passes, for as long as it may have to be sent again.
-pub(super) struct Kept {
-    worker: Rc<Worker>,
-    data: Vec<u8>,
-    length: usize,
-    /// It has trailers, which are not kept.
-    spoilt: bool,
-}
-
-impl Kept {
-    /// None for a body that is too long, of no known length, or one too many.
-    fn begin(worker: &Rc<Worker>, body: &RequestBody) -> Option<Box<Kept>> {
-        let length = usize::try_from(body.size_hint().exact()?).ok()?;
-        let held = worker.kept_bytes.get() + length;
-        if length > REPLAY_BODY_BYTES || held > REPLAY_BYTES_PER_WORKER {
-            return None;
-        }
-        worker.kept_bytes.set(held);
-        Some(Box::new(Kept { worker: Rc::clone(worker), data: Vec::with_capacity(length), length, spoilt: false }))
-    }
-
-    pub(super) fn add(&mut self, frame: &Frame<Bytes>) {
-        match frame.data_ref() {
-            Some(data) => self.data.extend_from_slice(data),
-            None => self.spoilt = true,
-        }
-    }
-
-    /// None where something is missing.
-    pub(super) fn whole(&self) -> Option<&[u8]> {
-        (!self.spoilt && self.data.len() == self.length).then_some(&self.data)
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.worker.kept_bytes.set(self.worker.kept_bytes.get() - self.length);
     }
 }

@@ -219,7 +219,7 @@ fn vetted(client: &Client, parts: &mut request::Parts, has_body: bool) -> Result
 /// The decision, and whose request it is.
 fn decide(client: &Client, table: &RoutingTable, parts: &request::Parts) -> Option<(Decision, IpAddr)> {
     let client_ip = client.ip_of(&parts.headers);
-    let view = RequestView::of(parts, client_ip);
+    let view = RequestView::of(parts, client.scheme_of(&parts.headers), client_ip);
     let decision = table.route(&view, &mut *client.worker.rng.borrow_mut())?;
     Some((decision, client_ip))
 }

@@ -103,8 +103,6 @@ pub(super) struct Worker {
     pub(super) handshakes: Rc<Handshakes>,
     pub(super) mirrors: mirror::Budget,
     pub(super) compressors: compress::Places,
-    /// Held of requests' bodies that may have to be sent again.
-    pub(super) kept_bytes: Cell<usize>,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
     outcomes: Arc<WorkerOutcomes>,
@@ -145,7 +143,6 @@ impl Worker {
             handshakes: Rc::default(),
             mirrors: mirror::Budget::default(),
             compressors: compress::Places::default(),
-            kept_bytes: Cell::new(0),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,

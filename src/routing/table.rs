@@ -6,6 +6,7 @@ use super::matcher::RequestMatch;
 use super::recovery::Recovery;
 use super::rule::index::{INDEXED_FROM, RuleIndex};
 use super::rule::{Outcome, Rule};
+use super::scheme::Scheme;
 use super::split::{Assignment, Bucket};
 use super::sticky::{KeyFound, Place, Sticky};
 use std::net::IpAddr;
@@ -51,6 +52,8 @@ pub struct RoutingTable {
 
 /// What the decision looks at. `path` is without the query.
 pub struct RequestView<'r> {
+    /// That the client used.
+    pub scheme: Scheme,
     /// As sent: with port, any case. None when the request names no host.
     pub host: Option<&'r str>,
     pub path: &'r str,
@@ -201,7 +204,15 @@ mod tests {
 
     fn request<'r>(host: &'r str, headers: &'r HeaderMap) -> RequestView<'r> {
         let client_ip = IpAddr::from([192, 0, 2, 7]);
-        RequestView { host: Some(host), path: "/", query: None, method: &Method::GET, headers, client_ip }
+        RequestView {
+            scheme: Scheme::Http,
+            host: Some(host),
+            path: "/",
+            query: None,
+            method: &Method::GET,
+            headers,
+            client_ip,
+        }
     }
 
     fn user(id: &str) -> HeaderMap {

@@ -4,6 +4,7 @@
 //! kernel chose, so that they run side by side.
 
 mod admin;
+mod bad_days;
 mod basics;
 mod blue_green;
 mod cli;
@@ -22,6 +23,7 @@ mod lists;
 mod live;
 mod matching;
 mod mirror;
+mod moved;
 mod proxy_protocol;
 mod recovery;
 mod reload;
@@ -29,6 +31,7 @@ mod rewrite;
 mod routing;
 mod rules;
 mod save;
+mod scheme;
 mod sockets;
 mod state;
 mod sticky;

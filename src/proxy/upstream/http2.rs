@@ -120,6 +120,8 @@ impl Opening<'_> {
         let mut builder = Builder::new(LocalExec);
         builder
             .timer(TokioTimer::new())
+            // Until the target has said how many it takes.
+            .initial_max_send_streams(0)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING_AFTER)
