@@ -62,7 +62,8 @@ fn a_get_that_one_target_fails_is_served_by_another() {
     assert!(bad.count() > 5, "the failing target had {}", bad.count());
     eventually("each retry is counted", || retries(&weir) == bad.count() as f64);
     assert_eq!((counted(&weir, "stable", "2xx"), counted(&weir, "stable", "5xx")), (40.0, 0.0));
-    let known: Vec<_> = good.requests().iter().map(|one| one.head.field("x-request-id").unwrap_or_default().to_owned()).collect();
+    let known: Vec<_> =
+        good.requests().iter().map(|one| one.head.field("x-request-id").unwrap_or_default().to_owned()).collect();
     assert!(ids.lock().expect("no test thread panicked").iter().all(|id| known.contains(id)), "a retry keeps its id");
 }
 
@@ -70,7 +71,8 @@ fn a_get_that_one_target_fails_is_served_by_another() {
 fn resets_are_repeated_for_get_and_not_for_post() {
     let bad = Upstream::answering(|_| Reply::Reset(Vec::new()));
     let good = Upstream::named("good");
-    let weir = site(&[bad.addr, good.addr], "{ on = [\"reset\"], methods = [\"GET\", \"POST\"], budget = \"100%\" }").start();
+    let weir =
+        site(&[bad.addr, good.addr], "{ on = [\"reset\"], methods = [\"GET\", \"POST\"], budget = \"100%\" }").start();
     for _ in 0..20 {
         assert_eq!(weir.get("/", "").text(), "good");
     }
@@ -165,11 +167,9 @@ fn a_canary_that_fails_is_charged_and_the_client_has_the_baseline_s_answer() {
 fn a_post_is_never_replayed_without_a_key() {
     let (stable, had) = (Upstream::named("baseline"), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&had);
-    let canary = Upstream::answering(move |_| {
-        match count.fetch_add(1, SeqCst) % 2 {
-            0 => Reply::Reset(Vec::new()),
-            _ => Reply::status(500, "", "failed"),
-        }
+    let canary = Upstream::answering(move |_| match count.fetch_add(1, SeqCst) % 2 {
+        0 => Reply::Reset(Vec::new()),
+        _ => Reply::status(500, "", "failed"),
     });
     let weir = canary_site(&stable, canary.addr, "{ budget = \"100%\" }").start();
     for status in [502, 500, 502, 500] {
@@ -204,7 +204,8 @@ fn the_rescue_s_budget_and_what_it_does_not_name() {
     let weir = canary_site(&stable, canary.addr, "{ on = [\"reset\"] }").start();
     assert_eq!(weir.get("/", "").text(), "failed");
 
-    let rule = "[[route.rule]]\nname = \"testers\"\nwhen = { header = \"x-canary\", present = true }\nvariant = \"canary\"";
+    let rule =
+        "[[route.rule]]\nname = \"testers\"\nwhen = { header = \"x-canary\", present = true }\nvariant = \"canary\"";
     let lines = format!("{{ budget = \"100%\", forced = false }}\n{rule}");
     let weir = canary_site(&stable, canary.addr, &lines).start();
     assert_eq!(weir.get("/", "").text(), "baseline");

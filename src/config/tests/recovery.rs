@@ -19,7 +19,10 @@ fn a_retry_with_all_its_keys_and_with_none() {
     let all = "retry = { attempts = 3, on = [\"timeout\", \"503\"], methods = [\"GET\", \"PUT\"], budget = \"0.5%\", timeout = \"2s\" }";
     let retry = recovery_of(all).unwrap().retry.unwrap();
     assert_eq!((retry.attempts, retry.on.words()), (3, vec!["timeout".to_owned(), "503".to_owned()]));
-    assert_eq!((retry.methods.as_slice(), retry.budget.to_string().as_str()), ([Method::GET, Method::PUT].as_slice(), "0.5%"));
+    assert_eq!(
+        (retry.methods.as_slice(), retry.budget.to_string().as_str()),
+        ([Method::GET, Method::PUT].as_slice(), "0.5%")
+    );
     assert_eq!(retry.timeout, Some(Duration::from_secs(2)));
     let retry = recovery_of("retry = {}").unwrap().retry.unwrap();
     assert_eq!((retry.attempts, retry.budget.to_string().as_str(), retry.timeout), (1, "10%", None));
@@ -37,7 +40,10 @@ fn a_rescue_with_all_its_keys_and_with_none() {
     assert_eq!(rescue.header.unwrap(), "x-weir-rescued");
     let rescue = recovery_of("rescue = {}").unwrap().rescue.unwrap();
     assert!(rescue.forced && rescue.header.is_none());
-    assert_eq!((rescue.on.words().join(" ").as_str(), rescue.budget.to_string().as_str()), ("connect reset 5xx", "20%"));
+    assert_eq!(
+        (rescue.on.words().join(" ").as_str(), rescue.budget.to_string().as_str()),
+        ("connect reset 5xx", "20%")
+    );
     assert_eq!(recovery_of(""), None);
 }
 
@@ -48,8 +54,16 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("retry = { on = [] }", "bad-value 5:16 []", "`route.r.retry.on` names no failure"),
     ("retry = { on = [\"404\"] }", "bad-value 5:17 \"404\"", "\"404\" is no failure that `route.r.retry.on` can name"),
     ("retry = { methods = [] }", "bad-value 5:21 []", "`route.r.retry.methods` is empty"),
-    ("retry = { budget = \"0%\" }", "bad-value 5:20 \"0%\"", "`route.r.retry.budget` is \"0%\", not a share of traffic"),
-    ("rescue = { budget = \"20\" }", "bad-value 5:21 \"20\"", "`route.r.rescue.budget` is \"20\", not a share of traffic"),
+    (
+        "retry = { budget = \"0%\" }",
+        "bad-value 5:20 \"0%\"",
+        "`route.r.retry.budget` is \"0%\", not a share of traffic",
+    ),
+    (
+        "rescue = { budget = \"20\" }",
+        "bad-value 5:21 \"20\"",
+        "`route.r.rescue.budget` is \"20\", not a share of traffic",
+    ),
     (
         "rescue = { header = \"set-cookie\" }",
         "bad-value 5:21 \"set-cookie\"",
