@@ -33,6 +33,10 @@ pub(super) struct Broken(pub(super) &'static str);
 /// What the spine and the client's driver see of a request's body.
 pub(super) struct Upload {
     client: Rc<Client>,
+    /// What the client sends; None once nobody wants it.
+    incoming: RefCell<Option<Incoming>>,
+    /// How often the request was sent before.
+    turn: Cell<u32>,
     /// The task that sends it: the client's body wakes it.
     task: Driving,
     /// Held back until the target says 100 (Continue), answers, or stays silent.
@@ -46,17 +50,20 @@ pub(super) struct Upload {
     on_stream: Cell<bool>,
     /// For the route's mirror.
     copy: Cell<Option<Box<RequestCopy>>>,
-    /// What went out on a stream, in case that the target refuses it, or on a route that repeats; None once that is too much, or answered.
+    /// What went out on a stream, in case that the target refuses it, or on a route that repeats; None once that is too
+    /// much, or answered.
     kept: RefCell<Option<Kept>>,
     /// Also of what goes out on a connection of its own.
     keeps: Cell<bool>,
 }
 
 impl Upload {
-    pub(super) fn new(client: &Rc<Client>, held: bool, max_bytes: Option<u64>) -> Rc<Upload> {
+    pub(super) fn new(client: &Rc<Client>, incoming: Incoming, held: bool, max_bytes: Option<u64>) -> Rc<Upload> {
         client.uploads.set(client.uploads.get() + 1);
         Rc::new(Upload {
             client: Rc::clone(client),
+            incoming: RefCell::new(Some(incoming)),
+            turn: Cell::new(0),
             task: Driving::default(),
             held: Cell::new(held),
             done: Cell::new(false),
@@ -76,23 +83,34 @@ impl Upload {
     pub(super) fn keep(&self) {
         self.keeps.set(true);
     }
+    /// What went out of it can go out again.
     pub(super) fn has_kept(&self) -> bool {
-        self.done.get() && self.kept.borrow().is_some()
+        self.kept.borrow().is_some()
     }
     pub(super) fn sent_by(&self, cx: &Context<'_>) {
         self.task.by(cx);
     }
     pub(super) fn goes_on_stream(&self, on_stream: bool) {
         self.on_stream.set(on_stream);
-        if (on_stream || self.keeps.get()) && !self.done.get() {
+        if (on_stream || self.keeps.get()) && !self.done.get() && self.turn.get() == 0 {
             self.kept.replace(Some(Kept::default()));
         }
     }
-    /// The body once more, where all of it went out and was kept.
-    pub(super) fn again(&self) -> Option<RequestBody> {
+    /// The body to be sent.
+    pub(super) fn body(self: &Rc<Upload>) -> RequestBody {
+        RequestBody::Client(ClientBody { upload: Rc::clone(self), turn: self.turn.get(), first: None })
+    }
+    /// The body once more, where what went out of it was kept; what still comes follows. The one before sends nothing more.
+    pub(super) fn again(self: &Rc<Upload>) -> Option<RequestBody> {
         let kept = self.kept.borrow();
-        let kept = kept.as_ref().filter(|_| self.done.get())?;
-        Some(RequestBody::Whole(Box::new(Whole::new(kept.pieces.concat(), kept.trailers.as_deref().cloned()))))
+        let kept = kept.as_ref()?;
+        let sent = kept.pieces.concat();
+        if self.done.get() {
+            return Some(RequestBody::Whole(Box::new(Whole::new(sent, kept.trailers.as_deref().cloned()))));
+        }
+        self.turn.set(self.turn.get() + 1);
+        let first = Some(Bytes::from(sent)).filter(|sent| !sent.is_empty());
+        Some(RequestBody::Client(ClientBody { upload: Rc::clone(self), turn: self.turn.get(), first }))
     }
     /// The target has begun to answer.
     pub(super) fn forget(&self) {
@@ -176,12 +194,49 @@ impl Kept {
 /// A request's body as the target's connection reads it.
 pub(super) enum RequestBody {
     Empty,
-    Client {
-        incoming: Incoming,
-        upload: Rc<Upload>,
-    },
+    Client(ClientBody),
     /// In memory already.
     Whole(Box<Whole>),
+}
+
+/// The client's body on its way, for one sending of the request.
+pub(super) struct ClientBody {
+    upload: Rc<Upload>,
+    turn: u32,
+    /// What went out before, and goes out again.
+    first: Option<Bytes>,
+}
+
+impl ClientBody {
+    /// Another sending of the request has taken over.
+    fn is_past(&self) -> bool {
+        self.turn != self.upload.turn.get()
+    }
+
+    fn is_end(&self) -> bool {
+        self.first.is_none() && self.upload.incoming.borrow().as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.upload.incoming.borrow().as_ref().map(Body::size_hint).unwrap_or_default();
+        if let Some(first) = &self.first {
+            let first = first.len() as u64;
+            match hint.exact() {
+                Some(rest) => hint.set_exact(rest + first),
+                None => hint.set_lower(hint.lower() + first),
+            }
+        }
+        hint
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        // The client need not go on, unless the request is sent again.
+        if !self.is_past() && self.upload.kept.borrow().is_none() {
+            self.upload.incoming.take();
+        }
+    }
 }
 
 pub(super) struct Whole {
@@ -210,11 +265,15 @@ impl Body for RequestBody {
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let (incoming, upload) = match self.get_mut() {
-            RequestBody::Client { incoming, upload } => (incoming, upload),
+        let body = match self.get_mut() {
+            RequestBody::Client(body) => body,
             RequestBody::Whole(whole) => return Poll::Ready(whole.next().map(Ok)),
             RequestBody::Empty => return Poll::Ready(None),
         };
+        if body.is_past() {
+            return Poll::Ready(Some(Err(Broken("the request was sent again"))));
+        }
+        let upload = &*body.upload;
         if upload.on_stream.get() {
             upload.sent_by(cx);
         }
@@ -224,6 +283,13 @@ impl Body for RequestBody {
                 Some(_) => Poll::Ready(Some(Err(Broken("the request was given up")))),
             };
         }
+        if let Some(first) = body.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let mut incoming = upload.incoming.borrow_mut();
+        let Some(incoming) = &mut *incoming else {
+            return Poll::Ready(Some(Err(Broken("the client's body was let go"))));
+        };
         let next = upload.task.poll(|cx| Pin::new(&mut *incoming).poll_frame(cx));
         upload.starved.set(next.is_pending());
         let frame = match next {
@@ -257,7 +323,7 @@ impl Body for RequestBody {
         if let Some(copy) = upload.copy.take() {
             upload.copy.set(mirror::collect(copy, &frame));
         }
-        if upload.on_stream.get() {
+        if upload.on_stream.get() || upload.keeps.get() {
             let kept = upload.kept.take().and_then(|kept| kept.with(&frame));
             upload.kept.replace(kept);
         }
@@ -271,7 +337,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
-            RequestBody::Client { incoming, .. } => incoming.is_end_stream(),
+            RequestBody::Client(body) => body.is_end(),
             RequestBody::Whole(whole) => whole.data.is_none() && whole.trailers.is_none(),
         }
     }
@@ -279,7 +345,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
-            RequestBody::Client { incoming, .. } => incoming.size_hint(),
+            RequestBody::Client(body) => body.size_hint(),
             RequestBody::Whole(whole) => whole.size_hint(),
         }
     }
@@ -519,8 +585,8 @@ pub(super) fn discard(client: &Rc<Client>, incoming: Incoming, waits: bool) -> b
         client.unread_body.set(true);
         return false;
     }
-    let upload = Upload::new(client, false, None);
-    let mut body = RequestBody::Client { incoming, upload: Rc::clone(&upload) };
+    let upload = Upload::new(client, incoming, false, None);
+    let mut body = upload.body();
     tokio::task::spawn_local(async move {
         let stalled = Watch::new(&upload.client.worker.clock);
         std::future::poll_fn(|cx| {

@@ -110,11 +110,11 @@ pub(super) async fn send<const REPEATED: bool>(
     loop {
         let client = &exchange.client;
         let avoided = if REPEATED { attempt.tried.borrow().clone() } else { Vec::new() };
-        let leased = pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided);
-        let mut lease = match waiting.for_lease(leased).await {
+        let mut lease = match pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided).await {
             Ok(lease) => lease,
             Err(failure) => return Err(attempt.not_sent::<REPEATED>(request, failure)),
         };
+        waiting.leased();
         attempt.is_at::<REPEATED>(&lease);
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
@@ -125,7 +125,8 @@ pub(super) async fn send<const REPEATED: bool>(
             upload.goes_on_stream(lease.is_stream());
         }
         let bodiless = matches!(request.body(), RequestBody::Empty);
-        let may_repeat = lease.is_stream() || lease.may_be_stale() && is_repeatable(&request);
+        // On a route that repeats, `recover` sees to it.
+        let may_repeat = lease.is_stream() || !REPEATED && lease.may_be_stale() && is_repeatable(&request);
         let again = may_repeat.then(|| second(&request));
         // Its task runs when this one has written the request.
         mirror::launch(copy.take());
@@ -136,7 +137,9 @@ pub(super) async fn send<const REPEATED: bool>(
                     exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
                 }
                 let upload = waiting.upload.filter(|upload| !upload.is_done());
-                upload.iter().for_each(|upload| upload.forget());
+                if !REPEATED {
+                    upload.iter().for_each(|upload| upload.forget());
+                }
                 return Ok(Answer { response, lease, upload });
             }
             Ok(Sent::Unsent(unsent)) => {
@@ -159,6 +162,9 @@ pub(super) async fn send<const REPEATED: bool>(
                     Some(again) => request = again,
                     None => {
                         attempt.stale.set(REPEATED && !fresh && !lease.is_stream());
+                        if attempt.stale.get() {
+                            lease.target().sweep_idle();
+                        }
                         return Err(waiting.broken(&lease, &pool.shared.name, &error));
                     }
                 }
@@ -262,13 +268,11 @@ impl Waiting {
         Waiting { client, upload, timeout, end, deadline, answering, hold, owes_continue }
     }
 
-    /// The route's time runs while a connection is found, too; the time for the body's progress only after.
-    async fn for_lease(&self, lease: impl Future<Output = Result<Lease, Failure>>) -> Result<Lease, Failure> {
-        let lease = lease.await?;
+    /// There is a connection: the route's time ran while it was found; the time for the body's progress begins now.
+    fn leased(&self) {
         if !self.answering.get() {
             self.deadline.due_after(self.client.worker.limits().body_idle_timeout);
         }
-        Ok(lease)
     }
 
     /// Interim responses are told of where they are passed on, or let a body go.

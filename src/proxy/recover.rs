@@ -1,7 +1,8 @@
 //! Requests that their target failed, on routes that say what then: sent again within the variant, or by the baseline.
 //!
 //! Nothing here is for other routes: these go through [`forward`] once. A request is kept as its head, whose values are
-//! counted references, and with its body where that is small, which is taken along as it passes. What the client has seen a byte of is never sent again.
+//! counted references, and with its body where that is small,
+//! which is taken along as it passes. What the client has seen a byte of is never sent again.
 
 use super::body::{RequestBody, Upload};
 use super::exchange::{Exchange, micros};
@@ -17,6 +18,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// How often a request is sent again at once because a kept connection was at its end: a target that goes closes all
+/// that it has, and not all of them may be seen to be over at the first.
+const RENEWALS: u32 = 3;
 
 /// A worker's recoveries by route; empty when no route has one.
 #[derive(Default)]
@@ -74,22 +79,25 @@ pub(super) async fn send(
     request: Request<RequestBody>,
     upload: Option<Rc<Upload>>,
     upgrade: Option<&HeaderValue>,
-    mut copy: Option<Box<RequestCopy>>,
+    copy: Option<Box<RequestCopy>>,
     handed_over: Instant,
 ) -> Result<Answer, Failure> {
     let mut course = Course::new(exchange, recovery, &request, upload.as_ref(), upgrade.is_some());
-    let (mut request, mut upload) = (request, upload);
+    let sent = attempts(exchange, &mut course, request, (upgrade, copy), handed_over).await;
+    upload.iter().for_each(|upload| upload.forget());
+    sent
+}
+
+async fn attempts(
+    exchange: &mut Exchange,
+    course: &mut Course,
+    mut request: Request<RequestBody>,
+    (upgrade, mut copy): (Option<&HeaderValue>, Option<Box<RequestCopy>>),
+    handed_over: Instant,
+) -> Result<Answer, Failure> {
     loop {
-        let sent = forward::send::<AGAIN>(
-            exchange,
-            request,
-            upload.take(),
-            upgrade,
-            copy.take(),
-            handed_over,
-            &course.attempt,
-        );
-        let sent = sent.await;
+        let (upload, attempt) = (course.upload.clone(), &course.attempt);
+        let sent = forward::send::<AGAIN>(exchange, request, upload, upgrade, copy.take(), handed_over, attempt).await;
         let failure = failure(&sent);
         if sent.is_ok() && !exchange.is_charged() {
             exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
@@ -112,12 +120,13 @@ pub(super) async fn send(
             course.attempt = Attempt::new(0);
         } else {
             exchange.shard().retries.add(1);
+        }
+        if goes_on == Next::Retry {
             course.pause(exchange).await;
         }
-        (request, upload) = match (unsent, course.replay()) {
-            (Some(unsent), _) => (unsent, course.upload.clone()),
-            (None, Some(replay)) => (replay, None),
-            (None, None) => return Err(Failure::Reset),
+        request = match unsent.or_else(|| course.replay()) {
+            Some(request) => request,
+            None => return Err(Failure::Reset),
         };
     }
 }
@@ -130,12 +139,13 @@ fn failure(sent: &Result<Answer, Failure>) -> Option<(Failed, u16)> {
             return (status >= 500).then_some((Failed::Answer, status));
         }
         Err(failure) => match failure {
-            Failure::Connect | Failure::NoTarget => Failed::Connect,
+            Failure::Connect => Failed::Connect,
+            Failure::NoTarget => Failed::NoTarget,
             Failure::ConnectTimeout => Failed::ConnectTimeout,
             Failure::Reset => Failed::Reset,
             Failure::ResponseTimeout => Failed::Timeout,
             Failure::BadResponse => Failed::BadResponse,
-            Failure::Queue => Failed::Answer,
+            Failure::Queue => Failed::Full,
             _ => return None,
         },
     };
@@ -145,6 +155,8 @@ fn failure(sent: &Result<Answer, Failure>) -> Option<(Failed, u16)> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     GiveUp,
+    /// The same again, at once: the connection was at its end.
+    Renew,
     Retry,
     Rescue,
 }
@@ -158,8 +170,8 @@ struct Course {
     /// The body that came with it.
     upload: Option<Rc<Upload>>,
     retried: u32,
-    /// Sent again for a connection that had served before: that once costs nothing.
-    renewed: bool,
+    /// How often it was sent again for a connection that had served before: a few times cost nothing.
+    renewed: u32,
 }
 
 impl Course {
@@ -186,7 +198,7 @@ impl Course {
         attempt.timeout = recovery.shared.retry.as_ref().and_then(|retry| retry.timeout);
         // What has a body has the time again that its body took.
         attempt.until = upload.is_none().then(|| clock.now().after(exchange.timeout()));
-        Course { recovery, attempt, head, upload: upload.cloned(), retried: 0, renewed: false }
+        Course { recovery, attempt, head, upload: upload.cloned(), retried: 0, renewed: 0 }
     }
 
     fn next(&mut self, exchange: &Exchange, (failed, status): (Failed, u16), unsent: bool) -> Next {
@@ -198,12 +210,13 @@ impl Course {
         let clock = &exchange.client.worker.clock;
         let on_time = self.attempt.until.is_none_or(|until| clock.now() < until);
         let is_safe = matches!(*head.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        if stale && failed == Failed::Reset && on_time && !self.renewed && self.upload.is_none() && is_safe {
-            self.renewed = true;
-            return Next::Retry;
+        let is_safe = is_safe && self.upload.is_none();
+        if stale && failed == Failed::Reset && on_time && self.renewed < RENEWALS && is_safe {
+            self.renewed += 1;
+            return Next::Renew;
         }
         let may_retry = |retry: &Retry| {
-            let is_left = on_time && self.retried < retry.attempts;
+            let is_left = on_time && self.retried < retry.attempts && !failed.is_the_pool_s();
             is_left && retry.on.name(failed, status) && (unsent || retry.takes(head.method(), head.headers()))
         };
         let now = clock.now().seconds();

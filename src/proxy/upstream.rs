@@ -159,6 +159,12 @@ impl LocalTarget {
         Some(idle.swap_remove(at))
     }
 
+    /// Drops idle connections that the target has closed, as far as that is seen: one of them just was.
+    #[cold]
+    pub(super) fn sweep_idle(&self) {
+        self.sweep(self.clock.now());
+    }
+
     /// Drops idle connections that the target closed or that are too old.
     fn sweep(&self, now: Tick) {
         self.idle.borrow_mut().retain_mut(|connection| {

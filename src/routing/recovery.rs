@@ -52,12 +52,23 @@ pub enum Failed {
     Connect,
     /// No connection in time; nothing was sent.
     ConnectTimeout,
+    /// There was no target to connect to.
+    NoTarget,
+    /// The pool has all the requests that it takes at once.
+    Full,
     Reset,
     Timeout,
     /// What came was not HTTP.
     BadResponse,
     /// The target's own answer, or none of the others.
     Answer,
+}
+
+impl Failed {
+    /// None of the pool's targets would do better.
+    pub fn is_the_pool_s(self) -> bool {
+        matches!(self, Failed::NoTarget | Failed::Full)
+    }
 }
 
 /// The failures that a key names.
@@ -104,12 +115,12 @@ impl Failures {
     /// from Weir: `"504"` names time-outs, `"5xx"` every failure.
     pub fn name(&self, failed: Failed, status: u16) -> bool {
         let by_word = match failed {
-            Failed::Connect => self.connect,
+            Failed::Connect | Failed::NoTarget => self.connect,
             Failed::ConnectTimeout => self.connect || self.timeout,
             Failed::Reset => self.reset,
             Failed::Timeout => self.timeout,
             Failed::BadResponse => self.bad_response,
-            Failed::Answer => false,
+            Failed::Full | Failed::Answer => false,
         };
         by_word || self.has(status)
     }

@@ -168,3 +168,13 @@ fn a_client_cannot_fill_the_log() {
     assert_eq!(weir.get("/", "").status, 200);
     assert!(weir.log().lines().count() < before + 5, "{}", weir.log());
 }
+
+#[test]
+fn a_client_that_offers_http_1_0_alone_is_served() {
+    let (ca, upstream) = (Ca::new(), Upstream::named("hello"));
+    let weir = https_site(&[("site", &ca.leaf(&["localhost"]))], "", upstream.addr).start();
+    let (mut wire, shown) = TlsClient::new(&ca).alpn(&["http/1.0"]).connect(weir.addr("https"));
+    assert_eq!(shown.alpn.as_deref(), Some("http/1.0"));
+    assert_eq!(wire.send("GET / HTTP/1.0\r\n\r\n").answer().text(), "hello");
+    assert!(TlsClient::new(&ca).alpn(&["spdy/3"]).try_connect(weir.addr("https")).is_err());
+}

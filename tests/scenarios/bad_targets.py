@@ -154,12 +154,8 @@ class SmallHeads(Target):
 
     settings = {Setting.MAX_HEADER_LIST_SIZE: 64}
 
-    def asked(self, stream):
-        self.h2.send_headers(stream, [(":status", "431"), ("content-length", "0")], end_stream=True)
-        self.h2.reset_stream(stream, h2.errors.ErrorCodes.NO_ERROR)
-
     def ended(self, stream):
-        pass
+        self.h2.send_headers(stream, [(":status", "431"), ("content-length", "0")], end_stream=True)
 
 
 class DiesMidStream(Target):

@@ -26,7 +26,7 @@ impl Checker<'_> {
 
     fn retry(&mut self, raw: &raw::recovery::Retry, path: &str) -> Option<Retry> {
         let on = self.failures(raw.on.as_ref(), &RETRY_ON, path);
-        let methods = self.methods(raw.methods.as_ref(), path);
+        let methods = self.retry_methods(raw.methods.as_ref(), path);
         let budget = self.budget(raw.budget.as_ref(), RETRY_BUDGET, path);
         let attempts = raw.attempts.as_ref().map_or(1, |attempts| u32::try_from(attempts.value).unwrap_or(u32::MAX));
         let timeout = raw.timeout.as_ref().map(|timeout| timeout.value);
@@ -47,7 +47,8 @@ impl Checker<'_> {
     fn failures(&mut self, on: Option<&At<Vec<At<String>>>>, default: &[&str], path: &str) -> Option<Failures> {
         let mut failures = Failures::default();
         let Some(on) = on else {
-            default.iter().for_each(|word| drop(failures.add(word)));
+            let known = default.iter().all(|word| failures.add(word));
+            debug_assert!(known, "a default names a failure");
             return Some(failures);
         };
         let before = self.findings.len();
@@ -65,7 +66,7 @@ impl Checker<'_> {
         (self.findings.len() == before).then_some(failures)
     }
 
-    fn methods(&mut self, methods: Option<&At<Vec<At<String>>>>, path: &str) -> Option<Vec<Method>> {
+    fn retry_methods(&mut self, methods: Option<&At<Vec<At<String>>>>, path: &str) -> Option<Vec<Method>> {
         let Some(methods) = methods else { return Some(vec![Method::GET, Method::HEAD, Method::OPTIONS]) };
         let before = self.findings.len();
         if methods.value.is_empty() {
