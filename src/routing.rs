@@ -10,6 +10,7 @@ pub mod list;
 pub mod matcher;
 pub mod mirror;
 pub mod networks;
+pub mod outlier;
 pub mod pattern;
 pub mod recovery;
 pub mod redact;

@@ -166,7 +166,8 @@ mod tests {
     /// Workers on threads of their own, as they are: whoever looks sees no more out than may be, once ejecting is over.
     #[test]
     fn several_workers_at_once_never_leave_too_many_out() {
-        let outlier = Outlier { eject_for: Duration::from_millis(5), max_eject_for: Duration::from_millis(5), ..outlier() };
+        let outlier =
+            Outlier { eject_for: Duration::from_millis(5), max_eject_for: Duration::from_millis(5), ..outlier() };
         let pool: Vec<Ejection> = (0..4).map(|_| Ejection::default()).collect();
         let (pool, outlier) = (&pool, &outlier);
         let ejected: u64 = std::thread::scope(|scope| {
@@ -175,7 +176,8 @@ mod tests {
                     let mut ejected = 0;
                     for turn in 0..20_000 {
                         let target = &pool[(seed + turn * (seed + 1)) % pool.len()];
-                        ejected += u64::from(eject(target, pool.iter(), outlier, Ejected::Connect, uptime_ms()).is_some());
+                        ejected +=
+                            u64::from(eject(target, pool.iter(), outlier, Ejected::Connect, uptime_ms()).is_some());
                     }
                     ejected
                 }

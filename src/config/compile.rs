@@ -8,6 +8,7 @@ mod lists;
 mod loops;
 mod matches;
 mod mirror;
+mod outlier;
 mod pools;
 mod preview;
 mod recovery;

@@ -6,6 +6,7 @@ use crate::limits::Limits;
 use crate::net::proxy_protocol::{Accepts, Version};
 use crate::routing::filters::Filters;
 use crate::routing::mirror::Mirror;
+use crate::routing::outlier::Outlier;
 use crate::routing::recovery::Recovery;
 use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
@@ -147,6 +148,7 @@ pub struct PoolConfig {
     pub tls: Option<PoolTls>,
     /// Connections to targets begin with a PROXY protocol header of this version.
     pub send_proxy: Option<Version>,
+    pub outlier: Option<Outlier>,
 }
 
 /// How a pool's targets are connected to.

@@ -6,6 +6,7 @@
 
 pub mod filters;
 mod matches;
+pub mod outlier;
 pub mod recovery;
 
 use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
@@ -122,6 +123,7 @@ pub struct Pool {
     pub tls: Option<PoolTls>,
     pub http2: bool,
     pub send_proxy: Option<At<String>>,
+    pub outlier: Option<outlier::Outlier>,
 }
 
 #[derive(Debug)]
@@ -411,7 +413,8 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         let written = shown_duration(slow_start.value);
         cx.not_built(slow_start.place, format_args!("{} = {written:?}", table.path_of("slow_start")));
     }
-    table.not_built(cx, &["health", "outlier"]);
+    table.not_built(cx, &["health"]);
+    let outlier = table.table(cx, "outlier").map(|table| outlier::outlier(cx, table));
     let tls = table.table(cx, "tls").map(|table| pool_tls(cx, table));
     let pool = Pool {
         name,
@@ -422,6 +425,7 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         queue_timeout: table.duration(cx, "queue_timeout", FROM_ZERO),
         http2: protocol.is_some_and(|protocol| protocol.value == "h2"),
         send_proxy: table.string(cx, "send_proxy"),
+        outlier,
         tls,
     };
     table.finish(cx);

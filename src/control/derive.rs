@@ -114,6 +114,7 @@ fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, outcomes: &Re
         queue_timeout: pool.queue_timeout,
         tls: tls.client(&pool.name),
         send_proxy: pool.send_proxy,
+        outlier: pool.outlier.clone(),
     }
 }
 

@@ -8,6 +8,7 @@ use super::Control;
 use super::admin::is_healthy;
 use super::ground::Ground;
 use crate::boundary::compress::CompressTotal;
+use crate::boundary::ejection::Ejected;
 use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
 use crate::boundary::table::{Pool, Target};
@@ -21,9 +22,6 @@ use prometheus::{Encoder, TextEncoder};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-
-/// Why a target may be ejected.
-const EJECTION_REASONS: [&str; 1] = ["consecutive_5xx"];
 
 /// The families' text.
 pub struct Exposition {
@@ -189,7 +187,7 @@ const GENERATION: Shape = Shape(
 );
 const TARGET_UP: Shape = Shape(
     "weir_target_up",
-    "1 when the target has an address and no worker's last connect to it failed, else 0.",
+    "1 when the target has an address, no worker's last connect to it failed and it is not ejected, else 0.",
     MetricType::GAUGE,
     &["pool", "target"],
 );
@@ -382,9 +380,15 @@ fn targets_up(scrape: &Scrape) -> MetricFamily {
 }
 
 fn ejections(scrape: &Scrape) -> MetricFamily {
-    let pools = scrape.ground.pools.iter();
-    let of_pool = |pool: &Arc<Pool>| EJECTION_REASONS.map(|reason| counter(&EJECTIONS, &[&pool.name, reason], 0));
-    family(&EJECTIONS, pools.flat_map(of_pool).collect())
+    let mut pools: BTreeMap<&str, [u64; Ejected::ALL.len()]> = BTreeMap::new();
+    for ((pool, _), outcomes) in &scrape.ground.outcomes.targets {
+        let sums = pools.entry(pool).or_default();
+        sums.iter_mut().zip(outcomes.ejection.counts()).for_each(|(sum, count)| *sum += count);
+    }
+    let of_pool = |(pool, sums): (&str, [u64; Ejected::ALL.len()])| {
+        Ejected::ALL.map(|why| counter(&EJECTIONS, &[pool, why.label()], sums[why as usize]))
+    };
+    family(&EJECTIONS, pools.into_iter().flat_map(of_pool).collect())
 }
 
 fn handshakes(scrape: &Scrape) -> MetricFamily {

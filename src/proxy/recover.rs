@@ -1,17 +1,15 @@
 //! Requests that their target failed, on routes that say what then: sent again within the variant, or by the baseline.
 //!
 //! Nothing here is for other routes: these go through [`forward`] once. A request is kept as its head, whose values are
-//! counted references, and with its body where that is small,
-//! which is taken along as it passes. What the client has seen a byte of is never sent again.
+//! counted references, and with its body where that is small, which is taken along as it passes. What the client has
+//! seen a byte of is never sent again.
 
 use super::body::{RequestBody, Upload};
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
-use super::forward::{self, AGAIN, Answer, Attempt};
-use super::mirror::RequestCopy;
+use super::forward::{self, AGAIN, Answer, Attempt, Outgoing};
 use crate::routing::recovery::{self, Budget, Failed, Recovery, Retry, Share};
 use crate::routing::table::Route;
-use http::header::HeaderValue;
 use http::{Method, Request};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -76,37 +74,26 @@ impl LocalRecovery {
 pub(super) async fn send(
     exchange: &mut Exchange,
     recovery: Rc<LocalRecovery>,
-    request: Request<RequestBody>,
-    upload: Option<Rc<Upload>>,
-    upgrade: Option<&HeaderValue>,
-    copy: Option<Box<RequestCopy>>,
-    handed_over: Instant,
+    outgoing: Outgoing<'_>,
 ) -> Result<Answer, Failure> {
-    let mut course = Course::new(exchange, recovery, &request, upload.as_ref(), upgrade.is_some());
-    let sent = attempts(exchange, &mut course, request, (upgrade, copy), handed_over).await;
-    upload.iter().for_each(|upload| upload.forget());
+    let mut course = Course::new(exchange, recovery, &outgoing);
+    let sent = attempts(exchange, &mut course, outgoing).await;
+    course.upload.iter().for_each(|upload| upload.forget());
     sent
 }
 
-async fn attempts(
-    exchange: &mut Exchange,
-    course: &mut Course,
-    mut request: Request<RequestBody>,
-    (upgrade, mut copy): (Option<&HeaderValue>, Option<Box<RequestCopy>>),
-    handed_over: Instant,
-) -> Result<Answer, Failure> {
+async fn attempts(exchange: &mut Exchange, course: &mut Course, mut outgoing: Outgoing<'_>) -> Result<Answer, Failure> {
+    let (upgrade, handed_over) = (outgoing.upgrade, outgoing.handed_over);
     loop {
-        let (upload, attempt) = (course.upload.clone(), &course.attempt);
-        let sent = forward::send::<AGAIN>(exchange, request, upload, upgrade, copy.take(), handed_over, attempt).await;
-        let failure = failure(&sent);
-        if sent.is_ok() && !exchange.is_charged() {
-            exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
-        }
+        let sent = forward::send::<AGAIN>(exchange, outgoing, Some(&course.attempt)).await;
         if exchange.is_charged() {
             exchange.shard().rescued.add(u64::from(sent.is_ok()));
             return sent;
         }
-        let Some(failure) = failure else { return sent };
+        if sent.is_ok() {
+            exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
+        }
+        let Some(failure) = failure(&sent) else { return sent };
         let unsent = course.attempt.unsent.take();
         let goes_on = match course.next(exchange, failure, unsent.is_some()) {
             Next::GiveUp => return sent,
@@ -124,10 +111,11 @@ async fn attempts(
         if goes_on == Next::Retry {
             course.pause(exchange).await;
         }
-        request = match unsent.or_else(|| course.replay()) {
+        let request = match unsent.map(|unsent| *unsent).or_else(|| course.replay()) {
             Some(request) => request,
             None => return Err(Failure::Reset),
         };
+        outgoing = Outgoing { request, upload: course.upload.clone(), upgrade, copy: None, handed_over };
     }
 }
 
@@ -178,9 +166,7 @@ impl Course {
     fn new(
         exchange: &Exchange,
         recovery: Rc<LocalRecovery>,
-        request: &Request<RequestBody>,
-        upload: Option<&Rc<Upload>>,
-        is_upgrade: bool,
+        Outgoing { request, upload, upgrade, .. }: &Outgoing<'_>,
     ) -> Course {
         let clock = &exchange.client.worker.clock;
         let now = clock.now().seconds();
@@ -188,9 +174,9 @@ impl Course {
             budget.borrow_mut().earn(now);
         }
         exchange.client.told.set(false);
-        let head = (!is_upgrade).then(|| forward::second(request));
+        let head = upgrade.is_none().then(|| forward::second(request));
         if let (Some(upload), Some(_)) = (upload, &head)
-            && (recovery::is_replayable(request.method(), request.headers()))
+            && recovery::is_replayable(request.method(), request.headers())
         {
             upload.keep();
         }
@@ -198,7 +184,7 @@ impl Course {
         attempt.timeout = recovery.shared.retry.as_ref().and_then(|retry| retry.timeout);
         // What has a body has the time again that its body took.
         attempt.until = upload.is_none().then(|| clock.now().after(exchange.timeout()));
-        Course { recovery, attempt, head, upload: upload.cloned(), retried: 0, renewed: 0 }
+        Course { recovery, attempt, head, upload: upload.clone(), retried: 0, renewed: 0 }
     }
 
     fn next(&mut self, exchange: &Exchange, (failed, status): (Failed, u16), unsent: bool) -> Next {

@@ -59,10 +59,9 @@ impl Streak {
         match seen {
             Seen::Answer => Streak::default(),
             Seen::ServerError => Streak { failed: self.failed.saturating_add(1), unanswered: 0 },
-            Seen::Connect | Seen::Reset | Seen::Timeout => Streak {
-                failed: self.failed.saturating_add(1),
-                unanswered: self.unanswered.saturating_add(1),
-            },
+            Seen::Connect | Seen::Reset | Seen::Timeout => {
+                Streak { failed: self.failed.saturating_add(1), unanswered: self.unanswered.saturating_add(1) }
+            }
         }
     }
 }
@@ -154,7 +153,9 @@ pub(crate) mod tests {
     fn streaks_of_answers_and_of_none() {
         let after = |seen: &[Seen]| seen.iter().fold(Streak::default(), |streak, seen| streak.with(*seen));
         let outlier = outlier();
-        assert!(!outlier.is_reached(after(&[Seen::ServerError; 4])) && outlier.is_reached(after(&[Seen::ServerError; 5])));
+        assert!(
+            !outlier.is_reached(after(&[Seen::ServerError; 4])) && outlier.is_reached(after(&[Seen::ServerError; 5]))
+        );
         assert!(!outlier.is_reached(after(&[Seen::Reset; 2])) && outlier.is_reached(after(&[Seen::Reset; 3])));
         let mixed = [Seen::Connect, Seen::Timeout, Seen::ServerError, Seen::Timeout];
         assert!(!outlier.is_reached(after(&mixed)), "an answer ends a streak of none");
@@ -171,7 +172,10 @@ pub(crate) mod tests {
         let seconds = |time| outlier.length(time).as_secs();
         assert_eq!([seconds(1), seconds(2), seconds(3), seconds(4), seconds(u32::MAX)], [30, 60, 90, 100, 100]);
         let remembered = |back| outlier.remembered(3, Duration::from_secs(back));
-        assert_eq!([remembered(0), remembered(29), remembered(30), remembered(89), remembered(1_000_000)], [3, 3, 2, 1, 0]);
+        assert_eq!(
+            [remembered(0), remembered(29), remembered(30), remembered(89), remembered(1_000_000)],
+            [3, 3, 2, 1, 0]
+        );
     }
 
     #[test]

@@ -154,7 +154,7 @@ pub fn backoff(again: u32, rng: &mut (impl Rng + ?Sized)) -> Duration {
     longest.mul_f64(rng.random_range(0.0..1.0))
 }
 
-/// A share of traffic, in thousandths of a percent.
+/// A share of traffic or of targets, in thousandths of a percent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share(u32);
 
@@ -173,6 +173,11 @@ impl Share {
 
     pub fn of(self, count: u64) -> u64 {
         count.saturating_mul(u64::from(self.0)) / 100_000
+    }
+
+    /// 0 to 1.
+    pub fn fraction(self) -> f64 {
+        f64::from(self.0) / 100_000.0
     }
 }
 

@@ -24,6 +24,7 @@ mod live;
 mod matching;
 mod mirror;
 mod moved;
+mod outliers;
 mod proxy_protocol;
 mod recovery;
 mod reload;

@@ -37,7 +37,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "outlier = { consecutive_5xx = 0 }",
         "out-of-range 3:31 0",
-        "`pool.c.outlier.consecutive_5xx` is neither a whole number from 1 to 1000 nor \"off\"",
+        "`pool.c.outlier.consecutive_5xx` is not a whole number from 1 to 1000, or \"off\"",
     ),
     (
         "outlier = { max_ejected = \"0%\" }",

@@ -289,6 +289,7 @@ fn pool_stats(pool: &Pool) -> Value {
             "name": target.name,
             "addresses": target.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "healthy": is_healthy(target),
+            "ejected": target.outcomes.ejection.is_out(),
             "connects": shards.iter().map(|shard| shard.connects.load()).sum::<u64>(),
             "connect_failures": shards.iter().map(|shard| shard.connect_failures.load()).sum::<u64>(),
             "in_flight": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.in_flight.load())),

@@ -19,6 +19,7 @@ use crate::net::proxy_protocol::{Accepts, Version};
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::mirror::Mirror;
 use crate::routing::networks;
+use crate::routing::outlier::Outlier;
 use crate::routing::recovery::{Rescue, Retry};
 use crate::routing::redact::Redact;
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
@@ -174,6 +175,7 @@ fn pool(pool: &PoolConfig) -> Value {
         queue_timeout,
         tls,
         send_proxy,
+        outlier: ejects,
     } = pool;
     json!({
         "targets": targets.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -186,6 +188,31 @@ fn pool(pool: &PoolConfig) -> Value {
         "queue_timeout": shown_duration(*queue_timeout),
         "slow_start": "0s",
         "send_proxy": send_proxy.map_or("off", Version::word),
+        "outlier": ejects.as_ref().map(outlier),
+    })
+}
+
+fn outlier(outlier: &Outlier) -> Value {
+    let Outlier {
+        consecutive_5xx,
+        consecutive_failures,
+        success_rate_gap,
+        interval,
+        min_requests,
+        eject_for,
+        max_eject_for,
+        max_ejected,
+    } = outlier;
+    let in_a_row = |count: &Option<u32>| count.map_or(json!("off"), |count| json!(count));
+    json!({
+        "consecutive_5xx": in_a_row(consecutive_5xx),
+        "consecutive_failures": in_a_row(consecutive_failures),
+        "success_rate_gap": success_rate_gap.map_or("off".to_owned(), |gap| gap.to_string()),
+        "interval": shown_duration(*interval),
+        "min_requests": min_requests,
+        "eject_for": shown_duration(*eject_for),
+        "max_eject_for": shown_duration(*max_eject_for),
+        "max_ejected": max_ejected.to_string(),
     })
 }
 
