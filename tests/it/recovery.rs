@@ -150,7 +150,7 @@ fn a_canary_that_fails_is_charged_and_the_client_has_the_baseline_s_answer() {
         for _ in 0..5 {
             let answer = client.get("/", "");
             assert_eq!((answer.status, answer.text()), (200, "baseline"));
-            assert_eq!(answer.field("x-weir-rescued"), Some("canary"));
+            assert_eq!(answer.head.field("x-weir-rescued"), Some("canary"));
         }
         eventually("all are counted", || counted(&weir, "canary", code) == 5.0);
         assert_eq!((rescued(&weir), stable.count()), (5.0, 5));

@@ -89,6 +89,12 @@ impl LocalPool {
         }
     }
 
+    /// These, unless there is no other.
+    #[cold]
+    fn to_avoid(&self, avoided: &[*const LocalTarget]) -> Vec<*const LocalTarget> {
+        if self.has_other(avoided) { avoided.to_vec() } else { Vec::new() }
+    }
+
     /// There is a target besides these that may do better.
     pub(in crate::proxy) fn has_other(&self, tried: &[*const LocalTarget]) -> bool {
         let is_other = |target: &Rc<LocalTarget>| !target.is_failing() && !tried.contains(&Rc::as_ptr(target));
@@ -125,10 +131,7 @@ impl LocalPool {
             return Err(Failure::NoTarget);
         }
         let owner = self.shared.send_proxy.and(client).map(Client::owner);
-        let mut tried: Vec<*const LocalTarget> = Vec::new();
-        if !avoided.is_empty() && self.has_other(avoided) {
-            tried.extend_from_slice(avoided);
-        }
+        let mut tried = if avoided.is_empty() { Vec::new() } else { self.to_avoid(avoided) };
         let mut failure = Failure::Connect;
         let mut queued = None;
         loop {
