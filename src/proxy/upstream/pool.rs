@@ -258,7 +258,7 @@ impl LocalPool {
         }
         if let Some(idle) = self.targets.iter().find_map(|target| target.idle.borrow_mut().pop()) {
             drop(idle);
-        } else if self.shared.send_proxy.is_some() {
+        } else {
             self.targets.iter().find(|target| target.shared.close_idle())?;
         }
         self.capacity.take()
