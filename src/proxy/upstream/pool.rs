@@ -7,9 +7,11 @@ use super::super::descriptors::Descriptors;
 use super::super::failure::Failure;
 use super::super::io::TargetStream;
 use super::http2;
+use super::outlier;
 use super::{Busy, ConnectError, Connection, Lease, LocalTarget, Manner, Owned, Owner, within};
 use crate::boundary::pools::{PoolShard, QueueRefusal};
 use crate::boundary::table::Pool;
+use crate::routing::outlier::Seen;
 use crate::tls::client::with_own_sessions;
 use rand::rngs::SmallRng;
 use rustls::ClientConfig;
@@ -28,6 +30,9 @@ pub(in crate::proxy) struct LocalPool {
     capacity: Rc<Capacity>,
     clock: Rc<Clock>,
     worker: usize,
+    /// How many workers have a part in what is counted of targets, and when these were compared.
+    workers: usize,
+    compared: Cell<Tick>,
 }
 
 /// For [`LocalPool::lease`]: when the worker has all the connections that it may, wait for one.
@@ -67,11 +72,42 @@ impl LocalPool {
         capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
         capacity.max_requests.set(shared.max_requests.map_or(usize::MAX, |most| most.div_ceil(workers).max(1)));
         capacity.max_pending.set(shared.max_pending.div_ceil(workers));
-        LocalPool { shared: Arc::clone(shared), targets, tls, capacity, clock: Rc::clone(clock), worker }
+        if shared.outlier.is_none() {
+            targets.iter().for_each(|target| target.outcomes.ejection.lift());
+        }
+        let compared = Cell::new(before.map_or(clock.now(), |pool| pool.compared.get()));
+        let (shared, clock) = (Arc::clone(shared), Rc::clone(clock));
+        LocalPool { shared, targets, tls, capacity, clock, worker, workers, compared }
     }
 
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
         self.targets.iter().for_each(|target| target.sweep(now));
+        let Some(outlier) = &self.shared.outlier else { return };
+        outlier::settle(&self.targets);
+        if self.compared.get().after(outlier.interval) <= now {
+            self.compared.set(now);
+            outlier::compare(outlier, &self.shared, &self.targets, self.workers);
+        }
+    }
+
+    /// Takes down what a target did with a request, where the pool looks for outliers.
+    #[inline(always)]
+    pub(in crate::proxy) fn saw(&self, target: &LocalTarget, seen: Seen) {
+        if let Some(outlier) = &self.shared.outlier {
+            outlier::saw(outlier, &self.shared, &self.targets, target, seen);
+        }
+    }
+
+    /// These, unless there is no other.
+    #[cold]
+    fn to_avoid(&self, avoided: &[*const LocalTarget]) -> Vec<*const LocalTarget> {
+        if self.has_other(avoided) { avoided.to_vec() } else { Vec::new() }
+    }
+
+    /// There is a target besides these that may do better.
+    pub(in crate::proxy) fn has_other(&self, tried: &[*const LocalTarget]) -> bool {
+        let is_other = |target: &Rc<LocalTarget>| !target.is_failing() && !tried.contains(&Rc::as_ptr(target));
+        self.targets.iter().any(|target| target.has_address() && is_other(target))
     }
 
     /// Gives the descriptors of idle connections back.
@@ -106,20 +142,18 @@ impl LocalPool {
         end: Tick,
         rng: &RefCell<SmallRng>,
         client: Option<&Client>,
+        avoided: &[*const LocalTarget],
     ) -> Result<Lease, Failure> {
         if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
             return Err(Failure::NoTarget);
         }
         let owner = self.shared.send_proxy.and(client).map(Client::owner);
-        let mut tried: Vec<*const LocalTarget> = Vec::new();
+        let mut tried = if avoided.is_empty() { Vec::new() } else { self.to_avoid(avoided) };
         let mut failure = Failure::Connect;
         let mut queued = None;
         loop {
             let Some(admitted) = self.capacity.admit() else {
-                if AT_CAP == GIVE_UP {
-                    return Err(Failure::Queue);
-                }
-                self.queue(&mut queued, end).await?;
+                Box::pin(self.queue::<AT_CAP>(&mut queued, end)).await?;
                 continue;
             };
             let Some(target) = balance::pick(&self.targets, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
@@ -145,10 +179,7 @@ impl LocalPool {
             }
             let Some(place) = self.place() else {
                 drop((busy, admitted));
-                if AT_CAP == GIVE_UP {
-                    return Err(Failure::Queue);
-                }
-                self.queue(&mut queued, end).await?;
+                Box::pin(self.queue::<AT_CAP>(&mut queued, end)).await?;
                 continue;
             };
             let opened = match self.shared.http2 {
@@ -215,11 +246,21 @@ impl LocalPool {
     }
 
     async fn connect(&self, target: &LocalTarget, end: Tick, owner: Option<&Owner>) -> Result<TargetStream, Failure> {
-        let end = self.clock.now().after(self.shared.connect_timeout).min(end);
+        let whole = self.clock.now().after(self.shared.connect_timeout);
+        let end = whole.min(end);
         match target.connect(end, owner).await {
             Ok(stream) => Ok(stream),
             Err(error) => {
                 target.log_failure(&self.shared.name, "can't connect", &error);
+                // One that had less than its time says nothing of the target, nor does what Weir has not.
+                let is_its_fault = match error {
+                    ConnectError::TimedOut => end == whole,
+                    ConnectError::NoDescriptor(_) => false,
+                    _ => true,
+                };
+                if is_its_fault {
+                    self.saw(target, Seen::Connect);
+                }
                 Err(match error {
                     ConnectError::TimedOut => Failure::ConnectTimeout,
                     ConnectError::NoDescriptor(_) => Failure::Queue,
@@ -243,8 +284,10 @@ impl LocalPool {
     }
 
     /// Waits for a place, if the queue has one; `queued` is its end once the request is there.
-    #[cold]
-    async fn queue(&self, queued: &mut Option<Watch>, end: Tick) -> Result<(), Failure> {
+    async fn queue<const AT_CAP: bool>(&self, queued: &mut Option<Watch>, end: Tick) -> Result<(), Failure> {
+        if AT_CAP == GIVE_UP {
+            return Err(Failure::Queue);
+        }
         let shard = &self.shared.outcomes.shards[self.worker];
         if self.capacity.pending.get() >= self.capacity.max_pending.get() {
             shard.refused[QueueRefusal::Full as usize].add(1);
