@@ -89,9 +89,9 @@ pub async fn start(config: Config) -> Result<App, AppError> {
         tracing::warn!(name, "systemd hands over a socket that no listener has: write bind = \"fd:{name}\"");
     });
     let mut set = JoinSet::new();
-    for (id, listeners) in plans.into_iter().enumerate() {
+    for ((id, listeners), handovers) in plans.into_iter().enumerate().zip(worker::handovers(workers)) {
         let (table, outcomes, drain) = (publisher.reader(), control.worker_outcomes(), drain.watch());
-        let plan = WorkerPlan { id, workers, listeners, table, outcomes, drain };
+        let plan = WorkerPlan { id, workers, listeners, table, outcomes, drain, handovers };
         let thread = worker::spawn(plan).map_err(AppError::Worker)?;
         set.spawn_blocking(move || match thread.join() {
             Ok(ended) => ended.map_err(AppError::Worker),

@@ -18,6 +18,7 @@ mod frames;
 pub mod fuzzing;
 mod grpc;
 mod guard;
+mod handover;
 pub mod headers;
 mod io;
 mod listener;

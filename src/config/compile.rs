@@ -11,6 +11,7 @@ mod mirror;
 mod outlier;
 mod pools;
 mod preview;
+mod rate;
 mod recovery;
 mod routes;
 mod rules;

@@ -82,6 +82,9 @@ pub struct Listener {
     pub bind: Bind,
     /// Every connection begins with a PROXY protocol header of these versions.
     pub proxy_protocol: Option<Accepts>,
+    /// Of the whole process.
+    pub max_connections: Option<usize>,
+    pub max_connections_per_client: Option<u32>,
     pub tls: Option<ListenerTls>,
 }
 

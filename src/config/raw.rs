@@ -90,6 +90,8 @@ pub struct Listener {
     pub bind: Option<At<String>>,
     pub mode: Option<At<String>>,
     pub proxy_protocol: Option<At<String>>,
+    pub max_connections: Option<At<u64>>,
+    pub max_connections_per_client: Option<At<u64>>,
     pub tls: Option<ListenerTls>,
 }
 
@@ -371,6 +373,8 @@ fn listener(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Listener {
         bind: table.string(cx, "bind"),
         mode: table.string(cx, "mode"),
         proxy_protocol: table.string(cx, "proxy_protocol"),
+        max_connections: table.integer(cx, "max_connections", 1..=10_000_000),
+        max_connections_per_client: table.integer(cx, "max_connections_per_client", 1..=1_000_000),
         tls: table.table(cx, "tls").map(|table| listener_tls(cx, table)),
     };
     table.finish(cx);

@@ -5,13 +5,14 @@ use super::ground::{Addresses, Ground, LiveRoute};
 use super::outcomes::{Registry, target_name};
 use super::tls::Tls;
 use crate::boundary::mirror::Mirroring;
-use crate::boundary::table::{Pool, Published, Settings, Target};
+use crate::boundary::table::{ListenerLimits, Pool, Published, Settings, Target};
 use crate::config::{Config, PREVIEW_RULE, PoolConfig, PoolTls, RouteConfig, TargetAddr};
 use crate::net::address::Address;
 use crate::routing::rule::{Outcome, Rule};
 use crate::routing::table::{Route, RoutingTable, Variant};
 use crate::tls::client;
 use rustls::pki_types::ServerName;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The table of this ground state.
@@ -37,6 +38,8 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
         mirrors: mirrors(config, &ground.outcomes),
         compressed: config.routes.iter().map(|route| ground.outcomes.compressed(&route.name)).collect(),
+        rates: config.routes.iter().map(|route| ground.outcomes.rate(route)).collect(),
+        listener_limits: listener_limits(config),
         generations: ground.routes.iter().map(|live| live.generation).collect(),
         redact: config.provenance.clone(),
         tls: ground.tls.listeners(),
@@ -54,6 +57,14 @@ fn preview(route: &RouteConfig, live: &LiveRoute) -> Option<Rule> {
     let when = route.preview.clone()?;
     let idle = if live.weights.first() < live.weights.get(1) { 0 } else { 1 };
     Some(Rule { name: PREVIEW_RULE.to_owned(), when, then: Outcome::Variant(idle) })
+}
+
+fn listener_limits(config: &Config) -> BTreeMap<String, ListenerLimits> {
+    let limits = config.listeners.iter().map(|listener| {
+        let (connections, per_client) = (listener.max_connections, listener.max_connections_per_client);
+        (listener.name.clone(), ListenerLimits { connections, per_client })
+    });
+    limits.filter(|(_, limits)| *limits != ListenerLimits::default()).collect()
 }
 
 /// Each route's mirror.

@@ -14,7 +14,9 @@ fn shortage(config: &Config, workers: usize, limit: usize) -> Option<String> {
     let clients = config.limits.max_connections;
     // Each worker's share is rounded up.
     let targets = config.pools.iter().map(|pool| pool.max_connections.saturating_add(workers - 1)).sum::<usize>();
-    let needed = clients.saturating_add(targets).saturating_add(reserved(limit, workers, config.listeners.len()));
+    let wanted = clients.saturating_add(targets);
+    // Of a limit that is enough, not of this one.
+    let needed = wanted.saturating_add(reserved(wanted.saturating_mul(2), workers, config.listeners.len()));
     (needed > limit).then(|| {
         format!(
             "this process may open {limit} files, and limits.max_connections ({clients}) with the pools' \
@@ -35,6 +37,7 @@ mod tests {
         let config = fixtures::shop();
         assert_eq!(shortage(&config, 2, 65_536), None);
         let text = shortage(&config, 2, 1024).unwrap();
-        assert!(text.contains("may open 1024 files") && text.contains("LimitNOFILE=11201"), "{text}");
+        assert!(text.contains("may open 1024 files") && text.contains("LimitNOFILE=11585"), "{text}");
+        assert_eq!(shortage(&config, 2, 11_585), None, "what is asked for is enough");
     }
 }

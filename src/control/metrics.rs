@@ -5,14 +5,18 @@
 //! is a hole in every sum over it.
 
 mod limits;
+pub mod workers;
 
 use super::Control;
 use super::admin::is_healthy;
 use super::ground::Ground;
+use super::outcomes::Registry;
 use crate::boundary::compress::CompressTotal;
 use crate::boundary::ejection::Ejected;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
+use crate::boundary::outcomes::{
+    Code, Count, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal, WorkerShard,
+};
 use crate::boundary::table::{Pool, Target};
 use crate::config::Listener;
 use crate::limits::DURATION_BOUNDS_US;
@@ -258,6 +262,12 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     limits::accept_failures,
     limits::pending,
     limits::queue_refused,
+    limits::greedy,
+    limits::rate_limited,
+    workers::requests,
+    workers::open,
+    workers::busy,
+    workers::handed_over,
     weights,
     generations,
     targets_up,

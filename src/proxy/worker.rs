@@ -5,7 +5,8 @@ use super::compress;
 use super::connection;
 use super::descriptors::Descriptors;
 use super::filter::LocalFilters;
-use super::listener;
+use super::handover::{Busy, Handovers, Sending};
+use super::listener::{self, Door};
 use super::mirror;
 use super::recover::LocalRecoveries;
 use super::tls::Handshakes;
@@ -21,9 +22,11 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 
+pub use super::handover::handovers;
 pub use super::listener::{BACKLOG, ListenerPlan, Listening, bind, check_free};
 
 /// What a worker is made of.
@@ -35,6 +38,8 @@ pub struct WorkerPlan {
     pub table: TableReader,
     pub outcomes: Arc<WorkerOutcomes>,
     pub drain: DrainWatch,
+    /// The ways to the other workers.
+    pub handovers: Handovers,
 }
 
 /// How a worker ended.
@@ -53,10 +58,14 @@ pub fn spawn(plan: WorkerPlan) -> std::io::Result<JoinHandle<std::io::Result<End
 }
 
 async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
-    let WorkerPlan { id, workers, listeners, table, outcomes, mut drain } = plan;
-    let worker = Rc::new(Worker::new((id, workers), listeners.len(), table, outcomes)?);
-    let accepting: Vec<_> =
-        listeners.into_iter().map(|plan| tokio::task::spawn_local(listener::run(Rc::clone(&worker), plan))).collect();
+    let WorkerPlan { id, workers, listeners, table, outcomes, mut drain, handovers } = plan;
+    let (sending, receiving) = handovers.split();
+    let worker = Rc::new(Worker::new((id, workers), listeners.len(), (table, outcomes, sending))?);
+    let (doors, sockets): (Vec<_>, Vec<_>) = listeners.into_iter().map(Door::new).unzip();
+    let doors: Rc<[Door]> = doors.into();
+    let receiving = tokio::task::spawn_local(listener::receive(Rc::clone(&worker), Rc::clone(&doors), receiving));
+    let run = |(at, socket)| listener::run(Rc::clone(&worker), Rc::clone(&doors), at, socket);
+    let accepting: Vec<_> = sockets.into_iter().enumerate().map(run).map(tokio::task::spawn_local).collect();
     let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
     // An error means that control is gone; the process is ending then.
     let _ = drain.wait_for(|phase| *phase >= Phase::Draining).await;
@@ -71,6 +80,7 @@ async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
         for listener in accepting {
             listener.await.map_err(std::io::Error::other)??;
         }
+        receiving.await.map_err(std::io::Error::other)?;
         worker.wait_until_empty().await;
         Ok::<_, std::io::Error>(())
     };
@@ -89,9 +99,11 @@ async fn sweep(worker: Rc<Worker>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let every = (1000 / SWEEP_INTERVAL.as_millis()).max(1);
     let mut count = 0_u128;
+    let busy = Busy::new();
     loop {
         ticks.tick().await;
         worker.clock.advance();
+        worker.shard().busy.set(busy.measure());
         if worker.descriptors.is_starved() {
             worker.local().pools.iter().for_each(|pool| pool.close_idle());
         }
@@ -102,6 +114,7 @@ async fn sweep(worker: Rc<Worker>) {
         if count.is_multiple_of(every) {
             let local = worker.local();
             local.pools.iter().for_each(|pool| pool.sweep(worker.clock.now()));
+            worker.handovers.next_second();
             if worker.descriptors.recover() {
                 worker.wake_waiting();
             }
@@ -125,7 +138,8 @@ pub(super) struct Worker {
     pub(super) compressors: compress::Places,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
-    outcomes: Arc<WorkerOutcomes>,
+    pub(super) outcomes: Arc<WorkerOutcomes>,
+    pub(super) handovers: Sending,
     open: Cell<usize>,
     /// Tasks that wait for the drain, for room, or for the last connection's end.
     waiting: RefCell<Vec<Waker>>,
@@ -146,8 +160,7 @@ impl Worker {
     fn new(
         (id, workers): (usize, usize),
         listeners: usize,
-        mut table: TableReader,
-        outcomes: Arc<WorkerOutcomes>,
+        (mut table, outcomes, handovers): (TableReader, Arc<WorkerOutcomes>, Sending),
     ) -> std::io::Result<Worker> {
         let rng = SmallRng::try_from_rng(&mut rand::rngs::SysRng).map_err(std::io::Error::other)?;
         let clock = Rc::new(Clock::default());
@@ -169,6 +182,7 @@ impl Worker {
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,
+            handovers,
             open: Cell::new(0),
             waiting: RefCell::default(),
         })
@@ -214,13 +228,14 @@ impl Worker {
 
     pub(super) fn closed(&self) {
         self.open.set(self.open.get() - 1);
+        self.shard().open.fetch_sub(1, Relaxed);
         if self.open.get() == 0 || self.open.get() + 1 >= self.room() {
             self.wake_waiting();
         }
     }
 
     /// This worker's share of `max_connections`, or what its descriptors are enough for.
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         self.descriptors.clients()
     }
 

@@ -1,7 +1,9 @@
 //! More than there is room for: descriptors that run out, queues that are full, limits of routes and clients.
 
+use crate::support::http2::{block_on, connect, post};
 use crate::support::weir::weir_command;
 use crate::support::*;
+use http::StatusCode;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -62,7 +64,7 @@ fn with_256_descriptors_a_thousand_clients_wait_and_nothing_else_does() {
     let site = Site::new().to(upstream.addr, "", "");
     let command = with_descriptors(&site, 256);
     let mut weir = Weir::start_by(site, command);
-    assert!(weir.log().contains("LimitNOFILE="), "{}", weir.log());
+    eventually("what to do is said", || weir.log().contains("LimitNOFILE="));
     withstands_a_thousand(&mut weir, "weir_accept_paused_total");
     assert_eq!(weir.metric("weir_accept_failures_total", &[]), 0.0, "the budget was kept");
     assert_eq!(weir.metric("weir_request_errors_total", &[("reason", "connect")]), 0.0);
@@ -121,4 +123,95 @@ fn a_pool_has_no_more_requests_at_once_than_it_may() {
     gate.open();
     clients.iter_mut().for_each(|client| assert_eq!(client.answer().text(), "done"));
     assert_eq!((upstream.count(), upstream.connections()), (4, 2));
+}
+
+#[test]
+fn a_client_has_no_more_connections_than_it_may() {
+    let upstream = Upstream::named("ok");
+    let site = Site::new().bind("127.0.0.1:0", "max_connections_per_client = 2").to(upstream.addr, "", "");
+    let weir = site.start();
+    let (mut first, mut second) = (weir.client(), weir.client());
+    assert_eq!((first.get("/", "").status, second.get("/", "").status), (200, 200));
+    let refused = || weir.metric("weir_connections_refused_total", &[("listener", "http")]);
+    for more in 1..=5 {
+        assert!(!answers(&weir), "closed without an answer");
+        eventually("it is counted", || refused() == f64::from(more));
+    }
+    drop(first);
+    eventually("there is room for another", || answers(&weir));
+    assert_eq!(second.get("/", "").status, 200);
+}
+
+#[test]
+fn trusted_proxies_are_many_clients() {
+    let upstream = Upstream::named("ok");
+    let site = Site::new().server("workers = 2\ntrusted_proxies = [\"127.0.0.0/8\"]");
+    let weir = site.bind("127.0.0.1:0", "max_connections_per_client = 1").to(upstream.addr, "", "").start();
+    let mut clients: Vec<Wire> = (0..5).map(|_| weir.client()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.get("/", "").status, 200));
+}
+
+#[test]
+fn a_listener_has_no_more_connections_than_it_may() {
+    let upstream = Upstream::named("ok");
+    let site = Site::new().server("workers = 1").bind("127.0.0.1:0", "max_connections = 2").to(upstream.addr, "", "");
+    let weir = site.start();
+    let (mut first, mut second) = (weir.client(), weir.client());
+    assert_eq!((first.get("/", "").status, second.get("/", "").status), (200, 200));
+    let mut third = weir.client();
+    third.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("accepting pauses", || weir.metric("weir_accept_paused_total", &[("listener", "http")]) >= 1.0);
+    assert_eq!((second.get("/", "").status, upstream.count()), (200, 3));
+    drop(first);
+    assert_eq!(third.answer().status, 200);
+}
+
+#[test]
+fn a_client_that_asks_too_often_is_told_when_to_come_back() {
+    let upstream = Upstream::named("ok");
+    let limit = "rate_limit = { rate = \"1/h\", burst = 3, key = [\"header:x-user\", \"ip\"] }";
+    let weir = Site::new().to(upstream.addr, "", limit).start();
+    let statuses =
+        |user: &str| -> Vec<u16> { (0..10).map(|_| weir.get("/", &format!("X-User: {user}\r\n")).status).collect() };
+    let expected = [200, 200, 200, 429, 429, 429, 429, 429, 429, 429];
+    assert_eq!(statuses("a"), expected, "whichever worker has the connection");
+    assert_eq!(statuses("b"), expected);
+    let mut client = weir.client();
+    (0..3).for_each(|_| assert_eq!(client.get("/", "").status, 200));
+    let refused = client.get("/", "");
+    refused.assert_problem(429);
+    let wait: u64 = refused.head.field("retry-after").and_then(|wait| wait.parse().ok()).expect("seconds");
+    assert!((3000..=3600).contains(&wait), "{wait}");
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!(client.answer().status, 429);
+    assert_eq!(client.get("/", "X-User: c\r\n").status, 200, "the connection goes on");
+    assert_eq!(upstream.count(), 10);
+    let requests = |code| weir.metric("weir_requests_total", &[("route", "all"), ("code", code)]);
+    eventually("all are counted", || requests("2xx") + requests("4xx") == 26.0);
+    assert_eq!((requests("4xx"), weir.metric("weir_rate_limited_total", &[("route", "all")])), (16.0, 16.0));
+}
+
+/// All connections of a few clients, and all their load: on whichever worker the kernel's hash puts them.
+#[test]
+fn sixteen_connections_are_spread_over_the_workers_with_their_load() {
+    let upstream = Upstream::named("ok");
+    let weir = Site::new().to(upstream.addr, "", "").start();
+    let of = |family, worker| weir.metric(family, &[("worker", worker)]);
+    block_on(async {
+        let mut senders = Vec::new();
+        for _ in 0..16 {
+            senders.push(connect(weir.addr("http")).await);
+        }
+        for _ in 0..20 {
+            for sender in &mut senders {
+                assert_eq!(post(sender, "/", Vec::new()).await.0, StatusCode::OK);
+            }
+        }
+        let open = ["0", "1"].map(|worker| of("weir_worker_connections", worker));
+        assert!(open.iter().all(|open| (7.0..=9.0).contains(open)), "{open:?}");
+        let requests = ["0", "1"].map(|worker| of("weir_worker_requests_total", worker));
+        assert_eq!(requests.iter().sum::<f64>(), 320.0);
+        assert!(requests.iter().all(|requests| *requests >= 140.0), "{requests:?}");
+    });
+    eventually("none is open", || of("weir_worker_connections", "0") + of("weir_worker_connections", "1") == 0.0);
 }

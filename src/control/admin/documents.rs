@@ -2,7 +2,9 @@
 
 use super::problem::Problem;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
+use crate::boundary::outcomes::{
+    Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal, WorkerShard,
+};
 use crate::boundary::pools::QueueRefusal;
 use crate::boundary::table::{Pool, Target};
 use crate::config::RouteConfig;
@@ -10,12 +12,14 @@ use crate::control::StateStatus;
 use crate::control::command::{Changed, ReloadSummary, RouteView};
 use crate::control::ground::Ground;
 use crate::control::history::{Revision, percent, rfc3339, shares};
+use crate::control::metrics::workers::requests_of;
 use crate::control::outcomes::compresses;
 use crate::limits::DURATION_BOUNDS_US;
 use crate::routing::compress::Coding;
 use crate::routing::split::Weight;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// One route. Weights are percent.
 #[derive(Debug, Serialize)]
@@ -128,6 +132,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "weights": weights(config, &view.live.weights), "variants": variants.collect::<Vec<_>>(),
             "mirrored": mirrored(ground, config),
             "compressed": compressed(ground, config),
+            "rate_limited": ground.outcomes.rate(config).map(|limiter| limiter.outcomes.limited()),
         })
     });
     let worker = &ground.outcomes.worker;
@@ -140,6 +145,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "open": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.open.load())),
             "accepted": shards.iter().map(|shard| shard.accepted.load()).sum::<u64>(),
             "paused": shards.iter().map(|shard| shard.paused.load()).sum::<u64>(),
+            "refused": shards.iter().map(|shard| shard.greedy.load()).sum::<u64>(),
             "accept_failures": shards.iter().map(|shard| shard.accept_failures.load()).sum::<u64>(),
             "rejected": shards.iter().map(|shard| shard.rejected.load()).sum::<u64>(),
             "header_timeouts": shards.iter().map(|shard| shard.late_heads.load()).sum::<u64>(),
@@ -151,6 +157,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "workers": ground.outcomes.workers(),
+        "per_worker": workers(ground),
         "bucket_bounds_us": DURATION_BOUNDS_US,
         "state": state(state_status),
         "unrouted": worker.shards.iter().map(|shard| shard.unrouted.load()).sum::<u64>(),
@@ -159,6 +166,20 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
         "pools": ground.pools.iter().map(|pool| pool_stats(pool)).collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
     })
+}
+
+/// What each worker does; `busy` in thousandths of its time.
+fn workers(ground: &Ground) -> Vec<Value> {
+    let shards = requests_of(&ground.outcomes).into_iter().zip(&ground.outcomes.worker.shards);
+    let worker = |(requests, shard): (u64, &WorkerShard)| {
+        json!({
+            "requests": requests,
+            "connections": shard.open.load(Relaxed),
+            "busy": shard.busy.load(),
+            "handed_over": shard.handed_over.load(),
+        })
+    };
+    shards.map(worker).collect()
 }
 
 /// TLS handshakes of a listener, by how they ended.

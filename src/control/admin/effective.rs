@@ -127,12 +127,14 @@ fn log(log: &Log) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { name, bind, proxy_protocol, tls } = listener;
+    let Listener { name, bind, proxy_protocol, max_connections, max_connections_per_client, tls } = listener;
     let mode = if let Bind::Unix { mode, .. } = bind { Some(format!("{mode:04o}")) } else { None };
     json!({
         "name": name,
         "bind": bind.to_string(),
         "mode": mode,
+        "max_connections": max_connections,
+        "max_connections_per_client": max_connections_per_client,
         "proxy_protocol": proxy_protocol.map_or("off", Accepts::word),
         "tls": tls.as_ref().map(listener_tls),
     })

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::boundary::pools::{PoolOutcomes, QueueRefusal};
+use crate::boundary::rate::Limiter;
 
 const ACCEPT_FAILURES: Shape = Shape(
     "weir_accept_failures_total",
@@ -21,6 +22,29 @@ const QUEUE_REFUSED: Shape = Shape(
     MetricType::COUNTER,
     &["pool", "reason"],
 );
+
+const GREEDY: Shape = Shape(
+    "weir_connections_refused_total",
+    "Connections closed because their client had max_connections_per_client.",
+    MetricType::COUNTER,
+    &["listener"],
+);
+const RATE_LIMITED: Shape = Shape(
+    "weir_rate_limited_total",
+    "Requests answered with 429 because their client asked more often than rate_limit allows.",
+    MetricType::COUNTER,
+    &["route"],
+);
+
+pub(super) fn greedy(scrape: &Scrape) -> MetricFamily {
+    per_listener(scrape, &GREEDY, |shard| shard.greedy.load())
+}
+
+pub(super) fn rate_limited(scrape: &Scrape) -> MetricFamily {
+    let rates = scrape.ground.outcomes.rates.iter();
+    let child = |(route, of): (&String, &Arc<Limiter>)| counter(&RATE_LIMITED, &[route], of.outcomes.limited());
+    family(&RATE_LIMITED, rates.map(child).collect())
+}
 
 pub(super) fn accept_failures(scrape: &Scrape) -> MetricFamily {
     per_listener(scrape, &ACCEPT_FAILURES, |shard| shard.accept_failures.load())
