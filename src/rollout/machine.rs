@@ -78,6 +78,8 @@ pub struct Machine {
     /// Of the call that is being handled: the record is to be saved.
     pub(super) touched: bool,
     pub(super) staged: Vec<Effect>,
+    /// Weights that take traffic back; they come before all that is staged.
+    urgent: Option<Shares>,
     effects: VecDeque<Effect>,
 }
 
@@ -140,7 +142,14 @@ impl Machine {
     }
 
     fn of(record: Record, now: Now) -> Machine {
-        Machine { record, last_mono_ms: now.mono_ms, touched: false, staged: Vec::new(), effects: VecDeque::new() }
+        Machine {
+            record,
+            last_mono_ms: now.mono_ms,
+            touched: false,
+            staged: Vec::new(),
+            urgent: None,
+            effects: VecDeque::new(),
+        }
     }
 
     pub fn record(&self) -> &Record {
@@ -305,29 +314,24 @@ impl Machine {
         }
         let staged = std::mem::take(&mut self.staged);
         let save = std::mem::take(&mut self.touched);
-        let urgent = |effect: &Effect| matches!(effect, Effect::SetWeights(shares) if self.is_back(shares));
-        let (first, rest): (Vec<_>, Vec<_>) = staged.into_iter().partition(urgent);
-        self.effects.extend(first);
+        self.effects.extend(self.urgent.take().map(Effect::SetWeights));
         if save {
             self.record.clocks.unsaved_ms = 0;
             self.effects.push_back(Effect::Save);
         }
-        self.effects.extend(rest);
-    }
-
-    /// Weights that take traffic back, as the last thing that this call decided.
-    fn is_back(&self, shares: &Shares) -> bool {
-        *shares == self.record.weights && (self.record.phase == Phase::RolledBack || self.record.out.contains(&true))
+        self.effects.extend(staged);
     }
 
     /// `back`: what else this call wanted to publish is void.
     pub(super) fn set_weights(&mut self, shares: Shares, back: bool) {
+        self.record.weights = shares.clone();
+        self.touched = true;
         if back {
             self.staged.retain(|effect| !matches!(effect, Effect::SetWeights(_)));
+            self.urgent = Some(shares);
+        } else {
+            self.staged.push(Effect::SetWeights(shares));
         }
-        self.record.weights = shares.clone();
-        self.staged.push(Effect::SetWeights(shares));
-        self.touched = true;
     }
 
     pub(super) fn tell(&mut self, kind: EventKind, by: Option<&Order>, reason: String, now: Now) {

@@ -42,7 +42,8 @@ fn stays(mut world: World) -> Vec<(f64, f64)> {
     assert_eq!(world.machine.record().phase, Phase::Promoted);
     let ends: Vec<u64> = stays.iter().skip(1).map(|(_, at)| *at).chain([world.now.mono_ms]).collect();
     let minutes = |from: u64, to: u64| (to - from) as f64 / MINUTE_MS as f64;
-    stays.iter().zip(ends).map(|((percent, from), to)| (*percent, minutes(*from, to))).skip(1).collect()
+    let stays = stays.iter().zip(ends).map(|((percent, from), to)| (*percent, minutes(*from, to)));
+    stays.filter(|(percent, _)| *percent > 0.0).collect()
 }
 
 fn run(plan: Plan) -> Vec<(f64, f64)> {
