@@ -34,13 +34,16 @@ impl Exposure {
         let xs = u128::from(baseline.bad.min(baseline.total));
         self.requests = self.requests.saturating_add(candidate.total);
         self.failures = self.failures.saturating_add(candidate.bad.min(candidate.total));
-        let (explained, variance) = if ns > 0 {
-            let explained = nc * xs * MILLION / ns;
-            (explained, explained.saturating_mul(nc + ns) / ns)
-        } else {
-            let known = u128::from(self.baseline_requests.max(1));
-            let explained = ALONE_MULTIPLE * nc * u128::from(self.baseline_failures) * MILLION / known;
-            (explained, explained)
+        // At the baseline's rate of this interval; None without any of its requests.
+        let beside = nc.saturating_mul(xs).saturating_mul(MILLION).checked_div(ns);
+        let (explained, variance) = match beside {
+            Some(explained) => (explained, explained.saturating_mul(nc + ns) / ns.max(1)),
+            None => {
+                let known = u128::from(self.baseline_requests.max(1));
+                let at_last_rate = nc.saturating_mul(u128::from(self.baseline_failures)).saturating_mul(MILLION);
+                let explained = at_last_rate.saturating_mul(ALONE_MULTIPLE) / known;
+                (explained, explained)
+            }
         };
         self.explained_millionths = plus(self.explained_millionths, explained);
         self.variance_millionths = plus(self.variance_millionths, variance);
@@ -115,7 +118,9 @@ mod tests {
         exposure.add(tally(u64::MAX, u64::MAX), tally(1, 1));
         exposure.add(tally(u64::MAX, u64::MAX), tally(0, 0));
         exposure.add(tally(1, 9), tally(u64::MAX, u64::MAX));
-        assert!(exposure.excess() <= u64::MAX);
+        exposure.add(tally(u64::MAX, u64::MAX), tally(u64::MAX, u64::MAX));
+        assert_eq!(exposure.failures, u64::MAX);
+        assert_eq!(Exposure::default().excess(), 0);
     }
 
     #[test]

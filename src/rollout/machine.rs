@@ -40,7 +40,7 @@ pub enum Effect {
     /// Ask, and tell [`Machine::handle_answer`] within the hook's own deadline, whatever becomes of it.
     Call(CallId),
     /// Tell whoever wants to know, and [`Machine::handle_told`] once that is certain.
-    Tell(Event),
+    Tell(Box<Event>),
 }
 
 /// A candidate to be judged, and the shares that the judge needs.
@@ -136,7 +136,7 @@ impl Machine {
         if record.pause.as_ref().is_none_or(|pause| pause.kind != PauseKind::Shifted) {
             machine.staged.push(Effect::SetWeights(machine.record.weights.clone()));
         }
-        machine.staged.extend(told.into_iter().map(Effect::Tell));
+        machine.staged.extend(told.into_iter().map(Box::new).map(Effect::Tell));
         machine.finish(now);
         Ok(machine)
     }
@@ -368,7 +368,7 @@ impl Machine {
         while record.outbox.len() > OUTBOX {
             record.outbox.pop_front();
         }
-        self.staged.push(Effect::Tell(event));
+        self.staged.push(Effect::Tell(Box::new(event)));
         self.touched = true;
     }
 

@@ -49,7 +49,9 @@ pub struct Step {
 #[serde(rename_all = "snake_case")]
 pub enum Stay {
     /// At least this long, and until the gate passes.
-    For { ms: u64 },
+    For {
+        ms: u64,
+    },
     UntilPromoted,
 }
 

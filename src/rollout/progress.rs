@@ -267,13 +267,7 @@ impl Machine {
         self.record.clocks.total_ms = 0;
     }
 
-    pub(super) fn promote(
-        &mut self,
-        full: bool,
-        to: Option<usize>,
-        order: &Order,
-        now: Now,
-    ) -> Result<(), Refused> {
+    pub(super) fn promote(&mut self, full: bool, to: Option<usize>, order: &Order, now: Now) -> Result<(), Refused> {
         let record = &self.record;
         let frozen = record.plan.frozen_until(now.wall_ms);
         match (record.phase, frozen, self.holding_call()) {

@@ -33,8 +33,7 @@ impl Release {
         let weight = self.world.live.of(1).percent();
         let (mut candidate, mut baseline) = (Tally::default(), Tally::default());
         for _ in 0..(rps as f64 * seconds).round() as u64 {
-            let (tally, rate) =
-                if self.chance(weight) { (&mut candidate, rates.0) } else { (&mut baseline, rates.1) };
+            let (tally, rate) = if self.chance(weight) { (&mut candidate, rates.0) } else { (&mut baseline, rates.1) };
             let failed = (self.rng.next_u64() % 100) < rate;
             tally.total += 1;
             tally.bad += u64::from(failed);

@@ -61,7 +61,7 @@ impl World {
                 Some(Effect::Call(call)) => self.calls.push_back(call),
                 Some(Effect::Tell(event)) => {
                     self.machine.handle_told(event.number);
-                    self.told.push(event);
+                    self.told.push(*event);
                 }
             }
         }

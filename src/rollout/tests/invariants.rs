@@ -42,38 +42,36 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 fn plans() -> impl Strategy<Value = Plan> {
     let stay = prop_oneof![3 => (0_u64..20_000).prop_map(|ms| Stay::For { ms }), 1 => Just(Stay::UntilPromoted)];
     let step = (0_u32..12_000, 0_u32..12_000, stay);
-    let on = prop_oneof![
-        Just(Moment::BeforeStart),
-        Just(Moment::BeforeStep),
-        Just(Moment::AfterStep),
-        Just(Moment::Gate)
-    ];
+    let on =
+        prop_oneof![Just(Moment::BeforeStart), Just(Moment::BeforeStep), Just(Moment::AfterStep), Just(Moment::Gate)];
     let hook = (on, 0_u32..3).prop_map(|(on, failures)| Hook { name: "hook".to_owned(), on, failures });
     let steps = proptest::collection::vec(step, 0..4);
     let hooks = proptest::collection::vec(hook, 0..3);
     let reaction = prop_oneof![Just(Reaction::Rollback), Just(Reaction::Pause)];
     let limit = proptest::option::of((1_u64..40_000, reaction.clone()));
     let options = (proptest::option::of(1_u64..15_000), proptest::option::of(1_usize..3), reaction, limit);
-    (steps, hooks, options, 0_u64..9_000).prop_map(|(steps, hooks, (interval, winner, on_failure, limit), keep_old_ms)| {
-        let (mut b, mut c) = (0, 0);
-        let step = |(more_b, more_c, stay)| {
-            (b, c) = (b + more_b, c + more_c);
-            let weight = |thousandths| crate::routing::split::Weight::from_thousandths(thousandths).unwrap();
-            Step { weights: Shares::of_candidates(&[weight(b), weight(c)]).unwrap(), stay }
-        };
-        Plan {
-            variants: ["a", "b", "c"].map(str::to_owned).to_vec(),
-            winner,
-            keep_old_ms,
-            analysis: interval.map(|interval_ms| Analysis { interval_ms }),
-            hooks,
-            on_failure,
-            max_hold: limit.map(|(after_ms, then)| MaxHold { after_ms, then }),
-            max_time_ms: Some(90_000),
-            max_failures: Some(10),
-            ..Plan::canary("a", "b", steps.into_iter().map(step).collect())
-        }
-    })
+    (steps, hooks, options, 0_u64..9_000).prop_map(
+        |(steps, hooks, (interval, winner, on_failure, limit), keep_old_ms)| {
+            let (mut b, mut c) = (0, 0);
+            let step = |(more_b, more_c, stay)| {
+                (b, c) = (b + more_b, c + more_c);
+                let weight = |thousandths| crate::routing::split::Weight::from_thousandths(thousandths).unwrap();
+                Step { weights: Shares::of_candidates(&[weight(b), weight(c)]).unwrap(), stay }
+            };
+            Plan {
+                variants: ["a", "b", "c"].map(str::to_owned).to_vec(),
+                winner,
+                keep_old_ms,
+                analysis: interval.map(|interval_ms| Analysis { interval_ms }),
+                hooks,
+                on_failure,
+                max_hold: limit.map(|(after_ms, then)| MaxHold { after_ms, then }),
+                max_time_ms: Some(90_000),
+                max_failures: Some(10),
+                ..Plan::canary("a", "b", steps.into_iter().map(step).collect())
+            }
+        },
+    )
 }
 
 /// Makes a move; what is to be done after it.
