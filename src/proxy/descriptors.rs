@@ -24,8 +24,9 @@ pub(super) struct Descriptors {
     given: Cell<usize>,
     /// Connections to targets.
     targets: Cell<usize>,
-    /// Pools with requests that wait for a descriptor.
+    /// Pools with requests that wait for a descriptor, and whether there are any: looked at for each request.
     starved: RefCell<VecDeque<Rc<Capacity>>>,
+    is_starved: Cell<bool>,
 }
 
 impl Descriptors {
@@ -39,6 +40,7 @@ impl Descriptors {
             given,
             targets: Cell::new(0),
             starved: RefCell::default(),
+            is_starved: Cell::new(false),
         }
     }
 
@@ -65,25 +67,50 @@ impl Descriptors {
             self.targets.set(self.targets.get() + 1);
             return true;
         }
-        let mut starved = self.starved.borrow_mut();
-        if !starved.iter().any(|waiting| Rc::ptr_eq(waiting, pool)) {
-            starved.push_back(Rc::clone(pool));
-        }
+        self.starve(Rc::clone(pool));
         false
+    }
+
+    fn starve(&self, pool: Rc<Capacity>) {
+        let mut starved = self.starved.borrow_mut();
+        if !starved.iter().any(|waiting| Rc::ptr_eq(waiting, &pool)) {
+            starved.push_back(pool);
+        }
+        self.is_starved.set(true);
     }
 
     /// A connection to a target is closed.
     pub(super) fn give_back(&self) {
         self.targets.set(self.targets.get() - 1);
+        if self.is_starved() {
+            self.feed_next();
+        }
+    }
+
+    /// One request of the pool that is next goes on; the pool's others wait behind those of other pools.
+    #[cold]
+    fn feed_next(&self) {
         let next = self.starved.borrow_mut().pop_front();
+        self.is_starved.set(!self.starved.borrow().is_empty());
         if let Some(pool) = next {
             pool.wake_next();
+            if pool.has_waiting() {
+                self.starve(pool);
+            }
         }
     }
 
     /// Requests wait for what idle connections hold.
     pub(super) fn is_starved(&self) -> bool {
-        !self.starved.borrow().is_empty()
+        self.is_starved.get()
+    }
+
+    /// The system gave none for a connection to a target.
+    #[cold]
+    pub(super) fn refused(&self) {
+        self.measure();
+        let given = self.given.get();
+        self.given.set(self.share.get().min(given - given / 8).max(LEAST));
     }
 
     /// The system gave none to a worker with so many clients.
@@ -98,6 +125,10 @@ impl Descriptors {
     pub(super) fn recover(&self) -> bool {
         let (given, share) = (self.given.get(), self.share.get());
         self.given.set(share.min(given.saturating_add(given / 8 + LEAST)).max(given.min(LEAST)));
+        let waiting = self.starved.borrow().len();
+        if given < share {
+            (0..waiting).for_each(|_| self.feed_next());
+        }
         given < share
     }
 }

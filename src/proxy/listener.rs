@@ -177,7 +177,8 @@ pub(super) async fn receive(worker: Rc<Worker>, doors: Rc<[Door]>, mut handed: U
         begin(next);
     }
     handed.close();
-    while let Ok(last) = handed.try_recv() {
+    // Also what another worker is about to send.
+    while let Some(last) = handed.recv().await {
         begin(last);
     }
 }

@@ -1,13 +1,17 @@
 //! More than there is room for: descriptors that run out, queues that are full, limits of routes and clients.
 
-use crate::support::http2::{block_on, connect, post};
+use crate::support::http2::{Body, block_on, connect, post};
 use crate::support::weir::weir_command;
 use crate::support::*;
 use http::StatusCode;
+use hyper::client::conn::http2::SendRequest;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 /// `weir serve` with the site's file and so many descriptors.
 fn with_descriptors(site: &Site, most: usize) -> Command {
@@ -191,27 +195,92 @@ fn a_client_that_asks_too_often_is_told_when_to_come_back() {
     assert_eq!((requests("4xx"), weir.metric("weir_rate_limited_total", &[("route", "all")])), (16.0, 16.0));
 }
 
-/// All connections of a few clients, and all their load: on whichever worker the kernel's hash puts them.
+/// Few connections, with all their load: on whichever worker the kernel's hash puts them. It would spread as well as this
+/// in every second round.
 #[test]
 fn sixteen_connections_are_spread_over_the_workers_with_their_load() {
     let upstream = Upstream::named("ok");
-    let weir = Site::new().to(upstream.addr, "", "").start();
-    let of = |family, worker| weir.metric(family, &[("worker", worker)]);
-    block_on(async {
-        let mut senders = Vec::new();
-        for _ in 0..16 {
-            senders.push(connect(weir.addr("http")).await);
-        }
-        for _ in 0..20 {
-            for sender in &mut senders {
-                assert_eq!(post(sender, "/", Vec::new()).await.0, StatusCode::OK);
+    let weir = Site::new().server("workers = 2").to(upstream.addr, "", "").start();
+    let by_worker = |family| ["0", "1"].map(|worker| weir.metric(family, &[("worker", worker)]));
+    for round in 1..=3 {
+        block_on(async {
+            let mut senders = senders(&weir, 16).await;
+            for _ in 0..20 {
+                for sender in &mut senders {
+                    assert_eq!(post(sender, "/", Vec::new()).await.0, StatusCode::OK);
+                }
             }
+            let open = by_worker("weir_worker_connections");
+            // Eight each, and one for two that were accepted in the same moment.
+            assert!(open.iter().all(|open| (7.0..=9.0).contains(open)), "{open:?}");
+            let requests = by_worker("weir_worker_requests_total");
+            assert_eq!(requests.iter().sum::<f64>(), 320.0 * f64::from(round));
+            assert!(requests.iter().all(|requests| *requests >= 140.0 * f64::from(round)), "{requests:?}");
+        });
+        eventually("none is open", || by_worker("weir_worker_connections") == [0.0, 0.0]);
+    }
+}
+
+async fn senders(weir: &Weir, count: usize) -> Vec<SendRequest<Body>> {
+    let mut senders = Vec::new();
+    for _ in 0..count {
+        senders.push(connect(weir.addr("http")).await);
+    }
+    senders
+}
+
+/// Sixteen connections on four workers. Those on the first two get all the load until `over` is raised; `told` hears when
+/// it begins.
+async fn load_two_of_four(weir: &Weir, over: &AtomicBool, told: Sender<()>) {
+    let requests = || EACH.map(|worker| weir.metric("weir_worker_requests_total", &[("worker", worker)]));
+    let (mut loaded, mut idle) = (Vec::new(), Vec::new());
+    for mut sender in senders(weir, 16).await {
+        let before = requests();
+        post(&mut sender, "/", Vec::new()).await;
+        let after = requests();
+        let worker = (0..4).find(|at| after[*at] > before[*at]).expect("one of them answered");
+        if worker < 2 { loaded.push(sender) } else { idle.push(sender) }
+    }
+    assert!((6..=10).contains(&loaded.len()), "{} of 16 on two of four", loaded.len());
+    told.send(()).expect("it is waited for");
+    while !over.load(Relaxed) {
+        // All streams of a round at once.
+        let mut round = JoinSet::new();
+        for mut sender in loaded.iter().cycle().take(64).cloned() {
+            round.spawn(async move { post(&mut sender, "/", Vec::new()).await.0 });
         }
-        let open = ["0", "1"].map(|worker| of("weir_worker_connections", worker));
-        assert!(open.iter().all(|open| (7.0..=9.0).contains(open)), "{open:?}");
-        let requests = ["0", "1"].map(|worker| of("weir_worker_requests_total", worker));
-        assert_eq!(requests.iter().sum::<f64>(), 320.0);
-        assert!(requests.iter().all(|requests| *requests >= 140.0), "{requests:?}");
+        assert!(round.join_all().await.iter().all(|status| *status == StatusCode::OK));
+    }
+    drop(idle);
+}
+
+const EACH: [&str; 4] = ["0", "1", "2", "3"];
+
+#[test]
+fn new_connections_go_to_the_workers_without_load() {
+    let upstream = Upstream::named("ok");
+    let weir = Site::new().server("workers = 4").to(upstream.addr, "", "").start();
+    let by_worker = |family| EACH.map(|worker| weir.metric(family, &[("worker", worker)]));
+    let over = AtomicBool::new(false);
+    let (told, begun) = channel();
+    std::thread::scope(|scope| {
+        let _over = RaisedAtLast(&over);
+        scope.spawn(|| block_on(load_two_of_four(&weir, &over, told)));
+        begun.recv().expect("the load begins");
+        let mut busy = [0.0; 4];
+        eventually("two are busy, two are not", || {
+            busy = by_worker("weir_worker_busy_ratio");
+            busy[0].min(busy[1]) > busy[2].max(busy[3]) + 0.3
+        });
+        let before = by_worker("weir_worker_connections");
+        let more: Vec<Wire> = (0..8).map(|_| weir.client()).collect();
+        let mut after = before;
+        eventually("all are accepted", || {
+            after = by_worker("weir_worker_connections");
+            after.iter().sum::<f64>() == 24.0
+        });
+        assert_eq!(before[..2], after[..2], "{busy:?}: none more where the load is");
+        assert!(after[2..].iter().all(|open| (7.0..=9.0).contains(open)), "{before:?} then {after:?}");
+        drop(more);
     });
-    eventually("none is open", || of("weir_worker_connections", "0") + of("weir_worker_connections", "1") == 0.0);
 }

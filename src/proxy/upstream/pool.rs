@@ -261,6 +261,9 @@ impl LocalPool {
                 if is_its_fault {
                     self.saw(target, Seen::Connect);
                 }
+                if matches!(error, ConnectError::NoDescriptor(_)) {
+                    self.capacity.descriptors.refused();
+                }
                 Err(match error {
                     ConnectError::TimedOut => Failure::ConnectTimeout,
                     ConnectError::NoDescriptor(_) => Failure::Queue,
@@ -289,7 +292,8 @@ impl LocalPool {
             return Err(Failure::Queue);
         }
         let shard = &self.shared.outcomes.shards[self.worker];
-        if self.capacity.pending.get() >= self.capacity.max_pending.get() {
+        // Who has waited already and found its place taken goes on waiting.
+        if queued.is_none() && self.capacity.pending.get() >= self.capacity.max_pending.get() {
             shard.refused[QueueRefusal::Full as usize].add(1);
             return Err(Failure::Queue);
         }
@@ -331,7 +335,8 @@ fn same_config(a: Option<&Arc<ClientConfig>>, b: Option<&Arc<ClientConfig>>) -> 
 pub(in crate::proxy) struct Capacity {
     open: Cell<usize>,
     limit: Cell<usize>,
-    /// Requests that have a connection, a stream on one, or are getting it; and how many may.
+    /// Requests that have a connection, a stream on one, or are getting it, and how many may. Counted only where there
+    /// is a limit.
     requests: Cell<usize>,
     max_requests: Cell<usize>,
     /// Requests that wait, and how many may.
@@ -374,15 +379,24 @@ impl Capacity {
 
     /// A request more, unless the pool has as many as it may.
     fn admit(self: &Rc<Self>) -> Option<Admitted> {
-        (self.requests.get() < self.max_requests.get()).then(|| {
+        let most = self.max_requests.get();
+        let is_counted = most != usize::MAX;
+        if is_counted {
+            if self.requests.get() >= most {
+                return None;
+            }
             self.requests.set(self.requests.get() + 1);
-            Admitted(Rc::clone(self))
-        })
+        }
+        Some(Admitted { capacity: Rc::clone(self), is_counted })
     }
 
     /// A lowered limit is reached by not keeping what comes back.
     pub(super) fn keeps_idle(&self) -> bool {
         self.open.get() <= self.limit.get() && !self.descriptors.is_starved()
+    }
+
+    pub(in crate::proxy) fn has_waiting(&self) -> bool {
+        !self.queue.borrow().is_empty()
     }
 
     /// A connection or a place is free: the request that has waited longest goes on.
@@ -454,22 +468,28 @@ impl Drop for CopyPlace {
 }
 
 /// A request's place among those that the pool has at once.
-pub(in crate::proxy) struct Admitted(Rc<Capacity>);
+pub(in crate::proxy) struct Admitted {
+    capacity: Rc<Capacity>,
+    is_counted: bool,
+}
 
 impl Deref for Admitted {
     type Target = Capacity;
 
     fn deref(&self) -> &Capacity {
-        &self.0
+        &self.capacity
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let was_full = self.0.requests.get() >= self.0.max_requests.get();
-        self.0.requests.set(self.0.requests.get() - 1);
+        if !self.is_counted {
+            return;
+        }
+        let was_full = self.requests.get() >= self.max_requests.get();
+        self.requests.set(self.requests.get() - 1);
         if was_full {
-            self.0.wake_next();
+            self.wake_next();
         }
     }
 }
