@@ -22,6 +22,7 @@ mod io;
 mod listener;
 mod mirror;
 mod preface;
+mod recover;
 mod request;
 mod respond;
 mod socket;

@@ -6,6 +6,8 @@ use crate::limits::Limits;
 use crate::net::proxy_protocol::{Accepts, Version};
 use crate::routing::filters::Filters;
 use crate::routing::mirror::Mirror;
+use crate::routing::outlier::Outlier;
+use crate::routing::recovery::Recovery;
 use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -146,6 +148,7 @@ pub struct PoolConfig {
     pub tls: Option<PoolTls>,
     /// Connections to targets begin with a PROXY protocol header of this version.
     pub send_proxy: Option<Version>,
+    pub outlier: Option<Outlier>,
 }
 
 /// How a pool's targets are connected to.
@@ -202,6 +205,7 @@ pub struct RouteConfig {
     pub request_headers: Option<Box<WrittenEdits>>,
     pub response_headers: Option<Box<WrittenEdits>>,
     pub mirror: Option<Mirror>,
+    pub recovery: Option<Arc<Recovery>>,
 }
 
 /// Header edits to be shown: values have their `${…}` as they are written.

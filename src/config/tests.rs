@@ -17,6 +17,8 @@ use std::time::Duration;
 
 mod compress;
 mod mirror;
+mod outlier;
+mod recovery;
 mod rules;
 
 /// What every test file needs beside what it tests.
@@ -465,10 +467,7 @@ fn the_contract_is_known_whole() {
         (43, cert.as_str()),
         (43, key.as_str()),
         (57, "not built yet: pool.shop-v1.health"),
-        (63, "not built yet: pool.shop-v1.outlier"),
         (71, "not built yet: pool.shop-v2.health"),
-        (90, "not built yet: route.shop.retry"),
-        (91, "not built yet: route.shop.rescue"),
         (93, "not built yet: route.shop.on_empty"),
         (118, "not built yet: route.shop.rollout"),
         (160, "not built yet: route.api.rollout"),

@@ -55,8 +55,11 @@ pub(super) struct Upload {
     on_stream: Cell<bool>,
     /// For the route's mirror.
     copy: Cell<Option<Box<RequestCopy>>>,
-    /// What went out on a stream, in case that the target refuses it; None once that is too much, or answered.
+    /// What went out on a stream, in case that the target refuses it, or on a route that repeats; None once that is too
+    /// much, or answered.
     kept: RefCell<Option<Kept>>,
+    /// Also of what goes out on a connection of its own.
+    keeps: Cell<bool>,
 }
 
 impl Upload {
@@ -76,17 +79,26 @@ impl Upload {
             on_stream: Cell::new(false),
             copy: Cell::new(None),
             kept: RefCell::new(None),
+            keeps: Cell::new(false),
         })
     }
     pub(super) fn take_along(&self, copy: Option<Box<RequestCopy>>) {
         self.copy.set(copy);
+    }
+    /// The body is kept as it passes, wherever it goes: it may have to be sent again.
+    pub(super) fn keep(&self) {
+        self.keeps.set(true);
+    }
+    /// What went out of it can go out again.
+    pub(super) fn has_kept(&self) -> bool {
+        self.kept.borrow().is_some()
     }
     pub(super) fn sent_by(&self, cx: &Context<'_>) {
         self.task.by(cx);
     }
     pub(super) fn goes_on_stream(&self, on_stream: bool) {
         self.on_stream.set(on_stream);
-        if on_stream && !self.done.get() && self.turn.get() == 0 {
+        if (on_stream || self.keeps.get()) && !self.done.get() && self.turn.get() == 0 {
             self.kept.replace(Some(Kept::default()));
         }
     }
@@ -329,7 +341,7 @@ impl Body for RequestBody {
         if let Some(copy) = upload.copy.take() {
             upload.copy.set(mirror::collect(copy, &frame));
         }
-        if upload.on_stream.get() {
+        if upload.on_stream.get() || upload.keeps.get() {
             let kept = upload.kept.take().and_then(|kept| kept.with(&frame));
             upload.kept.replace(kept);
         }

@@ -80,6 +80,8 @@ pub(super) struct Client {
     pub(super) uploads: Cell<usize>,
     /// A body was left unread: what follows on the stream is not a request.
     pub(super) unread_body: Cell<bool>,
+    /// An interim answer of the present request has gone out.
+    pub(super) told: Cell<bool>,
     idle_since: Cell<Tick>,
     /// Requests that have come to their end. After the first the connection is parked at once: most clients ask once
     /// and stay; one that comes back is kept warm for a while.
@@ -119,6 +121,7 @@ impl Client {
             answering: Cell::new(0),
             uploads: Cell::new(0),
             unread_body: Cell::new(false),
+            told: Cell::new(false),
             idle_since: Cell::new(worker.clock.now()),
             served: Cell::new(0),
             tunnel: Cell::new(None),

@@ -75,6 +75,7 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
     headers::for_client(&mut parts.headers);
     parts.version = Version::HTTP_11;
     exchange.edit_answer(&mut parts.headers);
+    exchange.mark_rescued(&mut parts.headers);
     give_cookie(&mut parts.headers, &exchange, decision);
     exchange.answered(parts.status);
     exchange.grpc_status(&parts.headers);

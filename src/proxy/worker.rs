@@ -6,6 +6,7 @@ use super::connection;
 use super::filter::LocalFilters;
 use super::listener;
 use super::mirror;
+use super::recover::LocalRecoveries;
 use super::tls::Handshakes;
 use super::upstream::pool::LocalPool;
 use crate::boundary::drain::{DrainWatch, Phase};
@@ -127,6 +128,7 @@ pub(super) struct Local {
     pub(super) published: Arc<Published>,
     pub(super) pools: Vec<Rc<LocalPool>>,
     pub(super) filters: LocalFilters,
+    pub(super) recoveries: LocalRecoveries,
     pub(super) http1: http1::Builder,
     /// Some target is told where clients connected to.
     pub(super) sends_proxy: bool,
@@ -281,7 +283,9 @@ impl Local {
             .collect();
         let http1 = connection::http1_builder(&published.settings.limits);
         let filters = LocalFilters::new(published.routing.routes(), before.map(|local| &local.filters));
+        let known = before.map(|local| (local.published.routing.routes(), &local.recoveries));
+        let recoveries = LocalRecoveries::new(published.routing.routes(), known, worker.1);
         let sends_proxy = published.pools.iter().any(|pool| pool.send_proxy.is_some());
-        Local { published, pools, filters, http1, sends_proxy }
+        Local { published, pools, filters, recoveries, http1, sends_proxy }
     }
 }

@@ -202,6 +202,7 @@ mod tests {
             filters: None,
             salt: name.to_owned(),
             close_moved_within: None,
+            recovery: None,
         }
     }
 

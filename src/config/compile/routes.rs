@@ -10,6 +10,7 @@ use crate::limits::{BUCKETS, VARIANTS_PER_ROUTE};
 use crate::routing::rule::{Condition, Rule};
 use crate::routing::split::Weight;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -71,6 +72,7 @@ impl Checker<'_> {
             Some(mirror) => self.mirror(mirror, &raw.path, by_name, timeout).map(Some),
             None => Some(None),
         };
+        let recovery = self.recovery(raw);
         let (variants, weights, rules, preview) = versions?;
         let name = raw.name.as_ref()?.value.clone();
         let group = raw.sticky.as_ref().and_then(|sticky| sticky.group.as_ref());
@@ -89,6 +91,7 @@ impl Checker<'_> {
             request_headers: raw.filters.request_headers.as_ref().and_then(written_edits),
             response_headers: raw.filters.response_headers.as_ref().and_then(written_edits),
             mirror: mirror?,
+            recovery: recovery?.map(Arc::new),
         })
     }
 

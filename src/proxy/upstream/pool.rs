@@ -6,8 +6,10 @@ use super::super::connection::Client;
 use super::super::failure::Failure;
 use super::super::io::TargetStream;
 use super::http2;
+use super::outlier;
 use super::{Busy, ConnectError, Connection, Lease, LocalTarget, Manner, Owned, Owner, within};
 use crate::boundary::table::Pool;
+use crate::routing::outlier::Seen;
 use crate::tls::client::with_own_sessions;
 use rand::rngs::SmallRng;
 use rustls::ClientConfig;
@@ -24,6 +26,9 @@ pub(in crate::proxy) struct LocalPool {
     tls: Option<Arc<ClientConfig>>,
     capacity: Rc<Capacity>,
     clock: Rc<Clock>,
+    /// How many workers have a part in what is counted of targets, and when these were compared.
+    workers: usize,
+    compared: Cell<Tick>,
 }
 
 /// For [`LocalPool::lease`]: when the worker has all the connections that it may, wait for one.
@@ -58,11 +63,41 @@ impl LocalPool {
         before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
         let capacity = before.map(|pool| Rc::clone(&pool.capacity)).unwrap_or_default();
         capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
-        LocalPool { shared: Arc::clone(shared), targets, tls, capacity, clock: Rc::clone(clock) }
+        if shared.outlier.is_none() {
+            targets.iter().for_each(|target| target.outcomes.ejection.lift());
+        }
+        let compared = Cell::new(before.map_or(clock.now(), |pool| pool.compared.get()));
+        LocalPool { shared: Arc::clone(shared), targets, tls, capacity, clock: Rc::clone(clock), workers, compared }
     }
 
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
         self.targets.iter().for_each(|target| target.sweep(now));
+        let Some(outlier) = &self.shared.outlier else { return };
+        outlier::settle(&self.targets);
+        if self.compared.get().after(outlier.interval) <= now {
+            self.compared.set(now);
+            outlier::compare(outlier, &self.shared, &self.targets, self.workers);
+        }
+    }
+
+    /// Takes down what a target did with a request, where the pool looks for outliers.
+    #[inline(always)]
+    pub(in crate::proxy) fn saw(&self, target: &LocalTarget, seen: Seen) {
+        if let Some(outlier) = &self.shared.outlier {
+            outlier::saw(outlier, &self.shared, &self.targets, target, seen);
+        }
+    }
+
+    /// These, unless there is no other.
+    #[cold]
+    fn to_avoid(&self, avoided: &[*const LocalTarget]) -> Vec<*const LocalTarget> {
+        if self.has_other(avoided) { avoided.to_vec() } else { Vec::new() }
+    }
+
+    /// There is a target besides these that may do better.
+    pub(in crate::proxy) fn has_other(&self, tried: &[*const LocalTarget]) -> bool {
+        let is_other = |target: &Rc<LocalTarget>| !target.is_failing() && !tried.contains(&Rc::as_ptr(target));
+        self.targets.iter().any(|target| target.has_address() && is_other(target))
     }
 
     /// No target can be connected to, or none could a moment ago.
@@ -89,12 +124,13 @@ impl LocalPool {
         end: Tick,
         rng: &RefCell<SmallRng>,
         client: Option<&Client>,
+        avoided: &[*const LocalTarget],
     ) -> Result<Lease, Failure> {
         if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
             return Err(Failure::NoTarget);
         }
         let owner = self.shared.send_proxy.and(client).map(Client::owner);
-        let mut tried: Vec<*const LocalTarget> = Vec::new();
+        let mut tried = if avoided.is_empty() { Vec::new() } else { self.to_avoid(avoided) };
         let mut failure = Failure::Connect;
         let mut queued = None;
         loop {
@@ -196,11 +232,16 @@ impl LocalPool {
     }
 
     async fn connect(&self, target: &LocalTarget, end: Tick, owner: Option<&Owner>) -> Result<TargetStream, Failure> {
-        let end = self.clock.now().after(self.shared.connect_timeout).min(end);
+        let whole = self.clock.now().after(self.shared.connect_timeout);
+        let end = whole.min(end);
         match target.connect(end, owner).await {
             Ok(stream) => Ok(stream),
             Err(error) => {
                 target.log_failure(&self.shared.name, "can't connect", &error);
+                // One that had less than its time says nothing of the target.
+                if end == whole || !matches!(error, ConnectError::TimedOut) {
+                    self.saw(target, Seen::Connect);
+                }
                 Err(match error {
                     ConnectError::TimedOut => Failure::ConnectTimeout,
                     ConnectError::Refused(_) | ConnectError::Tls(_) | ConnectError::NoHttp2 => Failure::Connect,
