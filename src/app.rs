@@ -196,7 +196,7 @@ impl App {
         let mut stop = std::pin::pin!(stop);
         let mut beat = tokio::time::interval(self.notify.interval());
         self.notify.ready(&self.status());
-        let replaced = loop {
+        let mut replaced = loop {
             tokio::select! {
                 () = &mut stop => break false,
                 _ = self.signals.terminate.recv() => break false,
@@ -211,6 +211,10 @@ impl App {
                 Some(ended) = self.workers.join_next() => return Err(ended_by_itself(ended)),
             }
         };
+        // Another may serve already, unheard for the signal: then it is the one to go on.
+        if let Some(Ok(done)) = self.upgrading.try_join_next() {
+            replaced |= self.upgraded(done).await;
+        }
         // One that was to take over is ended with this; nobody else may go on listening when the workers stop.
         self.upgrading.shutdown().await;
         self.sockets = Arc::default();
