@@ -2,5 +2,6 @@
 
 pub mod address;
 pub mod descriptors;
+pub mod inherited;
 pub mod proxy_protocol;
 pub mod socket_file;
