@@ -18,9 +18,9 @@ pub fn limit() -> usize {
 }
 
 /// What is not for connections: an eighth for admin clients and files, and what `workers` with `listeners` sockets each
-/// take.
+/// take; of every socket there is a handle for the process that may take this one's place.
 pub fn reserved(limit: usize, workers: usize, listeners: usize) -> usize {
-    (limit / 8).clamp(16, 512) + FIXED + workers.saturating_mul(PER_WORKER + listeners)
+    (limit / 8).clamp(16, 512) + FIXED + workers.saturating_mul(PER_WORKER + 2 * listeners)
 }
 
 /// Of `limit`, those for connections with clients and targets; at least some for each worker, however little that leaves.
@@ -39,9 +39,9 @@ mod tests {
 
     #[test]
     fn connections_get_what_nothing_else_needs() {
-        // 32 for admin clients and files, 32 fixed, 18 for two workers with one socket each.
-        assert_eq!(for_connections(256, 2, 1), 256 - 32 - 32 - 18);
-        assert_eq!(for_connections(1_048_576, 2, 1), 1_048_576 - 512 - 32 - 18);
+        // 32 for admin clients and files, 32 fixed, 20 for two workers with one socket each.
+        assert_eq!(for_connections(256, 2, 1), 256 - 32 - 32 - 20);
+        assert_eq!(for_connections(1_048_576, 2, 1), 1_048_576 - 512 - 32 - 20);
         assert_eq!(for_connections(64, 2, 1), 16, "some, though it is too little");
         assert!(for_connections(usize::MAX, 64, 100) > 1 << 40);
     }

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 pub struct Handed {
     socket: Bare,
     pub(super) from: Option<SocketAddr>,
-    /// The listener's place among those of a worker.
+    /// The listener's place among all.
     pub(super) listener: usize,
 }
 

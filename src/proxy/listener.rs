@@ -26,10 +26,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub const BACKLOG: i32 = 4096;
 
-/// One worker's socket of one listener.
-pub struct ListenerPlan {
+/// What a listener's connections begin with, on every worker.
+#[derive(Clone)]
+pub struct Door {
     pub name: String,
-    pub socket: Listening,
     /// Every connection begins with a PROXY protocol header.
     pub accepts: Option<Accepts>,
     pub outcomes: Arc<ListenerOutcomes>,
@@ -103,20 +103,6 @@ fn tcp_socket(addr: SocketAddr) -> io::Result<Socket2> {
     }
     socket.set_reuse_address(true)?;
     Ok(socket)
-}
-
-/// What a listener's connections begin with.
-pub(super) struct Door {
-    name: String,
-    accepts: Option<Accepts>,
-    outcomes: Arc<ListenerOutcomes>,
-}
-
-impl Door {
-    pub(super) fn new(plan: ListenerPlan) -> (Door, Listening) {
-        let ListenerPlan { name, socket, accepts, outcomes } = plan;
-        (Door { name, accepts, outcomes }, socket)
-    }
 }
 
 /// Accepts until the worker drains, then once more all that is queued, so that closing resets nobody.

@@ -6,7 +6,7 @@ use super::connection;
 use super::descriptors::Descriptors;
 use super::filter::LocalFilters;
 use super::handover::{Busy, Handovers, Sending};
-use super::listener::{self, Door};
+use super::listener;
 use super::mirror;
 use super::recover::LocalRecoveries;
 use super::tls::Handshakes;
@@ -27,14 +27,17 @@ use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 
 pub use super::handover::handovers;
-pub use super::listener::{BACKLOG, ListenerPlan, Listening, bind, check_free};
+pub use super::listener::{BACKLOG, Door, Listening, bind, check_free};
 
 /// What a worker is made of.
 pub struct WorkerPlan {
     pub id: usize,
     /// How many there are: caps are divided by it.
     pub workers: usize,
-    pub listeners: Vec<ListenerPlan>,
+    /// Of all listeners, in the same order for each worker.
+    pub doors: Vec<Door>,
+    /// This worker's sockets, each with its door's place: none, one or several of a listener.
+    pub sockets: Vec<(usize, Listening)>,
     pub table: TableReader,
     pub outcomes: Arc<WorkerOutcomes>,
     pub drain: DrainWatch,
@@ -58,14 +61,13 @@ pub fn spawn(plan: WorkerPlan) -> std::io::Result<JoinHandle<std::io::Result<End
 }
 
 async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
-    let WorkerPlan { id, workers, listeners, table, outcomes, mut drain, handovers } = plan;
+    let WorkerPlan { id, workers, doors, sockets, table, outcomes, mut drain, handovers } = plan;
     let (sending, receiving) = handovers.split();
-    let worker = Rc::new(Worker::new((id, workers), listeners.len(), (table, outcomes, sending))?);
-    let (doors, sockets): (Vec<_>, Vec<_>) = listeners.into_iter().map(Door::new).unzip();
+    let worker = Rc::new(Worker::new((id, workers), doors.len(), (table, outcomes, sending))?);
     let doors: Rc<[Door]> = doors.into();
     let receiving = tokio::task::spawn_local(listener::receive(Rc::clone(&worker), Rc::clone(&doors), receiving));
     let run = |(at, socket)| listener::run(Rc::clone(&worker), Rc::clone(&doors), at, socket);
-    let accepting: Vec<_> = sockets.into_iter().enumerate().map(run).map(tokio::task::spawn_local).collect();
+    let accepting: Vec<_> = sockets.into_iter().map(run).map(tokio::task::spawn_local).collect();
     let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
     // An error means that control is gone; the process is ending then.
     let _ = drain.wait_for(|phase| *phase >= Phase::Draining).await;
