@@ -12,6 +12,7 @@ mod derive;
 #[cfg(test)]
 mod fixtures;
 mod ground;
+mod health;
 mod history;
 mod lists;
 mod metrics;
@@ -31,6 +32,7 @@ use arc_swap::ArcSwap;
 use command::{BadFile, ChangeError, Changed, Command, Installed, Origin, ReloadError, ReloadSummary, WeightChange};
 use controller::{Controller, file_lines, log_change, log_installed};
 use ground::{Addresses, Cause, Ground};
+use health::Board;
 use history::Trimming;
 use jiff::Timestamp;
 use persist::{Commit, Found, SetAside, StateDir, StateError};
@@ -42,7 +44,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use tls::Tls;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// How many commands may wait; a sender past that waits too.
@@ -79,6 +81,8 @@ pub enum StartError {
 
 struct Shared {
     ground: Arc<ArcSwap<Ground>>,
+    /// What health checks heard last.
+    board: Arc<Board>,
     publisher: Publisher,
     commands: mpsc::Sender<Command>,
     sockets: Mutex<Vec<admin::Socket>>,
@@ -122,11 +126,19 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     let publisher = Publisher::new(derive::table(&ground, 1));
     let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
     let snapshot = Arc::new(ArcSwap::from_pointee(ground.clone()));
+    let (changed, board) = (Arc::new(Notify::new()), Arc::new(Board::default()));
+    tokio::spawn(health::keep_checking(health::Links {
+        ground: Arc::clone(&snapshot),
+        changed: Arc::clone(&changed),
+        commands: commands.downgrade(),
+        board: Arc::clone(&board),
+    }));
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(lists::keep_reading(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(tls::watch::keep_watching(Arc::clone(&snapshot), commands.downgrade()));
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
+        board,
         publisher: publisher.clone(),
         commands,
         sockets: Mutex::new(sockets),
@@ -139,8 +151,9 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
         env,
     });
     let trimming = Trimming::done(ground.totals, cause.now);
-    let controller = Controller { ground, state, publisher: publisher.clone(), snapshot, trimming, commands: queue };
+    let controller = Controller { ground, state, publisher: publisher.clone(), snapshot, changed, trimming, commands: queue };
     tokio::spawn(controller.run());
+    health::first_round(&shared.ground).await;
     Ok((Control { shared }, publisher))
 }
 

@@ -8,6 +8,7 @@ use crate::routing::filters::Filters;
 use crate::routing::mirror::Mirror;
 use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,7 +117,7 @@ pub struct ListenerTls {
 }
 
 /// Absolute paths of files that were good when checked: a chain and its key in PEM, an OCSP response in DER.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CertFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -146,10 +147,43 @@ pub struct PoolConfig {
     pub tls: Option<PoolTls>,
     /// Connections to targets begin with a PROXY protocol header of this version.
     pub send_proxy: Option<Version>,
+    /// None: nobody asks targets whether they are well.
+    pub health: Option<HealthCheck>,
+}
+
+/// How a pool's targets are asked whether they are well, and how many answers in a row settle it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HealthCheck {
+    pub kind: CheckKind,
+    /// From the start of one check to the start of the next.
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub unhealthy_after: u32,
+    pub healthy_after: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CheckKind {
+    Http(HttpCheck),
+    /// A connection is accepted; with TLS, the handshake is done.
+    Tcp,
+    /// `grpc.health.v1.Health/Check`; an empty service is the server as a whole. `host` None: the target's own.
+    Grpc { service: String, host: Option<String> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpCheck {
+    pub path: String,
+    /// None: the target's own.
+    pub host: Option<String>,
+    pub method: http::Method,
+    pub expect: Vec<RangeInclusive<u16>>,
+    /// What the answer's body must have somewhere.
+    pub body: Option<String>,
 }
 
 /// How a pool's targets are connected to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolTls {
     /// None: the system's authorities.
     pub ca: Option<PathBuf>,

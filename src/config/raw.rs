@@ -5,6 +5,7 @@
 //! at the first error and lose the places of what they flatten.
 
 pub mod filters;
+pub mod health;
 mod matches;
 
 use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
@@ -121,6 +122,7 @@ pub struct Pool {
     pub tls: Option<PoolTls>,
     pub http2: bool,
     pub send_proxy: Option<At<String>>,
+    pub health: Option<health::Health>,
 }
 
 #[derive(Debug)]
@@ -406,7 +408,8 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         let written = shown_duration(slow_start.value);
         cx.not_built(slow_start.place, format_args!("{} = {written:?}", table.path_of("slow_start")));
     }
-    table.not_built(cx, &["health", "outlier"]);
+    table.not_built(cx, &["outlier"]);
+    let health = table.table(cx, "health").map(|table| health::health(cx, table));
     let tls = table.table(cx, "tls").map(|table| pool_tls(cx, table));
     let pool = Pool {
         name,
@@ -417,6 +420,7 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         queue_timeout: table.duration(cx, "queue_timeout", FROM_ZERO),
         http2: protocol.is_some_and(|protocol| protocol.value == "h2"),
         send_proxy: table.string(cx, "send_proxy"),
+        health,
         tls,
     };
     table.finish(cx);

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod compress;
+mod health;
 mod mirror;
 mod rules;
 
@@ -385,13 +386,13 @@ fn other_tables_that_are_wrong() {
 #[test]
 fn all_errors_at_once_even_beside_broken_lines() {
     let text = "[server]\nworkerz = 3\ndrain_timeout = \n[limits]\nmax_headers = \"x\nidle_timeout = \"5\"\n\
-                [pool.a]\nhealth = { x = 1 }\n[pool.a]\ntargets = [\"b:1\"]\n";
+                [pool.a]\noutlier = { x = 1 }\n[pool.a]\ntargets = [\"b:1\"]\n";
     let expected = [
         "unknown-key 2:1 workerz",
         "syntax 3:17",
         "syntax 5:17",
         "bad-duration 6:16 \"5\"",
-        "not-built 8:1 health",
+        "not-built 8:1 outlier",
         "duplicate-key 9:7 a",
     ];
     let loaded = check(text);
@@ -464,9 +465,7 @@ fn the_contract_is_known_whole() {
     let expected = [
         (43, cert.as_str()),
         (43, key.as_str()),
-        (57, "not built yet: pool.shop-v1.health"),
         (63, "not built yet: pool.shop-v1.outlier"),
-        (71, "not built yet: pool.shop-v2.health"),
         (90, "not built yet: route.shop.retry"),
         (91, "not built yet: route.shop.rescue"),
         (93, "not built yet: route.shop.on_empty"),

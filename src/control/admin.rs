@@ -12,6 +12,7 @@ mod effective;
 mod explain;
 mod handlers;
 mod idempotency;
+mod pools;
 mod problem;
 mod server;
 
@@ -74,6 +75,7 @@ fn router(scope: Scope, api: Api) -> Router {
             .route("/api/v1/routes/{route}/history", get(changes::history))
             .route("/api/v1/routes/{route}/undo", post(changes::undo))
             .route("/api/v1/routes/{route}/switch", post(changes::switch))
+            .route("/api/v1/pools", get(pools::pools))
             .route("/api/v1/stats", get(handlers::stats))
             .route("/api/v1/reload", post(handlers::reload))
             .route("/api/v1/config/effective", get(configuration::effective))

@@ -1,6 +1,7 @@
 //! What may be asked of the controller, and what it answers.
 
 use super::ground::{Addresses, LiveRoute};
+use super::health::{Key, Verdict};
 use super::history::Entry;
 use super::persist::StateError;
 use super::save::{Env, SaveError, SaveRequest, Saving};
@@ -41,6 +42,8 @@ pub enum Command {
         tls: Arc<Tls>,
         instead_of: Arc<Tls>,
     },
+    /// What health checks came to. Not part of what is saved.
+    Checked(Vec<(Arc<Key>, Verdict)>),
     /// Files of `in_file` read again. Not part of what is saved.
     Relisted(Relisted),
 }

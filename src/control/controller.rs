@@ -6,6 +6,7 @@
 
 use super::command::{ChangeError, Changed, Command, Installed, Origin, Relisted, WeightChange};
 use super::ground::{Addresses, Cause, Ground, listed};
+use super::health::{self, Key, Verdict};
 use super::history::{Entry, FILE, Trimming};
 use super::persist::{Commit, StateDir, StateError};
 use super::save::{self, Env, SaveError, SaveRequest, Saving};
@@ -16,7 +17,7 @@ use crate::config::Config;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// How many queued commands are taken at once.
 const BATCH: usize = 256;
@@ -27,6 +28,8 @@ pub struct Controller {
     pub state: Option<Arc<StateDir>>,
     pub publisher: Publisher,
     pub snapshot: Arc<ArcSwap<Ground>>,
+    /// Told of every published state.
+    pub changed: Arc<Notify>,
     pub trimming: Trimming,
     pub commands: mpsc::Receiver<Command>,
 }
@@ -62,6 +65,12 @@ impl Controller {
                         self.publish(self.ground.certified(Arc::clone(&tls)));
                     }
                     draft.certify(tls, &instead_of);
+                }
+                Command::Checked(verdicts) => {
+                    let ground = self.ground.checked(&verdicts);
+                    health::log_changes(&self.ground, &ground);
+                    self.publish(ground);
+                    draft.check(&verdicts);
                 }
                 Command::Relisted(relisted) => {
                     // As with addresses.
@@ -127,6 +136,7 @@ impl Controller {
         self.publisher.publish(derive::table(&ground, serial));
         self.ground = ground.clone();
         self.snapshot.store(Arc::new(ground));
+        self.changed.notify_one();
     }
 }
 
@@ -210,6 +220,10 @@ impl Draft {
         if let Some(ground) = self.ground.resolved(addresses) {
             self.ground = ground;
         }
+    }
+
+    fn check(&mut self, verdicts: &[(Arc<Key>, Verdict)]) {
+        self.ground = self.ground.checked(verdicts);
     }
 
     fn certify(&mut self, tls: Arc<Tls>, instead_of: &Arc<Tls>) {

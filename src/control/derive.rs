@@ -2,6 +2,7 @@
 //! shared with the table before, so that a worker can tell by the pointer that a pool is the one it knows.
 
 use super::ground::{Addresses, Ground, LiveRoute};
+use super::health::Health;
 use super::outcomes::{Registry, target_name};
 use super::tls::Tls;
 use crate::boundary::mirror::Mirroring;
@@ -72,7 +73,7 @@ pub fn pools(
     config: &Config,
     addresses: &Addresses,
     tls: &Tls,
-    outcomes: &Registry,
+    (outcomes, health): (&Registry, &Health),
     previous: &[(&PoolConfig, Arc<Pool>)],
 ) -> Arc<[Arc<Pool>]> {
     let known: std::collections::HashMap<&str, &(&PoolConfig, Arc<Pool>)> =
@@ -85,27 +86,39 @@ pub fn pools(
                     .targets
                     .iter()
                     .zip(&built.targets)
-                    .all(|(target, built)| built.addrs == addrs(target, addresses))
+                    .all(|(target, built)| is_still(built, target, pool, addresses, health))
         });
         match same {
             Some((_, built)) => Arc::clone(built),
-            None => Arc::new(build_pool(pool, addresses, tls, outcomes)),
+            None => Arc::new(build_pool(pool, addresses, tls, (outcomes, health))),
         }
     };
     config.pools.iter().map(pool).collect()
 }
 
-fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, outcomes: &Registry) -> Pool {
+fn is_still(built: &Target, target: &TargetAddr, pool: &PoolConfig, addresses: &Addresses, health: &Health) -> bool {
+    built.addrs == addrs(target, addresses) && built.standing == health.standing(pool, target, &built.addrs)
+}
+
+fn build_pool(
+    pool: &PoolConfig,
+    addresses: &Addresses,
+    tls: &Tls,
+    (outcomes, health): (&Registry, &Health),
+) -> Pool {
     let target = |target: &TargetAddr| {
         let name = target_name(target);
         let outcomes = outcomes.target(&pool.name, &name);
         let server_name = pool.tls.as_ref().and_then(|tls| server_name(tls, target));
-        Target { name, addrs: addrs(target, addresses), server_name, outcomes }
+        let addrs = addrs(target, addresses);
+        let standing = health.standing(pool, target, &addrs);
+        Target { name, addrs, server_name, outcomes, standing }
     };
     Pool {
         name: pool.name.clone(),
         version: pool.version.clone(),
         targets: pool.targets.iter().map(target).collect(),
+        checked: pool.health.is_some(),
         connect_timeout: pool.connect_timeout,
         http2: pool.http2,
         max_connections: pool.max_connections,
@@ -116,7 +129,7 @@ fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, outcomes: &Re
 }
 
 /// What the target must prove to be: by the configuration, else the host of its address.
-fn server_name(tls: &PoolTls, target: &TargetAddr) -> Option<ServerName<'static>> {
+pub fn server_name(tls: &PoolTls, target: &TargetAddr) -> Option<ServerName<'static>> {
     match (&tls.server_name, target) {
         (Some(name), _) => client::server_name(name),
         (None, TargetAddr::Name { host, .. }) => client::server_name(host),

@@ -66,6 +66,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             max_connections: 1024,
             queue_timeout: Duration::from_secs(1),
             tls: None,
+            health: None,
         }],
         routes: routes.iter().map(route).collect(),
         provenance: Arc::default(),

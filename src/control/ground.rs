@@ -11,6 +11,7 @@ pub use edit::place_of;
 
 use super::command::{ChangeError, Changed, Installed, Origin, Relisted, RouteView, WeightChange};
 use super::derive;
+use super::health::{Health, Key, Verdict};
 use super::history::{self, Entry, History, Revision, Totals};
 use super::outcomes::Registry;
 use super::persist::{self, Saved};
@@ -38,6 +39,7 @@ pub struct Ground {
     /// In the order of the configuration's pools.
     pub pools: Arc<[Arc<Pool>]>,
     pub outcomes: Arc<Registry>,
+    pub health: Arc<Health>,
     /// Certificates and what they are served with.
     pub tls: Arc<Tls>,
     /// Of all routes' histories.
@@ -109,7 +111,7 @@ impl Ground {
     ) -> (Ground, Installed) {
         let outcomes = Registry::new(workers).extended(&config);
         let mut revisions = past.completed(&config, cause);
-        let (ground, mut installed) = Ground::build(config, &past, addresses, outcomes, (&Tls::default(), &[]), cause);
+        let (ground, mut installed) = Ground::build(config, &past, addresses, outcomes, (&Tls::default(), &[], &Health::default()), cause);
         revisions.append(&mut installed.revisions);
         (ground, Installed { revisions, ..installed })
     }
@@ -123,7 +125,7 @@ impl Ground {
         };
         let outcomes = self.outcomes.extended(&config);
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let previous = (self.tls.as_ref(), previous.as_slice());
+        let previous = (self.tls.as_ref(), previous.as_slice(), self.health.as_ref());
         let (mut ground, mut installed) = Ground::build(config, &past, addresses, outcomes, previous, cause);
         ground.tls = Arc::clone(&self.tls);
         installed.needs_restart = needs_restart(&self.config, &ground.config);
@@ -150,15 +152,26 @@ impl Ground {
             return None;
         }
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let pools = derive::pools(&self.config, &addresses, &self.tls, &self.outcomes, &previous);
+        let pools = derive::pools(&self.config, &addresses, &self.tls, (&self.outcomes, &self.health), &previous);
         Some(Ground { addresses: Arc::new(addresses), pools, ..self.clone() })
     }
 
     /// The ground state with other certificates.
     pub fn certified(&self, tls: Arc<Tls>) -> Ground {
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let pools = derive::pools(&self.config, &self.addresses, &tls, &self.outcomes, &previous);
+        let pools = derive::pools(&self.config, &self.addresses, &tls, (&self.outcomes, &self.health), &previous);
         Ground { pools, tls, ..self.clone() }
+    }
+
+    /// The ground state with what health checks came to.
+    pub fn checked(&self, verdicts: &[(Arc<Key>, Verdict)]) -> Ground {
+        self.with_health(self.health.with(verdicts, &self.config, &self.pools))
+    }
+
+    fn with_health(&self, health: Health) -> Ground {
+        let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
+        let pools = derive::pools(&self.config, &self.addresses, &self.tls, (&self.outcomes, &health), &previous);
+        Ground { pools, health: Arc::new(health), ..self.clone() }
     }
 
     /// The ground state with other lists in its rules; None when they belong to another configuration.
@@ -249,7 +262,7 @@ impl Ground {
         past: &Past,
         addresses: Addresses,
         outcomes: Registry,
-        (tls, previous): (&Tls, &[(&crate::config::PoolConfig, Arc<Pool>)]),
+        (tls, previous, health): (&Tls, &[(&crate::config::PoolConfig, Arc<Pool>)], &Health),
         cause: &Cause,
     ) -> (Ground, Installed) {
         let mut installed =
@@ -267,7 +280,9 @@ impl Ground {
         }
         installed.removed = past.saved.keys().filter(|name| !index.contains_key(*name)).cloned().collect();
         installed.removed.sort_unstable();
-        let pools = derive::pools(&config, &addresses, tls, &outcomes, previous);
+        let health = health.of(&config);
+        let pools = derive::pools(&config, &addresses, tls, (&outcomes, &health), previous);
+        let health = health.with(&[], &config, &pools);
         let ground = Ground {
             config: Arc::new(config),
             totals: totals(&routes),
@@ -275,6 +290,7 @@ impl Ground {
             addresses: Arc::new(addresses),
             pools,
             outcomes: Arc::new(outcomes),
+            health: Arc::new(health),
             tls: Arc::default(),
             index: Arc::new(index),
         };

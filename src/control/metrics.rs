@@ -182,7 +182,7 @@ const GENERATION: Shape = Shape(
 );
 const TARGET_UP: Shape = Shape(
     "weir_target_up",
-    "1 when the target has an address and no worker's last connect to it failed, else 0.",
+    "1 when the target is up by its health check, or without one no worker's last connect to it failed; else 0.",
     MetricType::GAUGE,
     &["pool", "target"],
 );
@@ -360,7 +360,7 @@ fn generations(scrape: &Scrape) -> MetricFamily {
 fn targets_up(scrape: &Scrape) -> MetricFamily {
     let targets = scrape.ground.pools.iter().flat_map(|pool| pool.targets.iter().map(move |target| (pool, target)));
     let child = |(pool, target): (&Arc<Pool>, &Target)| {
-        gauge(&TARGET_UP, &[&pool.name, &target.name], f64::from(u8::from(is_healthy(target))))
+        gauge(&TARGET_UP, &[&pool.name, &target.name], f64::from(u8::from(is_healthy(pool, target))))
     };
     family(&TARGET_UP, targets.map(child).collect())
 }

@@ -14,6 +14,7 @@ mod explain;
 mod failures;
 mod field;
 mod headers;
+mod health;
 mod history;
 mod http2;
 mod judge;

@@ -3,7 +3,7 @@
 use super::problem::Problem;
 use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
-use crate::boundary::table::{Pool, Target};
+use crate::boundary::table::{Pool, Standing, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
 use crate::control::command::{Changed, ReloadSummary, RouteView};
@@ -44,7 +44,6 @@ pub fn route(view: &RouteView) -> RouteDocument {
     let config = &view.config.routes[view.index];
     let variants = config.variants.iter().enumerate().map(|(place, variant)| {
         let pool = variant.pool.map(|pool| &view.pools[pool]);
-        let targets = pool.map_or(&[][..], |pool| &pool.targets);
         VariantDocument {
             name: variant.name.clone(),
             pool: pool.map(|pool| pool.name.clone()),
@@ -52,8 +51,8 @@ pub fn route(view: &RouteView) -> RouteDocument {
             weight: percent(view.live.weights[place]),
             configured_weight: percent(config.weights[place]),
             effective_weight: percent(view.live.weights[place]),
-            targets: targets.len(),
-            healthy_targets: targets.iter().filter(|target| is_healthy(target)).count(),
+            targets: pool.map_or(0, |pool| pool.targets.len()),
+            healthy_targets: pool.map_or(0, |pool| pool.targets.iter().filter(|one| is_healthy(pool, one)).count()),
         }
     });
     RouteDocument {
@@ -65,9 +64,10 @@ pub fn route(view: &RouteView) -> RouteDocument {
     }
 }
 
-/// It has an address and no worker's last connect failed.
-pub fn is_healthy(target: &Target) -> bool {
-    !target.addrs.is_empty() && target.outcomes.is_up()
+/// It is up and has an address. Where nobody asks it, no worker's last connect failed, either.
+pub fn is_healthy(pool: &Pool, target: &Target) -> bool {
+    let up = target.standing == Standing::Up && !target.addrs.is_empty();
+    up && (pool.checked || target.outcomes.is_up())
 }
 
 /// What a change would do, and the share of clients that it would move to another variant.
@@ -287,7 +287,8 @@ fn pool_stats(pool: &Pool) -> Value {
         json!({
             "name": target.name,
             "addresses": target.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "healthy": is_healthy(target),
+            "healthy": is_healthy(pool, target),
+            "standing": target.standing.word(),
             "connects": shards.iter().map(|shard| shard.connects.load()).sum::<u64>(),
             "connect_failures": shards.iter().map(|shard| shard.connect_failures.load()).sum::<u64>(),
             "in_flight": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.in_flight.load())),

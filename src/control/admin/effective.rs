@@ -24,6 +24,8 @@ use crate::routing::sticky::{Fallback, KeySource, Sticky};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
+mod health;
+
 const MASKED: &str = "***";
 
 /// The whole configuration.
@@ -172,6 +174,7 @@ fn pool(pool: &PoolConfig) -> Value {
         queue_timeout,
         tls,
         send_proxy,
+        health,
     } = pool;
     json!({
         "targets": targets.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -184,6 +187,7 @@ fn pool(pool: &PoolConfig) -> Value {
         "queue_timeout": shown_duration(*queue_timeout),
         "slow_start": "0s",
         "send_proxy": send_proxy.map_or("off", Version::word),
+        "health": health.as_ref().map(health::check),
     })
 }
 

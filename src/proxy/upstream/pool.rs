@@ -20,6 +20,8 @@ use std::task::{Poll, Waker};
 pub(in crate::proxy) struct LocalPool {
     pub(in crate::proxy) shared: Arc<Pool>,
     targets: Vec<Rc<LocalTarget>>,
+    /// Those that may get a request: the ones that are up, else those that nobody has asked yet.
+    eligible: Vec<Rc<LocalTarget>>,
     /// The pool's, with this worker's own sessions.
     tls: Option<Arc<ClientConfig>>,
     capacity: Rc<Capacity>,
@@ -58,7 +60,12 @@ impl LocalPool {
         before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
         let capacity = before.map(|pool| Rc::clone(&pool.capacity)).unwrap_or_default();
         capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
-        LocalPool { shared: Arc::clone(shared), targets, tls, capacity, clock: Rc::clone(clock) }
+        for (local, target) in targets.iter().zip(&shared.targets) {
+            local.stands(target.standing);
+        }
+        let best = shared.best();
+        let eligible = targets.iter().filter(|target| Some(target.standing.get()) == best).map(Rc::clone).collect();
+        LocalPool { shared: Arc::clone(shared), targets, eligible, tls, capacity, clock: Rc::clone(clock) }
     }
 
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
@@ -67,7 +74,7 @@ impl LocalPool {
 
     /// No target can be connected to, or none could a moment ago.
     pub(in crate::proxy) fn is_down(&self) -> bool {
-        self.targets.iter().all(|target| !target.has_address() || target.is_failing())
+        self.eligible.iter().all(|target| !target.has_address() || target.is_failing())
     }
 
     /// A mirror's copy may have a connection. Where the pool serves a variant, too, copies get half of them.
@@ -90,7 +97,7 @@ impl LocalPool {
         rng: &RefCell<SmallRng>,
         client: Option<&Client>,
     ) -> Result<Lease, Failure> {
-        if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
+        if self.eligible.is_empty() {
             return Err(Failure::NoTarget);
         }
         let owner = self.shared.send_proxy.and(client).map(Client::owner);
@@ -98,7 +105,7 @@ impl LocalPool {
         let mut failure = Failure::Connect;
         let mut queued = None;
         loop {
-            let Some(target) = balance::pick(&self.targets, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
+            let Some(target) = balance::pick(&self.eligible, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
                 return Err(failure);
             };
             let busy = Busy::new(&target);
