@@ -74,7 +74,7 @@ async fn plain(key: &Key) -> io::Result<Box<dyn Stream>> {
 
 fn in_words(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::Other | io::ErrorKind::Uncategorized => error.to_string(),
+        io::ErrorKind::Other => error.to_string(),
         kind => kind.to_string(),
     }
 }
