@@ -13,6 +13,7 @@ use weir::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use weir::routing::networks::Networks;
 use weir::routing::pattern::Pattern;
 use weir::routing::rule::{Condition, Outcome, Rule, Subject, Test};
+use weir::routing::scheme::Scheme;
 use weir::routing::split::{Assignment, Bucket, Run, Weight};
 use weir::routing::sticky::{Fallback, KeySource, Sticky, bucket_of};
 use weir::routing::table::{RequestView, Route, RoutingTable, Variant};
@@ -246,5 +247,5 @@ fn route(host: &str, path: &str) -> Route {
 
 fn view<'r>(host: &'r str, path: &'r str, headers: &'r HeaderMap) -> RequestView<'r> {
     let client_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    RequestView { host: Some(host), path, query: None, method: &Method::GET, headers, client_ip }
+    RequestView { scheme: Scheme::Http, host: Some(host), path, query: None, method: &Method::GET, headers, client_ip }
 }

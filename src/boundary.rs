@@ -3,6 +3,7 @@
 
 pub mod compress;
 pub mod drain;
+mod labelled;
 pub mod mirror;
 pub mod outcomes;
 pub mod table;

@@ -78,9 +78,9 @@ pub fn load_over(path: &Path, env: &dyn Fn(&str) -> Option<String>, overlay: Ove
         include::merge(&mut file, other, &mut findings);
     }
     let first = findings.len();
-    let provenance = Provenance::of(&file, &sources, filled);
-    let config = compile::compile(file, &sources, &mut findings);
-    let config = config.map(|config| Config { provenance: Arc::new(provenance), ..config });
+    let provenance = Provenance::of(&file, &sources);
+    let config = compile::compile(file, &sources, &mut findings, &mut filled);
+    let config = config.map(|config| Config { provenance: Arc::new(provenance.with(filled)), ..config });
     findings.retain_from(first, |code, place| !gaps.explain(code, place, &sources));
     Loaded { config, report: findings.into_report(&sources) }
 }

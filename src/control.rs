@@ -29,6 +29,7 @@ use crate::boundary::outcomes::{ListenerOutcomes, WorkerOutcomes};
 use crate::boundary::table::{Published, Publisher};
 use crate::config::{self, AdminAddr, Config};
 use arc_swap::ArcSwap;
+use audit::{Refusals, Refused};
 use command::{BadFile, ChangeError, Changed, Command, Installed, Origin, ReloadError, ReloadSummary, WeightChange};
 use controller::{Controller, file_lines, log_change, log_installed};
 use ground::{Addresses, Cause, Ground};
@@ -151,7 +152,17 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
         env,
     });
     let trimming = Trimming::done(ground.totals, cause.now);
-    let controller = Controller { ground, state, publisher: publisher.clone(), snapshot, changed, trimming, commands: queue };
+    let refusals = Refusals::default();
+    let controller = Controller {
+        ground,
+        state,
+        publisher: publisher.clone(),
+        snapshot,
+        changed,
+        trimming,
+        refusals,
+        commands: queue,
+    };
     tokio::spawn(controller.run());
     health::first_round(&shared.ground).await;
     Ok((Control { shared }, publisher))
@@ -202,7 +213,7 @@ impl Control {
     pub async fn reload(&self, origin: Origin) -> Result<ReloadSummary, ReloadError> {
         let _one_at_a_time = self.shared.reloading.acquire().await;
         let actor = origin.actor.clone();
-        let result = self.try_reload(origin).await;
+        let result = self.try_reload(origin.clone()).await;
         self.shared.reload_ok.store(result.is_ok(), Relaxed);
         match &result {
             Ok(summary) => tracing::info!(
@@ -215,6 +226,7 @@ impl Control {
                     tracing::error!(place, code = finding.code, "{}", finding.message);
                 }
                 tracing::error!(actor = ?actor, %error, "configuration not reloaded");
+                self.refused(Refused::reload(&origin, error, Timestamp::now())).await;
             }
             Err(error) => tracing::error!(actor = ?actor, %error, "configuration not reloaded"),
         }
@@ -242,6 +254,22 @@ impl Control {
 
     /// Changes a route's live state. When this returns, the change is saved and every request that starts sees it.
     async fn change(&self, change: &WeightChange) -> Result<Changed, ChangeError> {
+        let result = self.try_change(change).await;
+        match &result {
+            // What the disk or the end of the process prevented was not refused.
+            Ok(_) | Err(ChangeError::NotSaved(_) | ChangeError::Stopped) => {}
+            Err(error) => self.refused(Refused::change(change, error, Timestamp::now())).await,
+        }
+        result
+    }
+
+    /// For the audit log.
+    async fn refused(&self, refused: Refused) {
+        // Without a controller there is no log any more.
+        let _ = self.shared.commands.send(Command::Refused(refused)).await;
+    }
+
+    async fn try_change(&self, change: &WeightChange) -> Result<Changed, ChangeError> {
         let mut attempts = 1;
         loop {
             let mut change = change.clone();

@@ -13,6 +13,10 @@ pub const HEADER_VALUE_BYTES: usize = 8 * 1024;
 pub const RESPOND_FILE_BYTES: u64 = 1024 * 1024;
 /// The longest request body that is read and dropped where a route answers by itself, in bytes.
 pub const DROPPED_BODY_BYTES: u64 = 64 * 1024;
+/// How much of a request's body is kept until its answer begins, in bytes, so that a target of HTTP/2 that says that it
+/// did nothing with the request can be sent it again; and how often it may say so.
+pub const REPEATED_BODY_BYTES: usize = 64 * 1024;
+pub const REFUSALS: usize = 8;
 /// The longest sticky key that is hashed, in bytes; a longer value counts as absent.
 pub const STICKY_KEY_BYTES: usize = 4096;
 /// The longest bearer token that a sticky key is looked for in, in bytes.
@@ -50,6 +54,9 @@ pub const HISTORY_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 pub const HISTORY_KEPT: usize = 2;
 /// The audit log is put aside when it would grow past this, in bytes; one older one is kept.
 pub const AUDIT_BYTES: u64 = 32 * 1024 * 1024;
+/// How many refused changes of one actor get a line in the audit log within [`REFUSAL_WINDOW`].
+pub const REFUSALS_PER_ACTOR: u32 = 10;
+pub const REFUSAL_WINDOW: Duration = Duration::from_secs(60);
 /// The longest that a target may take to accept the connection that a switch asks it for.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that a switch opens at once.

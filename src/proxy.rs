@@ -25,6 +25,7 @@ mod preface;
 mod request;
 mod respond;
 mod socket;
+mod stay;
 mod streams;
 mod tls;
 mod tunnel;

@@ -11,12 +11,14 @@ pub mod matcher;
 pub mod mirror;
 pub mod networks;
 pub mod pattern;
+pub mod redact;
 pub mod redirect;
 pub mod request;
 pub mod rewrite;
 pub mod rule;
 #[cfg(test)]
 mod samples;
+pub mod scheme;
 pub mod split;
 pub mod sticky;
 pub mod table;

@@ -17,9 +17,14 @@ nginx|nginx|nginx-light|two real servers as the versions behind a split
 prometheus|prometheus|prometheus|scrapes Weir; brings promtool
 promtool|promtool|prometheus|checks the metrics' form
 haproxy|haproxy|haproxy|a peer of benches/compare
+h2load|h2load|nghttp2-client|speaks HTTP/2 to Weir as another program does, and is its load
+nghttp|nghttp|nghttp2-client|the same, frame by frame
 "
 # What tests/run needs; benches/compare asks for its own.
-TEST_TOOLS="cc git openssl curl python3 wrk nginx prometheus promtool"
+TEST_TOOLS="cc git openssl curl python3 wrk nginx prometheus promtool h2load nghttp"
+# Clients that are Python packages: a folder for them, and what is in it.
+SCENARIO_VENV=target/scenarios-venv
+SCENARIO_PACKAGES=tests/scenarios/requirements.txt
 
 have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
@@ -40,6 +45,29 @@ allow_services() {
   policy_is_ours=0
 }
 
+apt_install() { # apt_install PACKAGE…
+  local done=0
+  forbid_services
+  as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+    'apt-get update -qq && exec apt-get install -y -qq --no-install-recommends "$@"' sh "$@" </dev/null >"${TMPDIR:-/tmp}/weir-tools.log" 2>&1 || done=1
+  allow_services
+  return $done
+}
+
+# The Python of the scenarios, with the packages that they are clients by; made anew when their list has changed.
+install_packages() {
+  [ -x "$SCENARIO_VENV/bin/python" ] && cmp -s "$SCENARIO_PACKAGES" "$SCENARIO_VENV/installed.txt" && return 0
+  echo "tools: making $SCENARIO_VENV with $(tr '\n' ' ' <"$SCENARIO_PACKAGES")(clients of the scenarios: gRPC, WebSocket and its cases, HTTP/2 by hand)"
+  if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "tools: python3-venv is missing (makes that folder): installing it"
+    apt_install python3-venv || { tail -n 15 "${TMPDIR:-/tmp}/weir-tools.log" >&2; return 1; }
+  fi
+  mkdir -p "$(dirname "$SCENARIO_VENV")" && python3 -m venv --clear "$SCENARIO_VENV" \
+    && "$SCENARIO_VENV/bin/python" -m pip install -q --disable-pip-version-check -r "$SCENARIO_PACKAGES" \
+    && cp "$SCENARIO_PACKAGES" "$SCENARIO_VENV/installed.txt" && return 0
+  echo "tools: $SCENARIO_VENV could not be made" >&2; return 1
+}
+
 # install_tools NAME…: returns 0 only if every command is there afterwards.
 install_tools() {
   local missing="" packages="" name command wanted why failed=0
@@ -54,11 +82,8 @@ install_tools() {
   if ! have apt-get; then
     echo "tools: this machine has no apt-get; install by hand:$missing" >&2; return 1
   fi
-  forbid_services
-  # shellcheck disable=SC2086  # a list of packages
-  as_root env DEBIAN_FRONTEND=noninteractive sh -c \
-    'apt-get update -qq && exec apt-get install -y -qq --no-install-recommends "$@"' sh $packages </dev/null >"${TMPDIR:-/tmp}/weir-tools.log" 2>&1 || failed=1
-  allow_services
+  # shellcheck disable=SC2086  # a list of names
+  apt_install $packages || failed=1
   for command in $missing; do
     have "$command" || { echo "tools: $command could not be installed; the end of ${TMPDIR:-/tmp}/weir-tools.log:" >&2; failed=2; }
   done
@@ -70,5 +95,5 @@ install_tools() {
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
   set -u
   # shellcheck disable=SC2086  # a list of names
-  if [ $# -gt 0 ]; then install_tools "$@"; else install_tools $TEST_TOOLS; fi
+  if [ $# -gt 0 ]; then install_tools "$@"; else install_tools $TEST_TOOLS && cd "$(dirname "$0")/.." && install_packages; fi
 fi

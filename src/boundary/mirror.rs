@@ -1,5 +1,6 @@
 //! A route's mirror as the workers see it, and what became of the copies.
 
+use super::labelled::labelled;
 use super::outcomes::Count;
 use crate::routing::mirror::Mirror;
 use std::sync::Arc;
@@ -13,27 +14,19 @@ pub struct Mirroring {
     pub outcomes: Arc<MirrorOutcomes>,
 }
 
-/// What became of a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copied {
-    /// It was sent, and a valid answer came; what the answer says is nobody's business here.
-    Answered = 0,
-    /// No connection, no valid answer, or not in time.
-    Failed = 1,
-    /// The body is longer than the mirror takes.
-    TooLarge = 2,
-    /// Too many copies or too many bytes are under way already.
-    Overload = 3,
-    /// The request did not go out whole itself: its client left, or no target took it.
-    Incomplete = 4,
-}
-
-impl Copied {
-    pub const ALL: [Copied; 5] =
-        [Copied::Answered, Copied::Failed, Copied::TooLarge, Copied::Overload, Copied::Incomplete];
-    /// The metrics' label.
-    pub fn label(self) -> &'static str {
-        ["answered", "failed", "too_large", "overload", "incomplete"][self as usize]
+labelled! {
+    /// What became of a copy.
+    Copied {
+        /// It was sent, and a valid answer came; what the answer says is nobody's business here.
+        Answered = "answered",
+        /// No connection, no valid answer, or not in time.
+        Failed = "failed",
+        /// The body is longer than the mirror takes.
+        TooLarge = "too_large",
+        /// Too many copies or too many bytes are under way already.
+        Overload = "overload",
+        /// The request did not go out whole itself: its client left, or no target took it.
+        Incomplete = "incomplete",
     }
 }
 
@@ -41,7 +34,7 @@ impl Copied {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct MirrorShard {
-    pub copies: [Count; 5],
+    pub copies: [Count; Copied::ALL.len()],
 }
 
 /// A route's copies, counted by every worker. Kept across tables: counters never go back.
@@ -55,7 +48,7 @@ impl MirrorOutcomes {
         MirrorOutcomes { shards: (0..workers).map(|_| MirrorShard::default()).collect() }
     }
     /// By [`Copied`], summed over workers.
-    pub fn total(&self) -> [u64; 5] {
+    pub fn total(&self) -> [u64; Copied::ALL.len()] {
         Copied::ALL.map(|copied| self.shards.iter().map(|shard| shard.copies[copied as usize].load()).sum())
     }
 }
@@ -68,7 +61,6 @@ mod tests {
     fn every_outcome_has_a_place_and_a_name_of_its_own() {
         let outcomes = MirrorOutcomes::new(2);
         for (at, copied) in Copied::ALL.into_iter().enumerate() {
-            assert_eq!(copied as usize, at);
             outcomes.shards[at % 2].copies[copied as usize].add(at as u64 + 1);
         }
         assert_eq!(outcomes.total(), [1, 2, 3, 4, 5]);

@@ -4,6 +4,7 @@
 //! store, without the locked instruction that a shared counter needs. Readers may see one counter a moment before
 //! another, never a value that was not written.
 
+use super::labelled::labelled;
 use crate::limits::DURATION_BOUNDS_US;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -62,20 +63,19 @@ pub struct DurationsTotal {
     pub sum_us: u64,
 }
 
-/// Class of a response's status, or none when no head was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    None = 0,
-    Informational = 1,
-    Success = 2,
-    Redirect = 3,
-    ClientError = 4,
-    ServerError = 5,
+labelled! {
+    /// Class of a response's status, or none when no head was sent.
+    Code {
+        None = "none",
+        Informational = "1xx",
+        Success = "2xx",
+        Redirect = "3xx",
+        ClientError = "4xx",
+        ServerError = "5xx",
+    }
 }
 
 impl Code {
-    pub const ALL: [Code; 6] =
-        [Code::None, Code::Informational, Code::Success, Code::Redirect, Code::ClientError, Code::ServerError];
     pub fn of_status(status: u16) -> Code {
         match status / 100 {
             1 => Code::Informational,
@@ -85,36 +85,18 @@ impl Code {
             _ => Code::ServerError,
         }
     }
-    /// The metrics' label.
-    pub fn label(self) -> &'static str {
-        ["none", "1xx", "2xx", "3xx", "4xx", "5xx"][self as usize]
-    }
 }
 
-/// Why a request failed, as the metrics' `reason`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    Connect = 0,
-    Reset = 1,
-    Timeout = 2,
-    BadResponse = 3,
-    NoTarget = 4,
-    Queue = 5,
-    ClientAbort = 6,
-}
-
-impl Reason {
-    pub const ALL: [Reason; 7] = [
-        Reason::Connect,
-        Reason::Reset,
-        Reason::Timeout,
-        Reason::BadResponse,
-        Reason::NoTarget,
-        Reason::Queue,
-        Reason::ClientAbort,
-    ];
-    pub fn label(self) -> &'static str {
-        ["connect", "reset", "timeout", "bad_response", "no_target", "queue", "client_abort"][self as usize]
+labelled! {
+    /// Why a request failed, as the metrics' `reason`.
+    Reason {
+        Connect = "connect",
+        Reset = "reset",
+        Timeout = "timeout",
+        BadResponse = "bad_response",
+        NoTarget = "no_target",
+        Queue = "queue",
+        ClientAbort = "client_abort",
     }
 }
 
@@ -123,8 +105,8 @@ impl Reason {
 #[repr(align(128))]
 pub struct VariantShard {
     /// By forced (0, 1), then [`Code`].
-    pub requests: [[Count; 6]; 2],
-    pub errors: [Count; 7],
+    pub requests: [[Count; Code::ALL.len()]; 2],
+    pub errors: [Count; Reason::ALL.len()],
     pub in_flight: Count,
     pub retries: Count,
     /// Tunnels that are open: WebSockets and other switched protocols.
@@ -239,40 +221,26 @@ impl TargetOutcomes {
     }
 }
 
-/// How a client's TLS handshake ended, as the metrics' `outcome`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handshake {
-    Full = 0,
-    /// With a session of before.
-    Resumed = 1,
-    Failed = 2,
-    Timeout = 3,
-    /// Closed for newer ones, past the limit.
-    Shed = 4,
-}
-
-impl Handshake {
-    pub const ALL: [Handshake; 5] =
-        [Handshake::Full, Handshake::Resumed, Handshake::Failed, Handshake::Timeout, Handshake::Shed];
-    pub fn label(self) -> &'static str {
-        ["full", "resumed", "failed", "timeout", "shed"][self as usize]
+labelled! {
+    /// How a client's TLS handshake ended, as the metrics' `outcome`.
+    Handshake {
+        Full = "full",
+        /// With a session of before.
+        Resumed = "resumed",
+        Failed = "failed",
+        Timeout = "timeout",
+        /// Closed for newer ones, past the limit.
+        Shed = "shed",
     }
 }
 
-/// Why a connection's PROXY protocol header was not taken, as the metrics' `reason`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusedPreface {
-    /// From somebody who is no trusted proxy.
-    Untrusted = 0,
-    Malformed = 1,
-    Timeout = 2,
-}
-
-impl RefusedPreface {
-    pub const ALL: [RefusedPreface; 3] =
-        [RefusedPreface::Untrusted, RefusedPreface::Malformed, RefusedPreface::Timeout];
-    pub fn label(self) -> &'static str {
-        ["untrusted", "malformed", "timeout"][self as usize]
+labelled! {
+    /// Why a connection's PROXY protocol header was not taken, as the metrics' `reason`.
+    RefusedPreface {
+        /// From somebody who is no trusted proxy.
+        Untrusted = "untrusted",
+        Malformed = "malformed",
+        Timeout = "timeout",
     }
 }
 
@@ -292,9 +260,9 @@ pub struct ListenerShard {
     /// Those of them cut off for a flood of HTTP/2 frames.
     pub floods: Count,
     /// By [`Handshake`].
-    pub handshakes: [Count; 5],
+    pub handshakes: [Count; Handshake::ALL.len()],
     /// By [`RefusedPreface`].
-    pub prefaces: [Count; 3],
+    pub prefaces: [Count; RefusedPreface::ALL.len()],
 }
 
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use super::outcomes::{TargetOutcomes, VariantOutcomes};
 use crate::limits::Limits;
 use crate::net::address::Address;
 use crate::net::proxy_protocol::Version;
+use crate::routing::redact::Redact;
 use crate::routing::table::RoutingTable;
 use arc_swap::ArcSwap;
 use http::HeaderName;
@@ -35,6 +36,8 @@ pub struct Published {
     pub settings: Settings,
     /// Each route's generation, for explanations.
     pub generations: Vec<u64>,
+    /// What may be said of the routes' values, for explanations.
+    pub redact: Arc<dyn Redact>,
 }
 
 /// What a listener's handshakes are done with, and where targets find who the client is.

@@ -3,16 +3,17 @@
 mod load;
 mod upstream;
 
-use crate::app::{self, Addresses};
+use crate::app::{self, Addresses, AppError};
 use crate::config;
 use clap::Args;
 use load::{Load, Second};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::Duration;
 
-const ADMIN: &str = "127.0.0.1:9901";
-const LISTEN: &str = "127.0.0.1:8080";
+/// Where Weir usually is; another port where one of these is taken.
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
@@ -43,15 +44,19 @@ fn start(args: &DemoArgs) -> Result<Second, Box<dyn std::error::Error>> {
     let canary = upstream::start("canary")?;
     let folder = Folder::new()?;
     let file = folder.0.join("weir.toml");
-    std::fs::write(&file, configuration(free_or_any(LISTEN), free_or_any(ADMIN), stable, canary))?;
-    let loaded = config::load(&file, &|_| None);
-    let Some(config) = loaded.config else {
-        return Err(loaded.report.render(false).into());
+    let at = |listen, admin| {
+        std::fs::write(&file, configuration(listen, admin, stable, canary))?;
+        let loaded = config::load(&file, &|_| None);
+        loaded.config.ok_or_else(|| Box::<dyn std::error::Error>::from(loaded.report.render(false)))
     };
     crate::cli::serve::start_logging(&config::Log { level: "error".to_owned(), json: false });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let app = app::start(config).await?;
+        let app = match app::start(at(free_or_any(LISTEN), free_or_any(ADMIN))?).await {
+            // Somebody took one of them just now.
+            Err(AppError::Control(_) | AppError::Bind { .. }) => app::start(at(any(LISTEN), any(ADMIN))?).await?,
+            started => started?,
+        };
         introduce(&app.addresses, &file.display().to_string());
         let load = Load { proxy: proxy_addr(&app.addresses), rate: args.rate, seconds: args.seconds };
         let running = load::start(load, app.drain_watch())?;
@@ -97,18 +102,26 @@ fn proxy_addr(addresses: &Addresses) -> SocketAddr {
 }
 
 /// The address when it is free, otherwise the same with any port.
-fn free_or_any(addr: &str) -> SocketAddr {
-    let addr: SocketAddr = addr.parse().expect("the demo's own address is valid");
-    if TcpListener::bind(addr).is_ok() { addr } else { SocketAddr::new(addr.ip(), 0) }
+fn free_or_any(addr: SocketAddr) -> SocketAddr {
+    if TcpListener::bind(addr).is_ok() { addr } else { any(addr) }
+}
+
+fn any(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip(), 0)
 }
 
 fn introduce(addresses: &Addresses, file: &str) {
     let proxy = proxy_addr(addresses);
     let admin = match addresses.admin.first() {
-        Some(addr) if addr.to_string() != ADMIN => format!(" --admin {addr}"),
+        Some(addr) if *addr != ADMIN => format!(" --admin {addr}"),
         _ => String::new(),
     };
     let api = addresses.admin.first().map(SocketAddr::to_string).unwrap_or_default();
+    for (wanted, got) in [(LISTEN, Some(&proxy)), (ADMIN, addresses.admin.first())] {
+        if let Some(got) = got.filter(|got| **got != wanted) {
+            crate::cli::say(format_args!("weir demo: {wanted} is taken; this demo is at {got} instead\n"));
+        }
+    }
     crate::cli::say(format_args!(
         "weir demo: http://{proxy} splits between stable (95 %) and canary (5 %); configuration: {file}\n"
     ));

@@ -50,7 +50,7 @@ fn explain(args: &ExplainArgs, admin: &Admin) -> Result<String, Failure> {
 
 /// The API's body. A `Host` header stands for the URL's host, as with curl.
 fn described(args: &ExplainArgs) -> Result<Value, Failure> {
-    let (authority, path) = split_url(&args.url)?;
+    let Url { scheme, authority, path } = split_url(&args.url)?;
     let mut host = authority;
     let mut headers = Map::new();
     for (name, value) in &args.headers {
@@ -67,31 +67,43 @@ fn described(args: &ExplainArgs) -> Result<Value, Failure> {
         return Err(Failure::Usage(format!("{:?} names no host: write http://HOST/PATH", args.url)));
     };
     let mut body = json!({"method": args.method, "path": path, "host": host, "headers": headers});
+    if let Some(scheme) = scheme {
+        body["scheme"] = json!(scheme);
+    }
     if let Some(ip) = args.ip {
         body["client_ip"] = json!(ip);
     }
     Ok(body)
 }
 
-/// The authority, and the path with its query; a URL may lack `http://`, or be a path only.
-fn split_url(url: &str) -> Result<(Option<&str>, String), Failure> {
+/// The parts of a URL; the path has its query.
+#[derive(Debug, PartialEq, Eq)]
+struct Url<'u> {
+    scheme: Option<&'static str>,
+    authority: Option<&'u str>,
+    path: String,
+}
+
+/// A URL may lack `http://`, or be a path only.
+fn split_url(url: &str) -> Result<Url<'_>, Failure> {
     let sent = url.split('#').next().unwrap_or("");
     if sent.starts_with('/') {
-        return Ok((None, sent.to_owned()));
+        return Ok(Url { scheme: None, authority: None, path: sent.to_owned() });
     }
-    let rest = match sent.split_once("://") {
-        Some((scheme, rest)) if ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) => rest,
-        Some((scheme, _)) if !scheme.contains(['/', '?']) => {
-            return Err(Failure::Usage(format!("{url:?}: a URL starts with http:// or https://")));
-        }
-        _ => sent,
+    let (scheme, rest) = match sent.split_once("://") {
+        Some((scheme, _)) if scheme.contains(['/', '?']) => (None, sent),
+        None => (None, sent),
+        Some((scheme, rest)) => match ["http", "https"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known)) {
+            Some(known) => (Some(known), rest),
+            None => return Err(Failure::Usage(format!("{url:?}: a URL starts with http:// or https://"))),
+        },
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if authority.is_empty() || authority.contains('@') {
         return Err(Failure::Usage(format!("{url:?}: write http://HOST/PATH, without user and password")));
     }
     let slash = if path.starts_with('/') { "" } else { "/" };
-    Ok((Some(authority), format!("{slash}{path}")))
+    Ok(Url { scheme, authority: Some(authority), path: format!("{slash}{path}") })
 }
 
 /// The widest line, where words allow.
@@ -113,6 +125,10 @@ fn told(document: &Value) -> String {
     let assumed = if client["source"] == "assumed" { " (assumed; --ip gives another)" } else { "" };
     let forwarded = if client["source"] == "x-forwarded-for" { " (by X-Forwarded-For)" } else { "" };
     out.line("client", format!("{}{assumed}{forwarded}", text(&client["ip"])));
+    let scheme = &document["scheme"];
+    let forwarded = if scheme["source"] == "x-forwarded-proto" { " (by X-Forwarded-Proto)" } else { "" };
+    let assumed = if scheme["source"] == "assumed" { " (assumed; the URL gives another)" } else { "" };
+    out.line("scheme", format!("{}{assumed}{forwarded}", text(&scheme["name"])));
     for (nth, route) in list(&document["considered"]).enumerate() {
         let label = if nth == 0 { "routes" } else { "" };
         let taken = if route["taken"] == true { "takes it: " } else { "" };
@@ -244,7 +260,7 @@ mod tests {
     #[test]
     fn a_url_and_headers_are_the_request_that_a_client_sends() {
         let sent = described(&args("https://Shop.test:8443/a?b=1#top", &["X-A: 1", "cookie: c=2", "x-a:3"])).unwrap();
-        let expected = json!({"method": "GET", "path": "/a?b=1", "host": "Shop.test:8443",
+        let expected = json!({"method": "GET", "scheme": "https", "path": "/a?b=1", "host": "Shop.test:8443",
             "headers": {"x-a": ["1", "3"], "cookie": ["c=2"]}});
         assert_eq!(sent, expected);
         let named = described(&args("/a", &["Host: shop.test"])).unwrap();
@@ -256,15 +272,16 @@ mod tests {
 
     #[test]
     fn urls_are_taken_as_curl_takes_them() {
-        for (url, host, path) in [
-            ("shop.test", "shop.test", "/"),
-            ("shop.test?a=http://b/", "shop.test", "/?a=http://b/"),
-            ("HTTP://shop.test", "shop.test", "/"),
-            ("http://[::1]:80/a/../b?c#d?e", "[::1]:80", "/a/../b?c"),
+        for (url, scheme, host, path) in [
+            ("shop.test", None, Some("shop.test"), "/"),
+            ("shop.test?a=http://b/", None, Some("shop.test"), "/?a=http://b/"),
+            ("HTTP://shop.test", Some("http"), Some("shop.test"), "/"),
+            ("http://[::1]:80/a/../b?c#d?e", Some("http"), Some("[::1]:80"), "/a/../b?c"),
+            ("Https://shop.test/a", Some("https"), Some("shop.test"), "/a"),
+            ("/a?b", None, None, "/a?b"),
         ] {
-            assert_eq!(split_url(url).unwrap(), (Some(host), path.to_owned()), "{url}");
+            assert_eq!(split_url(url).unwrap(), Url { scheme, authority: host, path: path.to_owned() }, "{url}");
         }
-        assert_eq!(split_url("/a?b").unwrap(), (None, "/a?b".to_owned()));
         for url in ["", "ftp://a/", "http://", "http:///a", "http://user:pw@a/", "?a"] {
             assert!(split_url(url).is_err(), "{url}");
         }
@@ -282,6 +299,7 @@ mod tests {
             "balance": "least in flight of two random ones",
             "weights": {"stable": 95, "canary": 5}, "share": 95, "sets_cookie": null,
             "client_ip": {"ip": "127.0.0.1", "source": "assumed"},
+            "scheme": {"name": "https", "source": "given"},
             "considered": [
                 {"route": "shop", "taken": true, "why": "host shop.test, any path"},
                 {"route": "rest", "taken": false, "why": "takes it too, but shop is more specific"}],
@@ -305,6 +323,7 @@ pool     shop-v1, version 1.41.0
 target   one of 127.0.0.1:9101, 127.0.0.1:9103 (least in flight of two random
          ones)
 client   127.0.0.1 (assumed; --ip gives another)
+scheme   https
 routes   shop: takes it: host shop.test, any path
          rest: takes it too, but shop is more specific
          and 7 more that do not take it
@@ -319,11 +338,13 @@ match; bucket 41716 of header:x-user-id belongs to stable, which has 95 %.
     #[test]
     fn a_request_without_route_is_a_short_story() {
         let document = json!({"route": null, "client_ip": {"ip": "192.0.2.7", "source": "x-forwarded-for"},
+            "scheme": {"name": "http", "source": "x-forwarded-proto"},
             "considered": [{"route": "shop", "taken": false, "why": "the host is not shop.test"}],
             "other_routes": 0, "rules": [], "why": "No route takes the request: Weir answers 404."});
         let expected = "\
 route    none
 client   192.0.2.7 (by X-Forwarded-For)
+scheme   http (by X-Forwarded-Proto)
 routes   shop: the host is not shop.test
 
 No route takes the request: Weir answers 404.

@@ -5,6 +5,9 @@ use crate::config::{self, Log};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Serves the file. Exit code 0 after a drain, 1 when it can't start or a worker ends.
 pub fn run(file: &Path) -> ExitCode {
@@ -46,8 +49,14 @@ pub fn start_logging(log: &Log) {
     let level = log.level.parse().unwrap_or(tracing::Level::INFO);
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // Libraries warn of what peers do, frame by frame: a client could fill the log.
+    let of_others = if level >= tracing::Level::DEBUG { level } else { tracing::Level::ERROR };
+    let wanted = Targets::new().with_target(env!("CARGO_CRATE_NAME"), level).with_default(of_others);
     // Only the first subscriber of a process can be set; later calls find it there.
-    let _ = if log.json { builder.json().try_init() } else { builder.with_ansi(ansi).try_init() };
+    let _ = match log.json {
+        true => builder.json().finish().with(wanted).try_init(),
+        false => builder.with_ansi(ansi).finish().with(wanted).try_init(),
+    };
 }
 
 /// `weir ready http=127.0.0.1:8080 admin=127.0.0.1:9901`: for scripts that start Weir on port 0.

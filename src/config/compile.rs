@@ -20,10 +20,11 @@ mod tls;
 use super::cursor::{Size, word};
 use super::findings::Findings;
 use super::model::{Config, Log, Server};
+use super::provenance::Filled;
 use super::raw;
 use super::source::{At, Place, Sources, listed};
 use crate::limits::Limits;
-use crate::routing::networks::canonical;
+use crate::routing::networks::{self, canonical};
 use lists::Lists;
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -38,6 +39,7 @@ const TOP: Place = Place { file: 0, start: 0, end: 0 };
 pub struct Checker<'a> {
     pub sources: &'a Sources,
     pub findings: &'a mut Findings,
+    pub filled: &'a mut Filled,
     /// Whether the system has certificates of authorities; looked up once, if a pool needs them.
     system_roots: OnceCell<Result<(), String>>,
     /// The files of `in_file` that were read so far.
@@ -47,9 +49,8 @@ pub struct Checker<'a> {
 }
 
 /// The whole configuration; None when anything in `findings` is an error.
-pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> Option<Config> {
-    let mut check =
-        Checker { sources, findings, system_roots: OnceCell::new(), lists: Lists::default(), regex_bytes: 0 };
+pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings, filled: &mut Filled) -> Option<Config> {
+    let mut check = Checker::new(sources, findings, filled);
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
@@ -60,6 +61,9 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
     let routes = check.routes(&file.routes, &file.pools);
     if let (Some(routes), Some(listeners)) = (&routes, &listeners) {
         check.redirect_loops(&file.routes, routes, listeners);
+        if server.trusted_proxies.is_empty() {
+            check.unserved_schemes(&file.routes, routes, listeners);
+        }
     }
     if file.listeners.is_empty() {
         let help = "[[listener]] with name = \"http\" and bind = \"127.0.0.1:8080\"";
@@ -85,6 +89,13 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings) -> O
         provenance: Default::default(),
         lists,
     })
+}
+
+impl<'a> Checker<'a> {
+    fn new(sources: &'a Sources, findings: &'a mut Findings, filled: &'a mut Filled) -> Checker<'a> {
+        let (system_roots, lists) = (OnceCell::new(), Lists::default());
+        Checker { sources, findings, filled, system_roots, lists, regex_bytes: 0 }
+    }
 }
 
 impl Checker<'_> {
@@ -114,7 +125,9 @@ impl Checker<'_> {
     fn network(&mut self, written: &At<String>) -> Option<ipnet::IpNet> {
         let parsed = written.value.parse::<ipnet::IpNet>().ok();
         let network = parsed.or_else(|| written.value.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from));
-        if network.is_none() {
+        if let Some(network) = &network {
+            self.filled.held_as(written, &networks::shown(network));
+        } else {
             let message = format!("{} is neither an IP address nor a network", written.shown());
             let help = "write \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.7\"";
             self.findings.error("bad-address", written.place, message).help(help);

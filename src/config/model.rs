@@ -26,7 +26,7 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Where all this is written.
     pub provenance: Arc<Provenance>,
-    /// The files of `in_file`, each once. Rules have their content.
+    /// The files of `in_file`, each once. Rules and matches have their content.
     pub lists: Vec<ListFile>,
 }
 
@@ -168,7 +168,10 @@ pub enum CheckKind {
     /// A connection is accepted; with TLS, the handshake is done.
     Tcp,
     /// `grpc.health.v1.Health/Check`; an empty service is the server as a whole. `host` None: the target's own.
-    Grpc { service: String, host: Option<String> },
+    Grpc {
+        service: String,
+        host: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -232,7 +235,18 @@ pub struct RouteConfig {
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
     pub filters: Option<Arc<Filters>>,
+    /// What `filters` has of header edits, finished for each variant there, as it is written.
+    pub request_headers: Option<Box<WrittenEdits>>,
+    pub response_headers: Option<Box<WrittenEdits>>,
     pub mirror: Option<Mirror>,
+}
+
+/// Header edits to be shown: values have their `${…}` as they are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenEdits {
+    pub remove: Vec<String>,
+    pub set: Vec<(String, String)>,
+    pub add: Vec<(String, Vec<String>)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

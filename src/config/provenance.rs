@@ -7,6 +7,7 @@
 use super::include;
 use super::raw;
 use super::source::{At, FILE_BYTES, Place, Sources, read_bytes};
+use crate::routing::redact::Redact;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -71,7 +72,8 @@ pub enum FileChange {
 }
 
 impl Provenance {
-    pub fn of(file: &raw::File, sources: &Sources, filled: Filled) -> Provenance {
+    /// Without what was filled in.
+    pub fn of(file: &raw::File, sources: &Sources) -> Provenance {
         let read = |source: &super::source::Source| ReadFile {
             path: source.path.clone(),
             sha256: sha256(source.text.as_bytes()),
@@ -80,19 +82,18 @@ impl Provenance {
             files: sources.files().iter().map(read).collect(),
             routes: file.routes.iter().map(|route| RoutePlace::of(route, sources)).collect(),
             include: file.include.iter().map(|pattern| pattern.value.clone()).collect(),
-            filled: filled.values,
+            filled: HashMap::new(),
         }
+    }
+
+    pub fn with(self, filled: Filled) -> Provenance {
+        Provenance { filled: filled.values, ..self }
     }
 
     /// The file that defines a route, and the line.
     pub fn route(&self, index: usize) -> Option<(&Path, usize)> {
         let route = self.routes.get(index)?;
         Some((&self.files.get(route.file)?.path, route.line))
-    }
-
-    /// A value as it may be shown: with its `${…}` as they are written, and not what they stand for.
-    pub fn shown<'a>(&'a self, value: &'a str) -> &'a str {
-        self.filled.get(value).map_or(value, String::as_str)
     }
 
     /// The files on disk that are not what was read. Reads them all.
@@ -116,6 +117,14 @@ impl Provenance {
             }
         }
         changed
+    }
+}
+
+impl Redact for Provenance {
+    /// With its `${…}` as they are written, and not what they stand for. A value that another one was filled in with
+    /// is shown like that one: which of the two is meant is not known here.
+    fn shown<'v>(&'v self, value: &'v str) -> &'v str {
+        self.filled.get(value).map_or(value, String::as_str)
     }
 }
 
@@ -168,6 +177,13 @@ impl Filled {
         }
         self.values.insert(value.to_owned(), written.to_owned());
         true
+    }
+
+    /// The form in which a value is held that was made of the text `at`, if that has a filled in part.
+    pub fn held_as<T>(&mut self, at: &At<T>, form: &str) {
+        if let Some(written) = at.filled_as().filter(|_| !form.is_empty()) {
+            self.values.insert(form.to_owned(), written.to_owned());
+        }
     }
 }
 

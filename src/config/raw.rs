@@ -167,6 +167,8 @@ pub struct OnMove {
 #[derive(Debug, Default)]
 pub struct Match {
     pub place: Place,
+    pub path_of: String,
+    pub scheme: Option<At<String>>,
     pub host: Option<At<String>>,
     pub host_regex: Option<At<String>>,
     pub path: Option<At<String>>,
@@ -576,7 +578,6 @@ fn when(cx: &mut Context<'_>, mut table: Cursor<'_>) -> When {
         any,
         not: table.table(cx, "not").map(|table| Box::new(when(cx, table))),
         subjects,
-        in_file: table.string(cx, "in_file"),
         ..tests
     };
     table.finish(cx);
@@ -593,6 +594,7 @@ fn tests(cx: &mut Context<'_>, table: &mut Cursor<'_>, known: &[&'static str]) -
         suffix: table.string(cx, "suffix"),
         regex: table.string(cx, "regex"),
         present: table.boolean(cx, "present"),
+        in_file: table.string(cx, "in_file"),
         ..When::default()
     }
 }

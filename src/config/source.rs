@@ -55,6 +55,11 @@ impl<T> At<T> {
     pub fn is_filled(&self) -> bool {
         self.written.is_some()
     }
+
+    /// The text with its `${…}`, of such a value.
+    pub fn filled_as(&self) -> Option<&str> {
+        self.written.as_deref()
+    }
 }
 
 impl At<String> {

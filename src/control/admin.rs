@@ -121,13 +121,12 @@ async fn wrong_method(method: Method, request: Request) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{Process, config, shop, with_tokens};
+    use super::super::fixtures::{Process, config, shop, token, with_tokens};
     use crate::boundary::drain::Phase;
     use crate::boundary::outcomes::{Code, Reason};
-    use crate::config::{Role, Token};
+    use crate::config::Role;
     use crate::limits::ADMIN_BODY_BYTES;
     use serde_json::json;
-    use sha2::{Digest, Sha256};
 
     const WEIGHTS: &str = "/api/v1/routes/shop/weights";
 
@@ -276,11 +275,6 @@ mod tests {
 
     #[tokio::test]
     async fn tokens_open_what_their_role_may_do() {
-        let token = |name: &str, role| Token {
-            name: name.to_owned(),
-            role,
-            sha256: Sha256::digest(format!("secret-{name}")).into(),
-        };
         let tokens = vec![token("eye", Role::Viewer), token("ci", Role::Operator)];
         let process = Process::start(with_tokens(shop(), tokens)).await;
         let refused = process.get("/api/v1/routes").await;

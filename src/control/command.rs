@@ -1,5 +1,6 @@
 //! What may be asked of the controller, and what it answers.
 
+use super::audit::Refused;
 use super::ground::{Addresses, LiveRoute};
 use super::health::{Key, Verdict};
 use super::history::Entry;
@@ -35,6 +36,8 @@ pub enum Command {
         env: Env,
         reply: oneshot::Sender<Result<Saving, SaveError>>,
     },
+    /// Something was refused, here or before it came here: for the audit log. Nobody waits.
+    Refused(Refused),
     /// Names resolved again. Not part of what is saved.
     Resolved(Addresses),
     /// Certificates read again, if those in force are still the ones that they were compared with. Not saved either.

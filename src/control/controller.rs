@@ -4,6 +4,7 @@
 //! meanwhile is taken as one batch: saved once, published once, then answered. A batch that can't be saved changes
 //! nothing. Readers look at the last published snapshot and never wait for this task.
 
+use super::audit::{Refusals, Refused};
 use super::command::{ChangeError, Changed, Command, Installed, Origin, Relisted, WeightChange};
 use super::ground::{Addresses, Cause, Ground, listed};
 use super::health::{self, Key, Verdict};
@@ -31,6 +32,7 @@ pub struct Controller {
     /// Told of every published state.
     pub changed: Arc<Notify>,
     pub trimming: Trimming,
+    pub refusals: Refusals,
     pub commands: mpsc::Receiver<Command>,
 }
 
@@ -45,7 +47,7 @@ impl Controller {
 
     async fn commit(&mut self, batch: Vec<Command>) {
         let mut draft = Draft::of(&self.ground, Timestamp::now());
-        let mut saves = Vec::new();
+        let (mut saves, mut refused) = (Vec::new(), Vec::new());
         for command in batch {
             match command {
                 Command::Change { change, reply } => draft.change(change, reply),
@@ -53,6 +55,7 @@ impl Controller {
                     draft.install(*config, (addresses, tls), origin, reply);
                 }
                 Command::Save { request, env, reply } => saves.push((request, env, reply)),
+                Command::Refused(one) => refused.push(one),
                 Command::Resolved(addresses) => {
                     // Holds whether or not the rest of the batch can be saved.
                     if let Some(ground) = self.ground.resolved(addresses.clone()) {
@@ -95,9 +98,20 @@ impl Controller {
         for reply in draft.replies {
             reply.send(&saved);
         }
+        self.note_refused(refused).await;
         for (request, env, reply) in saves {
             // The caller may have gone; what is in the files stands.
             let _ = reply.send(self.write_back(request, env).await);
+        }
+    }
+
+    /// Lines of what was refused. After the batch, so that none of its changes waits or fails for them.
+    async fn note_refused(&mut self, refused: Vec<Refused>) {
+        let Some(state) = self.state.clone().filter(|_| !refused.is_empty()) else { return };
+        let lines = self.refusals.admit(refused, Timestamp::now());
+        let noted = tokio::task::spawn_blocking(move || state.note(&lines)).await;
+        if let Err(error) = noted.unwrap_or_else(|error| Err(StateError::writer(&error))) {
+            tracing::warn!(%error, "the audit log does not have what was refused");
         }
     }
 

@@ -38,6 +38,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         mirrors: mirrors(config, &ground.outcomes),
         compressed: config.routes.iter().map(|route| ground.outcomes.compressed(&route.name)).collect(),
         generations: ground.routes.iter().map(|live| live.generation).collect(),
+        redact: config.provenance.clone(),
         tls: ground.tls.listeners(),
         settings: Settings {
             trusted_proxies: config.server.trusted_proxies.clone(),
@@ -100,12 +101,7 @@ fn is_still(built: &Target, target: &TargetAddr, pool: &PoolConfig, addresses: &
     built.addrs == addrs(target, addresses) && built.standing == health.standing(pool, target, &built.addrs)
 }
 
-fn build_pool(
-    pool: &PoolConfig,
-    addresses: &Addresses,
-    tls: &Tls,
-    (outcomes, health): (&Registry, &Health),
-) -> Pool {
+fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, (outcomes, health): (&Registry, &Health)) -> Pool {
     let target = |target: &TargetAddr| {
         let name = target_name(target);
         let outcomes = outcomes.target(&pool.name, &name);

@@ -7,11 +7,15 @@ use super::persist::Commit;
 use super::{Control, Start, start};
 use crate::boundary::drain::Drain;
 use crate::boundary::table::Publisher;
-use crate::config::{Admin, AdminAddr, Config, Log, PoolConfig, RouteConfig, Server, TargetAddr, Token, VariantConfig};
+use crate::config::{
+    Admin, AdminAddr, Config, Log, PoolConfig, Role, RouteConfig, Server, TargetAddr, Token, VariantConfig,
+};
 use crate::limits::Limits;
 use crate::routing::matcher::{HostMatch, RequestMatch};
 use crate::routing::split::Weight;
+use axum::response::IntoResponse;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -38,6 +42,8 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         timeout: Duration::from_secs(15),
         close_moved_within: None,
         filters: None,
+        request_headers: None,
+        response_headers: None,
         mirror: None,
     };
     Config {
@@ -82,6 +88,21 @@ pub fn shop_in(state_dir: &Path) -> Config {
     let mut config = shop();
     config.server.state_dir = Some(state_dir.to_owned());
     config
+}
+
+/// One whose token is `secret-NAME`.
+pub fn token(name: &str, role: Role) -> Token {
+    Token { name: name.to_owned(), role, sha256: Sha256::digest(format!("secret-{name}")).into() }
+}
+
+/// The status of a problem, its `field` and its `detail`.
+pub async fn refusal(problem: impl IntoResponse) -> (u16, String, String) {
+    let response = problem.into_response();
+    let status = response.status().as_u16();
+    let bytes = axum::body::to_bytes(response.into_body(), 65536).await.unwrap();
+    let document: Value = serde_json::from_slice(&bytes).unwrap();
+    let text = |member: &str| document[member].as_str().unwrap().to_owned();
+    (status, text("field"), text("detail"))
 }
 
 pub fn with_tokens(mut config: Config, tokens: Vec<Token>) -> Config {

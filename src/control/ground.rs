@@ -11,7 +11,7 @@ pub use edit::place_of;
 
 use super::command::{ChangeError, Changed, Installed, Origin, Relisted, RouteView, WeightChange};
 use super::derive;
-use super::health::{Health, Key, Verdict};
+use super::health::{self, Health, Key};
 use super::history::{self, Entry, History, Revision, Totals};
 use super::outcomes::Registry;
 use super::persist::{self, Saved};
@@ -111,7 +111,8 @@ impl Ground {
     ) -> (Ground, Installed) {
         let outcomes = Registry::new(workers).extended(&config);
         let mut revisions = past.completed(&config, cause);
-        let (ground, mut installed) = Ground::build(config, &past, addresses, outcomes, (&Tls::default(), &[], &Health::default()), cause);
+        let (ground, mut installed) =
+            Ground::build(config, &past, addresses, outcomes, (&Tls::default(), &[], &Health::default()), cause);
         revisions.append(&mut installed.revisions);
         (ground, Installed { revisions, ..installed })
     }
@@ -164,7 +165,7 @@ impl Ground {
     }
 
     /// The ground state with what health checks came to.
-    pub fn checked(&self, verdicts: &[(Arc<Key>, Verdict)]) -> Ground {
+    pub fn checked(&self, verdicts: &[(Arc<Key>, health::Verdict)]) -> Ground {
         self.with_health(self.health.with(verdicts, &self.config, &self.pools))
     }
 
@@ -174,7 +175,7 @@ impl Ground {
         Ground { pools, health: Arc::new(health), ..self.clone() }
     }
 
-    /// The ground state with other lists in its rules; None when they belong to another configuration.
+    /// The ground state with other lists in its rules and matches; None when they belong to another configuration.
     pub fn relisted(&self, relisted: &Relisted) -> Option<Ground> {
         if !Arc::ptr_eq(&self.config, &relisted.config) {
             return None;
@@ -185,6 +186,8 @@ impl Ground {
             rules.for_each(|rule| rule.when.relist(*list, &file.values));
             let previews = config.routes.iter_mut().filter_map(|route| route.preview.as_mut());
             previews.for_each(|preview| preview.relist(*list, &file.values));
+            let matches = config.routes.iter_mut().flat_map(|route| &mut route.matches.conditions);
+            matches.for_each(|(_, test)| test.relist(*list, &file.values));
             config.lists[*list] = file.clone();
         }
         Some(Ground { config: Arc::new(config), ..self.clone() })

@@ -7,7 +7,7 @@ mod ask;
 pub mod decide;
 
 use super::command::Command;
-use super::ground::{Addresses, Ground};
+use super::ground::Ground;
 use super::outcomes::target_name;
 use crate::boundary::table::{Pool, Standing};
 use crate::config::{CheckKind, Config, HealthCheck, PoolConfig, PoolTls, TargetAddr};
@@ -238,7 +238,8 @@ impl Checks {
             if !self.running.contains_key(&key) {
                 let key = Arc::new(key);
                 let own = tls.as_deref().map(|tls| with_own_sessions(tls, key.http2));
-                let (board, places, verdicts) = (Arc::clone(&self.board), Arc::clone(&self.places), self.verdicts.clone());
+                let (board, places, verdicts) =
+                    (Arc::clone(&self.board), Arc::clone(&self.places), self.verdicts.clone());
                 let task = self.tasks.spawn(keep_asking(Arc::clone(&key), own, board, places, verdicts));
                 self.running.insert(key, (tls, task));
             }
@@ -274,7 +275,9 @@ pub async fn first_round(ground: &ArcSwap<Ground>) {
     let end = Instant::now() + FIRST_CHECKS_WAIT;
     let open = || {
         let ground = ground.load();
-        let unknown = |pool: &Arc<Pool>| pool.targets.iter().any(|one| one.standing == Standing::Unknown && !one.addrs.is_empty());
+        let unknown = |pool: &Arc<Pool>| {
+            pool.targets.iter().any(|one| one.standing == Standing::Unknown && !one.addrs.is_empty())
+        };
         ground.pools.iter().any(unknown)
     };
     while open() && Instant::now() < end {

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::config::list::{ListFile, Stamp};
 use crate::limits::{LIST_INTERVAL, LIST_LOOKS};
 use crate::routing::list::ValueList;
+use crate::routing::redact::Redact;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -86,8 +87,10 @@ impl Watch {
         let lists = config.lists.iter().enumerate();
         let changed = lists.filter_map(|(index, list)| {
             let seen = self.files.entry(list.path.clone()).or_default();
-            let read = seen.look(&list.path).filter(|read| read.values != list.values)?;
-            tracing::info!(list = %list.path.display(), values = read.values.len(), "the list changed");
+            let path = list.path.display().to_string();
+            let shown = config.provenance.shown(&path);
+            let read = seen.look(&list.path, shown).filter(|read| read.values != list.values)?;
+            tracing::info!(list = shown, values = read.values.len(), "the list changed");
             Some((index, read))
         });
         changed.collect()
@@ -95,8 +98,8 @@ impl Watch {
 }
 
 impl Seen {
-    /// The file's content, if it is time to read it.
-    fn look(&mut self, path: &Path) -> Option<ListFile> {
+    /// The file's content, if it is time to read it. `shown` is what the log calls it.
+    fn look(&mut self, path: &Path, shown: &str) -> Option<ListFile> {
         let now = Stamp::of(path);
         if self.settled.as_ref() == Some(&now) {
             self.changing = 0;
@@ -116,14 +119,14 @@ impl Seen {
                 self.changing = 0;
                 self.settled = read.stamp.map(Ok);
                 if self.failing.take().is_some() {
-                    tracing::info!(list = %path.display(), "the list can be read again");
+                    tracing::info!(list = shown, "the list can be read again");
                 }
                 Some(read)
             }
             Err(why) => {
                 self.settled = Some(now);
                 if self.failing.as_ref() != Some(&why) {
-                    tracing::warn!(list = %path.display(), why, "the list can't be read; the one read before stays");
+                    tracing::warn!(list = shown, why, "the list can't be read; the one read before stays");
                     self.failing = Some(why);
                 }
                 None

@@ -181,6 +181,12 @@ impl StateDir {
         written.inspect_err(|_| log.take_back(before))
     }
 
+    /// Adds lines to the audit log that belong to no change.
+    pub fn note(&self, lines: &[String]) -> Result<(), StateError> {
+        let _one_at_a_time = self.log();
+        audit::append(&self.dir, lines).map(drop)
+    }
+
     /// Has the next commit write the history's file anew.
     pub fn distrust_history(&self) {
         self.log().distrust();

@@ -171,12 +171,15 @@ mod tests {
         let (_one, good) = listening().await;
         let (gone, bad) = listening().await;
         drop(gone);
-        let found = bad_targets(&pool(vec![
-            target("db:80", &[good, bad]),
-            target(&good.to_string(), &[good]),
-            target("nowhere:80", &[]),
-            target(&bad.to_string(), &[bad]),
-        ]), |_| None)
+        let found = bad_targets(
+            &pool(vec![
+                target("db:80", &[good, bad]),
+                target(&good.to_string(), &[good]),
+                target("nowhere:80", &[]),
+                target(&bad.to_string(), &[bad]),
+            ]),
+            |_| None,
+        )
         .await;
         let said: Vec<String> = found.iter().map(ToString::to_string).collect();
         let expected = [

@@ -9,6 +9,7 @@
 //! leaves a file that says what was live (nothing moves at the next start) or the one before (live weights go on).
 
 use super::Control;
+use super::audit::Refused;
 use super::command::{BadFile, Command, IfMatch, Origin, RouteView};
 use super::ground::Ground;
 use super::replace::{Failed, ReplaceError, Staged};
@@ -16,6 +17,7 @@ use crate::config::edit::{self, ChangedLine, Edit};
 use crate::config::provenance::{ChangedFile, FileChange, Provenance, sha256};
 use crate::config::{self, Config, Overlay};
 use crate::routing::split::Weight;
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,6 +89,11 @@ impl Control {
         let command = Command::Save { request: request.clone(), env: self.shared.env, reply };
         let result = self.ask(command, answer).await.unwrap_or(Err(SaveError::Stopped));
         log(&request.origin, &result);
+        match &result {
+            // What the disk or the end of the process prevented was not refused.
+            Ok(_) | Err(SaveError::NotWritten { .. } | SaveError::Stopped) => {}
+            Err(error) => self.refused(Refused::save(&request, error, Timestamp::now())).await,
+        }
         result
     }
 

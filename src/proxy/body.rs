@@ -11,15 +11,16 @@ use super::failure::Failure;
 use super::headers;
 use super::io::Driving;
 use super::mirror::{self, RequestCopy};
+use super::stay::Endless;
 use super::upstream::{Lease, quiet};
 use super::vet;
 use crate::boundary::outcomes::Reason;
-use crate::limits::DROPPED_BODY_BYTES;
+use crate::limits::{DROPPED_BODY_BYTES, REPEATED_BODY_BYTES};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -32,6 +33,10 @@ pub(super) struct Broken(pub(super) &'static str);
 /// What the spine and the client's driver see of a request's body.
 pub(super) struct Upload {
     client: Rc<Client>,
+    /// What the client sends; None once nobody wants it.
+    incoming: RefCell<Option<Incoming>>,
+    /// How often the request was sent before.
+    turn: Cell<u32>,
     /// The task that sends it: the client's body wakes it.
     task: Driving,
     /// Held back until the target says 100 (Continue), answers, or stays silent.
@@ -45,13 +50,17 @@ pub(super) struct Upload {
     on_stream: Cell<bool>,
     /// For the route's mirror.
     copy: Cell<Option<Box<RequestCopy>>>,
+    /// What went out on a stream, in case that the target refuses it; None once that is too much, or answered.
+    kept: RefCell<Option<Kept>>,
 }
 
 impl Upload {
-    pub(super) fn new(client: &Rc<Client>, held: bool, max_bytes: Option<u64>) -> Rc<Upload> {
+    pub(super) fn new(client: &Rc<Client>, incoming: Incoming, held: bool, max_bytes: Option<u64>) -> Rc<Upload> {
         client.uploads.set(client.uploads.get() + 1);
         Rc::new(Upload {
             client: Rc::clone(client),
+            incoming: RefCell::new(Some(incoming)),
+            turn: Cell::new(0),
             task: Driving::default(),
             held: Cell::new(held),
             done: Cell::new(false),
@@ -60,6 +69,7 @@ impl Upload {
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
             on_stream: Cell::new(false),
             copy: Cell::new(None),
+            kept: RefCell::new(None),
         })
     }
     pub(super) fn take_along(&self, copy: Option<Box<RequestCopy>>) {
@@ -70,6 +80,35 @@ impl Upload {
     }
     pub(super) fn goes_on_stream(&self, on_stream: bool) {
         self.on_stream.set(on_stream);
+        if on_stream && !self.done.get() && self.turn.get() == 0 {
+            self.kept.replace(Some(Kept::default()));
+        }
+    }
+    /// The body to be sent.
+    pub(super) fn body(self: &Rc<Upload>) -> RequestBody {
+        RequestBody::Client(ClientBody { upload: Rc::clone(self), turn: self.turn.get(), first: None })
+    }
+    /// The body once more, where what went out of it was kept; what still comes follows. The one before sends nothing more.
+    pub(super) fn again(self: &Rc<Upload>) -> Option<RequestBody> {
+        let kept = self.kept.borrow();
+        let kept = kept.as_ref()?;
+        let sent = kept.pieces.concat();
+        if self.done.get() {
+            return Some(RequestBody::Whole(Box::new(Whole::new(sent, kept.trailers.as_deref().cloned()))));
+        }
+        self.turn.set(self.turn.get() + 1);
+        let first = Some(Bytes::from(sent)).filter(|sent| !sent.is_empty());
+        Some(RequestBody::Client(ClientBody { upload: Rc::clone(self), turn: self.turn.get(), first }))
+    }
+    /// The target has begun to answer.
+    pub(super) fn forget(&self) {
+        self.kept.replace(None);
+    }
+    /// Nobody wants the rest of the body any more: the target's stream is reset.
+    fn give_up(&self) {
+        self.failure.set(Some(Failure::BadBody));
+        self.held.set(true);
+        self.task.wake();
     }
     pub(super) fn release(&self) {
         self.held.set(false);
@@ -119,15 +158,73 @@ impl Drop for Upload {
     }
 }
 
+/// A body as far as it went out.
+#[derive(Default)]
+struct Kept {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    trailers: Option<Box<HeaderMap>>,
+}
+
+impl Kept {
+    /// None when it is too much.
+    fn with(mut self, frame: &Frame<Bytes>) -> Option<Kept> {
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.len();
+            self.pieces.push(data.clone());
+        } else {
+            self.trailers = frame.trailers_ref().cloned().map(Box::new);
+        }
+        (self.bytes <= REPEATED_BODY_BYTES).then_some(self)
+    }
+}
+
 /// A request's body as the target's connection reads it.
 pub(super) enum RequestBody {
     Empty,
-    Client {
-        incoming: Incoming,
-        upload: Rc<Upload>,
-    },
+    Client(ClientBody),
     /// In memory already.
     Whole(Box<Whole>),
+}
+
+/// The client's body on its way, for one sending of the request.
+pub(super) struct ClientBody {
+    upload: Rc<Upload>,
+    turn: u32,
+    /// What went out before, and goes out again.
+    first: Option<Bytes>,
+}
+
+impl ClientBody {
+    /// Another sending of the request has taken over.
+    fn is_past(&self) -> bool {
+        self.turn != self.upload.turn.get()
+    }
+
+    fn is_end(&self) -> bool {
+        self.first.is_none() && self.upload.incoming.borrow().as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.upload.incoming.borrow().as_ref().map(Body::size_hint).unwrap_or_default();
+        if let Some(first) = &self.first {
+            let first = first.len() as u64;
+            match hint.exact() {
+                Some(rest) => hint.set_exact(rest + first),
+                None => hint.set_lower(hint.lower() + first),
+            }
+        }
+        hint
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        // The client need not go on, unless the request is sent again.
+        if !self.is_past() && self.upload.kept.borrow().is_none() {
+            self.upload.incoming.take();
+        }
+    }
 }
 
 pub(super) struct Whole {
@@ -156,17 +253,31 @@ impl Body for RequestBody {
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let (incoming, upload) = match self.get_mut() {
-            RequestBody::Client { incoming, upload } => (incoming, upload),
+        let body = match self.get_mut() {
+            RequestBody::Client(body) => body,
             RequestBody::Whole(whole) => return Poll::Ready(whole.next().map(Ok)),
             RequestBody::Empty => return Poll::Ready(None),
         };
+        if body.is_past() {
+            return Poll::Ready(Some(Err(Broken("the request was sent again"))));
+        }
+        let upload = &*body.upload;
         if upload.on_stream.get() {
             upload.sent_by(cx);
         }
         if upload.held.get() {
-            return Poll::Pending;
+            return match upload.failure.get() {
+                None => Poll::Pending,
+                Some(_) => Poll::Ready(Some(Err(Broken("the request was given up")))),
+            };
         }
+        if let Some(first) = body.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let mut incoming = upload.incoming.borrow_mut();
+        let Some(incoming) = &mut *incoming else {
+            return Poll::Ready(Some(Err(Broken("the client's body was let go"))));
+        };
         let next = upload.task.poll(|cx| Pin::new(&mut *incoming).poll_frame(cx));
         upload.starved.set(next.is_pending());
         let frame = match next {
@@ -200,6 +311,10 @@ impl Body for RequestBody {
         if let Some(copy) = upload.copy.take() {
             upload.copy.set(mirror::collect(copy, &frame));
         }
+        if upload.on_stream.get() {
+            let kept = upload.kept.take().and_then(|kept| kept.with(&frame));
+            upload.kept.replace(kept);
+        }
         // hyper takes trailers for the end and does not ask for what comes after.
         if frame.is_trailers() || incoming.is_end_stream() {
             upload.complete();
@@ -210,7 +325,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
-            RequestBody::Client { incoming, .. } => incoming.is_end_stream(),
+            RequestBody::Client(body) => body.is_end(),
             RequestBody::Whole(whole) => whole.data.is_none() && whole.trailers.is_none(),
         }
     }
@@ -218,7 +333,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
-            RequestBody::Client { incoming, .. } => incoming.size_hint(),
+            RequestBody::Client(body) => body.size_hint(),
             RequestBody::Whole(whole) => whole.size_hint(),
         }
     }
@@ -230,6 +345,8 @@ pub(super) struct ResponseBody {
     exchange: Option<Exchange>,
     /// None for most answers.
     compressor: Option<Box<Compressor>>,
+    /// None for most: it ends when the target ends it.
+    endless: Option<Box<Endless>>,
 }
 
 enum Source {
@@ -247,17 +364,24 @@ impl ResponseBody {
         compressor: Option<Box<Compressor>>,
     ) -> ResponseBody {
         let source = Source::Target { incoming, lease: Some(lease), upload };
-        ResponseBody { source, exchange: Some(exchange), compressor }
+        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
+    }
+
+    /// May be ended because its client has moved.
+    pub(super) fn ending(mut self, endless: Option<Box<Endless>>) -> ResponseBody {
+        self.endless = endless;
+        self
     }
 
     /// Without an exchange: the request matched no route.
     pub(super) fn own(text: Bytes, exchange: Option<Exchange>) -> ResponseBody {
         let source = Source::Own(Some(text).filter(|text| !text.is_empty()));
-        ResponseBody { source, exchange, compressor: None }
+        ResponseBody { source, exchange, compressor: None, endless: None }
     }
 
     pub(super) fn compressed(text: Bytes, exchange: Exchange, compressor: Box<Compressor>) -> ResponseBody {
-        ResponseBody { source: Source::Own(Some(text)), exchange: Some(exchange), compressor: Some(compressor) }
+        let (source, compressor) = (Source::Own(Some(text)), Some(compressor));
+        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
     }
 
     /// Leaves out what the answer to a HEAD does not send; gives its length where there is any.
@@ -269,10 +393,34 @@ impl ResponseBody {
         }
     }
 
+    /// Ready, with its last frame, when its client has moved away. The target is left as if the client had gone.
+    #[cold]
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let (Some(endless), Some(exchange)) = (&mut self.endless, &mut self.exchange) else { return Poll::Pending };
+        let last = ready!(endless.poll_over(exchange, cx));
+        self.endless = None;
+        if let Source::Target { lease, upload, .. } = std::mem::replace(&mut self.source, Source::Own(None)) {
+            if let Some(lease) = lease {
+                lease.close();
+            }
+            if let Some(upload) = upload {
+                upload.give_up();
+            }
+        }
+        if self.compressor.is_some() {
+            // It has its own end to write.
+            return Poll::Pending;
+        }
+        self.finish();
+        Poll::Ready(last.map(Ok))
+    }
+
     /// The next piece of an answer that is compressed.
     #[inline(never)]
     fn poll_compressed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let ResponseBody { source, exchange, compressor: Some(compressor) } = self else { return Poll::Ready(None) };
+        let ResponseBody { source, exchange, compressor: Some(compressor), .. } = self else {
+            return Poll::Ready(None);
+        };
         let mut next = compressor.poll(cx, |cx| source.poll(cx));
         if let Poll::Ready(Some(Ok(frame))) = &mut next
             && let Some(trailers) = frame.trailers_mut()
@@ -348,6 +496,11 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let body = self.get_mut();
+        if body.endless.is_some()
+            && let Poll::Ready(last) = body.poll_over(cx)
+        {
+            return Poll::Ready(last);
+        }
         if body.compressor.is_some() {
             return body.poll_compressed(cx);
         }
@@ -420,8 +573,8 @@ pub(super) fn discard(client: &Rc<Client>, incoming: Incoming, waits: bool) -> b
         client.unread_body.set(true);
         return false;
     }
-    let upload = Upload::new(client, false, None);
-    let mut body = RequestBody::Client { incoming, upload: Rc::clone(&upload) };
+    let upload = Upload::new(client, incoming, false, None);
+    let mut body = upload.body();
     tokio::task::spawn_local(async move {
         let stalled = Watch::new(&upload.client.worker.clock);
         std::future::poll_fn(|cx| {

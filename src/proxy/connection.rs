@@ -21,6 +21,7 @@ use crate::boundary::table::ListenerTls;
 use crate::limits::PARK_AFTER;
 use crate::net::proxy_protocol::Accepts;
 use crate::routing::request::forwarded_for;
+use crate::routing::scheme::Scheme;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Version};
 use hyper::body::Incoming;
@@ -39,6 +40,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// How long and how much is read from a client that was refused, so that it can read why.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
+
+/// How much longer an HTTP/2 connection is given than the requests on it, so that they are answered before it goes.
+const AFTER_REQUESTS: Duration = Duration::from_millis(200);
 
 /// How long after a drain's begin a client may still ask, to be answered with `Connection: close`: closing a connection
 /// at once would cross with the request of a busy client.
@@ -86,6 +90,8 @@ pub(super) struct Client {
     stalled: Cell<bool>,
     /// An answer broke off whose end only the connection's end shows (RFC 9112 §8).
     cut: Cell<bool>,
+    /// A stream was ended because its client has moved: the connection goes, too, when the others are done.
+    leaves: Cell<bool>,
 }
 
 impl Client {
@@ -118,6 +124,7 @@ impl Client {
             tunnel: Cell::new(None),
             stalled: Cell::new(false),
             cut: Cell::new(false),
+            leaves: Cell::new(false),
         })
     }
 
@@ -129,6 +136,24 @@ impl Client {
     /// A request that Weir can't read or won't route: no route and no variant to count it for.
     pub(super) fn rejected(&self) {
         self.listener.shards[self.worker.id].rejected.add(1);
+    }
+
+    /// The scheme that the client used, of a request as it came.
+    pub(super) fn scheme_of(&self, headers: &HeaderMap) -> Scheme {
+        let own = Scheme::of(self.tls);
+        if !self.hop.is_trusted() {
+            return own;
+        }
+        Scheme::forwarded(headers).unwrap_or(own)
+    }
+
+    /// What came was no request that can be read.
+    #[cold]
+    fn refused_head(&self) {
+        self.rejected();
+        if self.pulse.is_tls() {
+            tls::log_refusal(&self.listener, self.ip, "it speaks TLS, and the listener does not");
+        }
     }
 
     /// A head that did not come whole in time.
@@ -186,6 +211,11 @@ impl Client {
     /// is whole.
     pub(super) fn answer_broke(&self) {
         self.cut.set(self.version.get() == Version::HTTP_10);
+    }
+
+    /// Over HTTP/2: no more requests on this connection (GOAWAY); those under way go on.
+    pub(super) fn leave(&self) {
+        self.leaves.set(true);
     }
 
     /// Why an exchange that did not come to its end was cut.
@@ -301,7 +331,7 @@ async fn http1(client: &Rc<Client>, mut io: ClientIo) {
             }
             End::Done(result) => {
                 if result.is_err() {
-                    client.rejected();
+                    client.refused_head();
                 }
                 return Box::pin(close(client, io, result.is_err() || client.unread_body.get())).await;
             }
@@ -431,7 +461,7 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
     let result = std::future::poll_fn(|cx| {
         let idle = client.idle_since.get().after(h2_idle_limit(client));
         let is_idle = client.in_flight.get() == 0 && idle <= client.worker.clock.now();
-        if !told && (client.must_leave() || is_idle) {
+        if !told && (client.must_leave() || client.leaves.get() || is_idle) {
             told = true;
             connection.as_mut().graceful_shutdown();
             if is_idle && client.served.get() == 0 {
@@ -440,6 +470,9 @@ async fn http2(client: &Rc<Client>, io: ClientIo) {
         }
         if let Poll::Ready(result) = streams.poll(cx, |cx| connection.as_mut().poll(cx)) {
             return Poll::Ready(result);
+        }
+        if client.leaves.get() && !told {
+            cx.waker().wake_by_ref();
         }
         poll_stall(client, &watch, told, cx).map(Ok)
     })
@@ -464,6 +497,9 @@ fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_
         let due = match client.in_flight.get() {
             0 if closing => client.pulse.moved().after(limits.body_idle_timeout),
             0 => client.idle_since.get().after(h2_idle_limit(client)),
+            requests if moving && requests > client.answering.get() => {
+                client.pulse.moved().after(limits.body_idle_timeout + AFTER_REQUESTS)
+            }
             _ if moving => client.pulse.moved().after(limits.body_idle_timeout),
             _ => Tick::NEVER,
         };

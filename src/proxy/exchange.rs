@@ -103,6 +103,11 @@ impl Exchange {
         }
     }
 
+    /// The call is ended because its client has moved: the variant is not to blame.
+    pub(super) fn let_go(&mut self) {
+        self.code = Code::ClientError;
+    }
+
     pub(super) fn failed(&mut self, reason: Option<Reason>) {
         self.reason = reason;
     }

@@ -8,16 +8,15 @@ use super::failure::Failure;
 use crate::routing::compress;
 use crate::routing::edits::Facts;
 use crate::routing::filters::{Filters, OwnAnswer};
-use crate::routing::redirect::{Asked, RedirectError, Scheme};
+use crate::routing::redirect::{Asked, RedirectError};
+use crate::routing::scheme::Scheme;
 use crate::routing::table::Route;
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, Version, request};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// A worker's filters by route; empty when no route has any.
 #[derive(Default)]
@@ -116,7 +115,8 @@ fn own_answer(answer: &OwnAnswer, exchange: &Exchange, parts: &request::Parts) -
         OwnAnswer::Redirect(redirect) => {
             *response.status_mut() = redirect.status;
             let asked = Asked {
-                scheme: scheme(exchange, &parts.headers),
+                // What stands there by now is Weir's own, or a trusted proxy's.
+                scheme: Scheme::forwarded(&parts.headers).unwrap_or(Scheme::of(exchange.client.tls)),
                 host: parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
                 path: parts.uri.path(),
                 query: parts.uri.query(),
@@ -137,13 +137,6 @@ fn own_answer(answer: &OwnAnswer, exchange: &Exchange, parts: &request::Parts) -
         }
     }
     Ok(response)
-}
-
-/// The scheme that the client used: what a trusted proxy says, or the listener's.
-fn scheme(exchange: &Exchange, headers: &HeaderMap) -> Scheme {
-    let own = if exchange.client.tls { Scheme::Https } else { Scheme::Http };
-    let said = headers.get(X_FORWARDED_PROTO).and_then(|said| said.to_str().ok());
-    said.and_then(|said| Scheme::parse(&said.to_ascii_lowercase())).unwrap_or(own)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::mirror::{self, RequestCopy};
 use super::upstream::pool::QUEUE;
 use super::upstream::{self, Lease, Sent};
 use super::vet;
+use crate::limits::REFUSALS;
 use http::header::HeaderValue;
 use http::{Method, Request};
 use hyper::body::Incoming;
@@ -51,9 +52,11 @@ pub(super) async fn send(
     let waiting = Waiting::new(exchange, upload, asked.map_or(route.timeout, |asked| asked.min(route.timeout)));
     waiting.expect_interim(&mut request);
     let mut closed_fresh = false;
+    let mut refused = 0;
     loop {
         let client = &exchange.client;
-        let mut lease = waiting.for_lease(pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client))).await?;
+        let mut lease = pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client)).await?;
+        waiting.leased();
         name_host(&mut request, &lease);
         let fresh = lease.is_fresh();
         if upgrade.is_some() {
@@ -63,37 +66,35 @@ pub(super) async fn send(
             upload.goes_on_stream(lease.is_stream());
         }
         let bodiless = matches!(request.body(), RequestBody::Empty);
-        let may_repeat = if lease.is_stream() { bodiless } else { lease.may_be_stale() && is_repeatable(&request) };
+        let may_repeat = lease.is_stream() || lease.may_be_stale() && is_repeatable(&request);
         let again = may_repeat.then(|| second(&request));
         // Its task runs when this one has written the request.
         mirror::launch(copy.take());
         match lease.send(request, |cx| waiting.poll(cx)).await {
-            Ok(Sent::Answered(mut response)) => {
-                if let Err(fault) = vet::answer(&mut response, upgrade) {
-                    lease.target().log_failure(&pool.shared.name, "answer refused", &fault.describe());
-                    lease.close();
-                    return Err(Failure::BadResponse);
-                }
+            Ok(Sent::Answered(response)) => {
+                let (response, lease) = vetted(response, lease, upgrade, &pool.shared.name)?;
                 exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
                 let upload = waiting.upload.filter(|upload| !upload.is_done());
+                upload.iter().for_each(|upload| upload.forget());
                 return Ok(Answer { response, lease, upload });
             }
             Ok(Sent::Unsent(unsent)) => {
                 // A target that takes connections only to close them would have us open them for ever.
-                if fresh && closed_fresh {
+                refused += usize::from(lease.is_stream());
+                if fresh && closed_fresh || refused > REFUSALS {
                     return Err(Failure::Reset);
                 }
                 closed_fresh |= fresh;
                 request = *unsent;
             }
-            Ok(Sent::Failed { error, untouched }) => match again.filter(|_| untouched || !lease.is_stream()) {
-                Some(again) => request = again,
-                None => {
-                    let failure = waiting.blame(upstream::failure_of(&error));
-                    lease.target().log_failure(&pool.shared.name, failure.detail(), &upstream::in_words(&error));
-                    return Err(failure);
+            Ok(Sent::Failed { error, untouched }) => {
+                refused += usize::from(untouched);
+                let again = again.filter(|_| !lease.is_stream() || untouched && refused <= REFUSALS);
+                match again.and_then(|again| waiting.with_body(again, bodiless)) {
+                    Some(again) => request = again,
+                    None => return Err(waiting.broken(&lease, &pool.shared.name, &error)),
                 }
-            },
+            }
             Err(failure) => {
                 lease.target().log_failure(&pool.shared.name, "request given up", &failure.detail());
                 return Err(failure);
@@ -102,6 +103,22 @@ pub(super) async fn send(
         exchange.shard().retries.add(1);
         waiting.expect_interim(&mut request);
     }
+}
+
+/// The answer and its connection, if it may be passed on.
+#[inline(always)]
+fn vetted(
+    mut response: http::Response<Incoming>,
+    lease: Lease,
+    upgrade: Option<&HeaderValue>,
+    pool: &str,
+) -> Result<(http::Response<Incoming>, Lease), Failure> {
+    if let Err(fault) = vet::answer(&mut response, upgrade) {
+        lease.target().log_failure(pool, "answer refused", &fault.describe());
+        lease.close();
+        return Err(Failure::BadResponse);
+    }
+    Ok((response, lease))
 }
 
 async fn sent_by_this_task(upload: Option<&Upload>) {
@@ -155,6 +172,13 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// Says why the connection broke, to the log and for the answer.
+    fn broken(&self, lease: &Lease, pool: &str, error: &hyper::Error) -> Failure {
+        let failure = self.blame(upstream::failure_of(error));
+        lease.target().log_failure(pool, failure.detail(), &upstream::in_words(error));
+        failure
+    }
+
     fn new(exchange: &Exchange, upload: Option<Rc<Upload>>, timeout: Duration) -> Waiting {
         let client = Rc::clone(&exchange.client);
         let deadline = Watch::new(&client.worker.clock);
@@ -169,13 +193,11 @@ impl Waiting {
         Waiting { client, upload, timeout, end, deadline, answering, hold, owes_continue }
     }
 
-    /// The route's time runs while a connection is found, too; the time for the body's progress only after.
-    async fn for_lease(&self, lease: impl Future<Output = Result<Lease, Failure>>) -> Result<Lease, Failure> {
-        let lease = lease.await?;
+    /// There is a connection: the route's time ran while it was found; the time for the body's progress begins now.
+    fn leased(&self) {
         if !self.answering.get() {
             self.deadline.due_after(self.client.worker.limits().body_idle_timeout);
         }
-        Ok(lease)
     }
 
     /// Interim responses are told of where they are passed on, or let a body go.
@@ -216,6 +238,14 @@ impl Waiting {
             self.deadline.due_at(due);
         }
         Poll::Pending
+    }
+
+    /// A second request with the body of the first. None where that is no longer there.
+    fn with_body(&self, mut request: Request<RequestBody>, bodiless: bool) -> Option<Request<RequestBody>> {
+        if !bodiless {
+            *request.body_mut() = self.upload.as_ref()?.again()?;
+        }
+        Some(request)
     }
 
     /// The client's own failure, where its body was at fault.

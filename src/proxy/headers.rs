@@ -200,6 +200,10 @@ fn strip_hop_by_hop(headers: &mut HeaderMap, found: &Found) {
 
 fn strip_named_by_connection(headers: &mut HeaderMap) {
     let Entry::Occupied(connection) = headers.entry(header::CONNECTION) else { return };
+    if connection.iter().all(|value| is_option(value.as_bytes())) {
+        connection.remove();
+        return;
+    }
     let (_, values) = connection.remove_entry_mult();
     let named: Vec<HeaderName> = values
         .flat_map(|value| {

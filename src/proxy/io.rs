@@ -44,6 +44,8 @@ pub(super) struct Pulse {
     answered: Cell<u32>,
     /// Why the client was cut off for its HTTP/2 frames.
     breach: Cell<Option<Breach>>,
+    /// The client has begun with a TLS handshake.
+    tls: Cell<bool>,
 }
 
 impl Pulse {
@@ -60,6 +62,7 @@ impl Pulse {
             too_long: Cell::new(None),
             answered: Cell::new(0),
             breach: Cell::new(None),
+            tls: Cell::new(false),
         }
     }
     pub(super) fn moved(&self) -> Tick {
@@ -97,6 +100,9 @@ impl Pulse {
     }
     pub(super) fn too_long(&self) -> Option<TooLong> {
         self.too_long.get()
+    }
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls.get()
     }
     pub(super) fn breach(&self) -> Option<Breach> {
         self.breach.get()
@@ -150,6 +156,8 @@ impl Followed {
 
 /// How HTTP/2 begins (RFC 9113 §3.4), as far as no HTTP/1 request does.
 const PREFACE: &[u8] = b"PRI * HTTP/2";
+/// How a TLS record with a handshake begins (RFC 8446 §5.1).
+const TLS_HANDSHAKE: &[u8] = &[22, 3];
 
 impl ClientIo {
     pub(super) fn http1(stream: Stream, pulse: Rc<Pulse>, max_head: usize) -> ClientIo {
@@ -203,6 +211,7 @@ impl ClientIo {
             let ended = read.is_ready() && buf.filled().len() == held;
             if first[..length] != PREFACE[..length] || ended {
                 self.undecided = false;
+                self.pulse.tls.set(first.starts_with(TLS_HANDSHAKE));
                 self.unread = Bytes::new();
                 if let Some(guard) = &mut self.guard {
                     let kept = guard.check(&mut buf.filled_mut()[before..]);
@@ -325,7 +334,7 @@ impl AsyncWrite for ClientIo {
         }
         self.pulse.flushed.set(false);
         let n = ready!(match &mut self.stream {
-            Stream::Plain(socket) => poll_write_pieces(socket, cx, bufs),
+            Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         })?;
         self.pulse.mark();
@@ -400,8 +409,80 @@ impl Driving {
 
 /// The target's side of a request as hyper sees it.
 pub(super) struct TargetIo {
-    stream: TargetStream,
+    stream: HearsOut,
     driving: Rc<Driving>,
+}
+
+/// Reads to the end what a target sent before it closed.
+///
+/// A target may say its last word (an early answer, a GOAWAY) and close while a request's body is still being written.
+/// The kernel then refuses the next write, with the word still unread; hyper would give the connection up at that. Here
+/// such a write counts as done: what the target said is read, and after it the end, which hyper makes of it what it is.
+pub(super) struct HearsOut {
+    stream: TargetStream,
+    /// A write failed: nothing more goes out.
+    refused: bool,
+}
+
+impl HearsOut {
+    pub(super) fn new(stream: TargetStream) -> HearsOut {
+        HearsOut { stream, refused: false }
+    }
+}
+
+impl AsyncRead for HearsOut {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for HearsOut {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if !this.refused {
+            match Pin::new(&mut this.stream).poll_write(cx, buf) {
+                Poll::Ready(Err(_)) => this.refused = true,
+                written => return written,
+            }
+        }
+        Poll::Ready(Ok(buf.len()))
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if !this.refused {
+            match Pin::new(&mut this.stream).poll_write_vectored(cx, bufs) {
+                Poll::Ready(Err(_)) => this.refused = true,
+                written => return written,
+            }
+        }
+        Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let TargetStream::Tls(tls) = &mut this.stream
+            && !this.refused
+        {
+            match Pin::new(tls).poll_flush(cx) {
+                Poll::Ready(Err(_)) => this.refused = true,
+                flushed => return flushed,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.refused {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
 }
 
 pub(super) enum TargetStream {
@@ -411,10 +492,10 @@ pub(super) enum TargetStream {
 
 impl TargetIo {
     pub(super) fn new(stream: TargetStream, driving: &Rc<Driving>) -> TargetIo {
-        TargetIo { stream, driving: Rc::clone(driving) }
+        TargetIo { stream: HearsOut::new(stream), driving: Rc::clone(driving) }
     }
     pub(super) fn into_stream(self) -> TargetStream {
-        self.stream
+        self.stream.stream
     }
 }
 
@@ -467,9 +548,9 @@ impl AsyncWrite for TargetIo {
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let TargetIo { stream, driving } = self.get_mut();
-        match stream {
+        match stream.stream {
             TargetStream::Plain(_) => Poll::Ready(Ok(())),
-            TargetStream::Tls(tls) => driving.poll(|cx| Pin::new(tls).poll_flush(cx)),
+            TargetStream::Tls(_) => driving.poll(|cx| Pin::new(stream).poll_flush(cx)),
         }
     }
     /// Dropping the socket closes it; a shutdown before would only be another system call.
@@ -500,7 +581,7 @@ impl AsyncWrite for TargetStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            TargetStream::Plain(socket) => poll_write_pieces(socket, cx, bufs),
+            TargetStream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             TargetStream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }
@@ -519,26 +600,6 @@ impl AsyncWrite for TargetStream {
             TargetStream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
-}
-
-/// Up to this many bytes are copied together: `send` of one piece costs the kernel less than `writev` of several.
-const JOIN_BYTES: usize = 2048;
-
-fn poll_write_pieces(socket: &mut Socket, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-    if let [only] = bufs {
-        return Pin::new(socket).poll_write(cx, only);
-    }
-    let total: usize = bufs.iter().map(|buf| buf.len()).sum();
-    if total > JOIN_BYTES {
-        return Pin::new(socket).poll_write_vectored(cx, bufs);
-    }
-    let mut joined = [0_u8; JOIN_BYTES];
-    let mut end = 0;
-    for buf in bufs {
-        joined[end..end + buf.len()].copy_from_slice(buf);
-        end += buf.len();
-    }
-    Pin::new(socket).poll_write(cx, &joined[..end])
 }
 
 impl AsyncRead for Stream {

@@ -200,7 +200,7 @@ fn vetted(client: &Client, parts: &mut request::Parts, has_body: bool) -> Result
 /// The decision, and whose request it is.
 fn decide(client: &Client, table: &RoutingTable, parts: &request::Parts) -> Option<(Decision, IpAddr)> {
     let client_ip = client.ip_of(&parts.headers);
-    let view = RequestView::of(parts, client_ip);
+    let view = RequestView::of(parts, client.scheme_of(&parts.headers), client_ip);
     let decision = table.route(&view, &mut *client.worker.rng.borrow_mut())?;
     Some((decision, client_ip))
 }
@@ -220,15 +220,16 @@ fn upload(
         // HTTP/1.0 has no interim responses: the body comes anyway (RFC 9110 §10.1.1).
         parts.headers.remove(header::EXPECT);
     }
-    let upload = Upload::new(client, held && parts.version != Version::HTTP_10, max);
-    if max.is_some_and(|max| incoming.size_hint().lower() > max) {
+    let size = incoming.size_hint();
+    let upload = Upload::new(client, incoming, held && parts.version != Version::HTTP_10, max);
+    if max.is_some_and(|max| size.lower() > max) {
         return Err(Failure::BodyTooLarge);
     }
-    if incoming.size_hint().exact().is_none() {
+    if size.exact().is_none() {
         // Said outright: hyper takes a GET without a length for one without a body.
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    Ok((RequestBody::Client { incoming, upload: Rc::clone(&upload) }, Some(upload)))
+    Ok((upload.body(), Some(upload)))
 }
 
 fn waits_for_continue(parts: &request::Parts) -> bool {

@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::forward::Answer;
 use super::grpc;
 use super::headers;
+use super::stay::Endless;
 use crate::routing::compress::Asked;
 use crate::routing::request::Unfit;
 use crate::routing::sticky::Fallback;
@@ -78,7 +79,9 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
             compress::begin(&exchange, asked, parts.status, &mut parts.headers, length).flatten()
         }
     };
-    Response::from_parts(parts, ResponseBody::of_target(incoming, lease, upload, exchange, compressor))
+    let endless = Endless::of(&exchange, decision, &parts.headers);
+    let body = ResponseBody::of_target(incoming, lease, upload, exchange, compressor);
+    Response::from_parts(parts, body.ending(endless))
 }
 
 /// The target's 101 (Switching Protocols) as the client gets it: over HTTP/2 it is a 200 (RFC 8441 §5). The request ends

@@ -13,6 +13,10 @@ use tokio::net::{TcpStream, UnixStream};
 /// Whom a client of a unix socket counts as: somebody on this machine.
 pub(super) const LOCAL_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
+/// Up to this many bytes are copied together: `send` of one piece costs the kernel less than `writev` of several, or of
+/// one, which is how TLS writes.
+const JOIN_BYTES: usize = 2048;
+
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -104,6 +108,18 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [only] = bufs {
+            return self.poll_write(cx, only);
+        }
+        if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= JOIN_BYTES {
+            let mut joined = [0_u8; JOIN_BYTES];
+            let mut end = 0;
+            for buf in bufs {
+                joined[end..end + buf.len()].copy_from_slice(buf);
+                end += buf.len();
+            }
+            return self.poll_write(cx, &joined[..end]);
+        }
         match self.get_mut() {
             Socket::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Socket::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bufs),

@@ -19,12 +19,18 @@ use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::fmt::Display;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+/// For clients that speak HTTP where TLS is spoken.
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\
+    content-length: 40\r\n\r\nthis port speaks TLS: ask with https://\n";
 
 /// What the targets are told of a client's certificate: headers that it can't set itself.
 pub(super) type Identity = Box<[(HeaderName, HeaderValue)]>;
@@ -46,7 +52,12 @@ pub(super) async fn handshake(
 ) -> Option<Secured> {
     let limits = worker.limits();
     let waiting = worker.handshakes.begin(&worker.clock, worker.share(limits.max_handshakes), limits.handshake_timeout);
-    let accept = TlsAcceptor::from(Arc::clone(&tls.config)).accept(socket).into_fallible();
+    let accept = async {
+        if speaks_http(&socket).await {
+            return Err((io::ErrorKind::Unsupported.into(), socket));
+        }
+        TlsAcceptor::from(Arc::clone(&tls.config)).accept(socket).into_fallible().await
+    };
     let accepted = within(&waiting.deadline, accept).await;
     let shed = waiting.shed.get();
     drop(waiting);
@@ -59,13 +70,18 @@ pub(super) async fn handshake(
                 (Handshake::Failed, None)
             }
         },
+        Some(Err((error, socket))) if error.kind() == io::ErrorKind::Unsupported => {
+            log_refusal(listener, peer, "it speaks HTTP without TLS");
+            linger(Stream::Plain(socket), NOT_TLS).await;
+            (Handshake::Failed, None)
+        }
         Some(Err((error, socket))) => {
             match client_trouble(&error) {
                 Some(why) => log_refusal(listener, peer, &why),
                 None => tracing::debug!(%peer, "TLS handshake failed: {error}"),
             }
             // What the client sent meanwhile is read, or the alert that says why would be lost with a reset.
-            if error.kind() == std::io::ErrorKind::InvalidData {
+            if error.kind() == io::ErrorKind::InvalidData {
                 linger(Stream::Plain(socket), b"").await;
             }
             (Handshake::Failed, None)
@@ -75,10 +91,16 @@ pub(super) async fn handshake(
     secured
 }
 
-/// Who asks for certificates wants to know; who does not is not told of every scan.
-fn log_refusal(listener: &ListenerOutcomes, peer: SocketAddr, why: &str) {
+/// Whether the client begins with a method's name, as no TLS handshake does.
+async fn speaks_http(socket: &Socket) -> bool {
+    let mut first = [0];
+    matches!(socket.peek(&mut first).await, Ok(1)) && first[0].is_ascii_uppercase()
+}
+
+/// Who asks for certificates wants to know, and who mixed up ports; nobody is told of every scan.
+pub(super) fn log_refusal(listener: &ListenerOutcomes, peer: impl Display, why: &str) {
     if let Some(more) = listener.may_log_refusal() {
-        tracing::info!(%peer, more, "a TLS client is refused: {why}");
+        tracing::info!(%peer, more, "a client is refused: {why}");
     }
 }
 

@@ -11,11 +11,10 @@ use super::clock::{Tick, Watch};
 use super::connection::Client;
 use super::exchange::Exchange;
 use super::io::TargetStream;
+use super::stay::Stay;
 use super::upstream::Lease;
 use super::worker::Worker;
 use crate::boundary::outcomes::VariantOutcomes;
-use crate::boundary::table::Published;
-use crate::routing::split::Bucket;
 use crate::routing::table::Decision;
 use bytes::{Buf, Bytes, BytesMut};
 use frames::Frames;
@@ -36,8 +35,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const WEBSOCKET: &[u8] = b"websocket";
 /// How much is read at once.
 const PIECE: usize = 16 * 1024;
-/// How often a tunnel looks whether its client still belongs to its variant.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long both ends have to answer a Close frame (RFC 6455 §7.1.1) before they are cut.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -111,7 +108,9 @@ pub(super) struct Tunnel {
     /// Keeps the target busy and the connection's place taken.
     _lease: Lease,
     open: Open,
-    stay: Stay,
+    websocket: bool,
+    /// None: it is kept wherever its client moves.
+    stay: Option<Stay>,
 }
 
 impl Tunnel {
@@ -124,7 +123,7 @@ impl Tunnel {
     ) -> Tunnel {
         let websocket = protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET);
         let open = Open::new(exchange);
-        Tunnel { target, early, _lease: lease, open, stay: Stay::new(exchange, decision, websocket) }
+        Tunnel { target, early, _lease: lease, open, websocket, stay: Stay::of(exchange, decision) }
     }
 }
 
@@ -162,21 +161,22 @@ pub(super) async fn over_http2(client: Rc<Client>, socket: OnUpgrade, tunnel: Tu
 /// Passes bytes both ways until both sides have ended, nothing has moved for too long, or the tunnel is to be closed
 /// because its client has moved to another variant. `early` is what the client had sent ahead.
 pub(super) async fn run(mut client: impl AsyncRead + AsyncWrite + Unpin, early: Bytes, tunnel: Tunnel) {
-    let Tunnel { mut target, early: answered, _lease, open, mut stay } = tunnel;
+    let Tunnel { mut target, early: answered, _lease, open, websocket, mut stay } = tunnel;
     let worker = &open.worker;
     let watch = Watch::new(&worker.clock);
-    let frames = || (stay.within.is_some() && stay.websocket).then(Frames::default);
+    let frames = || (stay.is_some() && websocket).then(Frames::default);
     let (mut up, mut down) = (Pump::new(early, frames()), Pump::new(answered, frames()));
     let mut moved = worker.clock.now();
+    let mut closing: Option<Tick> = None;
     std::future::poll_fn(|cx| {
         loop {
             let now = worker.clock.now();
-            if stay.is_over(worker, now) {
-                if !stay.websocket || stay.closing.is_some_and(|end| end <= now) {
+            if stay.as_mut().is_some_and(|stay| stay.is_over(worker, now)) {
+                if !websocket || closing.is_some_and(|end| end <= now) {
                     return Poll::Ready(());
                 }
-                if stay.closing.is_none() {
-                    stay.closing = Some(now.after(CLOSING));
+                if closing.is_none() {
+                    closing = Some(now.after(CLOSING));
                     up.close(Some(worker.rng.borrow_mut().random()));
                     down.close(None);
                 }
@@ -193,7 +193,8 @@ pub(super) async fn run(mut client: impl AsyncRead + AsyncWrite + Unpin, early: 
             let limits = worker.limits();
             let limit = if over == 1 { limits.body_idle_timeout } else { limits.tunnel_idle_timeout };
             let idle = moved.after(limit);
-            watch.due_at(stay.next_look(now).min(idle));
+            let look = closing.or_else(|| Some(stay.as_ref()?.next_look(now)));
+            watch.due_at(look.unwrap_or(Tick::NEVER).min(idle));
             match watch.poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(()) if idle <= worker.clock.now() => return Poll::Ready(()),
@@ -202,85 +203,6 @@ pub(super) async fn run(mut client: impl AsyncRead + AsyncWrite + Unpin, early: 
         }
     })
     .await;
-}
-
-/// Whether the tunnel may stay with its variant.
-struct Stay {
-    /// The time over which such tunnels are closed; None: they are kept.
-    within: Option<Duration>,
-    route: usize,
-    variant: usize,
-    names: Option<(String, String)>,
-    /// None for a client that a rule sent here: weights do not move it.
-    bucket: Option<Bucket>,
-    websocket: bool,
-    serial: u64,
-    looked: Tick,
-    /// When it is closed: the client has moved away.
-    due: Option<Tick>,
-    closing: Option<Tick>,
-}
-
-impl Stay {
-    fn new(exchange: &Exchange, decision: &Decision, websocket: bool) -> Stay {
-        let published = &exchange.local.published;
-        let route = &published.routing.routes()[exchange.route];
-        let within = route.close_moved_within;
-        let names = within.map(|_| (route.name.clone(), route.variants[exchange.variant].name.clone()));
-        Stay {
-            within,
-            route: exchange.route,
-            variant: exchange.variant,
-            names,
-            bucket: decision.bucket.filter(|_| decision.rule.is_none()),
-            websocket,
-            serial: published.serial,
-            looked: exchange.client.worker.clock.now(),
-            due: None,
-            closing: None,
-        }
-    }
-
-    fn is_over(&mut self, worker: &Worker, now: Tick) -> bool {
-        if let (Some(within), None) = (self.within, self.due)
-            && self.looked.after(LOOK_EVERY) <= now
-        {
-            self.looked = now;
-            let published = &worker.local().published;
-            if published.serial != self.serial {
-                self.serial = published.serial;
-                if !self.belongs(published) {
-                    let share: f64 = worker.rng.borrow_mut().random();
-                    self.due = Some(now.after(within.mul_f64(share)));
-                }
-            }
-        }
-        self.due.is_some_and(|due| due <= now)
-    }
-
-    /// Whether the client would get this variant today.
-    fn belongs(&mut self, published: &Published) -> bool {
-        let Some((route_name, variant_name)) = &self.names else { return true };
-        let routes = published.routing.routes();
-        let same = routes.get(self.route).is_some_and(|route| route.name == *route_name);
-        let found = if same { Some(self.route) } else { routes.iter().position(|route| route.name == *route_name) };
-        let Some(index) = found else { return false };
-        let route = &routes[index];
-        let Some(variant) = route.variants.iter().position(|variant| variant.name == *variant_name) else {
-            return false;
-        };
-        (self.route, self.variant) = (index, variant);
-        self.bucket.is_none_or(|bucket| route.assignment.pick(bucket) == variant)
-    }
-
-    fn next_look(&self, now: Tick) -> Tick {
-        match (self.within, self.due, self.closing) {
-            (_, _, Some(end)) => end,
-            (_, Some(due), _) => due,
-            (Some(_), None, _) => now.after(LOOK_EVERY),
-            (None, None, _) => Tick::NEVER,
-        }
-    }
 }
 
 /// One direction.

@@ -7,6 +7,7 @@
 use super::matcher::{HostMatch, PathMatch, Precedence, RequestMatch};
 use super::pattern::Pattern;
 use super::rule::Test;
+use super::scheme::Scheme;
 use std::collections::HashMap;
 
 /// A route that gets no request; routes are indices in the file's order.
@@ -52,7 +53,7 @@ pub fn unreachable(matches: &[&RequestMatch]) -> Vec<Unreachable> {
 struct Search<'m> {
     routes: Vec<Route<'m>>,
     known: HashMap<&'m Pattern, Known>,
-    groups: HashMap<&'m HostMatch, Group<'m>>,
+    groups: HashMap<(Option<Scheme>, &'m HostMatch), Group<'m>>,
     /// Regular expressions that take every host name.
     whole_hosts: Vec<&'m HostMatch>,
 }
@@ -68,7 +69,8 @@ struct Known {
     tail: String,
 }
 
-/// The routes of one host.
+/// The routes of one scheme and host. Of another scheme, or of both, none takes all of a route's requests and is asked
+/// before it.
 #[derive(Default)]
 struct Group<'m> {
     by_path: HashMap<&'m PathMatch, Vec<usize>>,
@@ -85,14 +87,14 @@ impl<'m> Search<'m> {
         for (route, matches) in matches.iter().enumerate() {
             if let HostMatch::Regex(pattern) = &matches.host
                 && search.know(pattern).takes_every_text()
-                && !search.groups.contains_key(&matches.host)
+                && !search.whole_hosts.contains(&&matches.host)
             {
                 search.whole_hosts.push(&matches.host);
             }
             if let PathMatch::Regex(pattern) = &matches.path {
                 search.know(pattern);
             }
-            search.groups.entry(&matches.host).or_default().insert(route, matches);
+            search.groups.entry((matches.scheme, &matches.host)).or_default().insert(route, matches);
         }
         search
     }
@@ -104,11 +106,12 @@ impl<'m> Search<'m> {
 
     /// A route that is asked before this one and takes all of its requests.
     fn taker_of(&self, route: usize) -> Option<usize> {
-        let RequestMatch { host, path, .. } = self.routes[route].matches;
+        let RequestMatch { scheme, host, path, .. } = self.routes[route].matches;
         let mut lists: Vec<&[usize]> = Vec::new();
-        for over in self.hosts_over(host) {
-            let Some(group) = self.groups.get(&over) else { continue };
-            if over == *host {
+        let hosts = self.hosts_over(host);
+        for over in &hosts {
+            let Some(group) = self.groups.get(&(*scheme, over)) else { continue };
+            if over == host {
                 lists.extend(group.wide.get(path).map(Vec::as_slice));
             } else {
                 lists.extend(paths_over(path).iter().filter_map(|path| Some(group.by_path.get(path)?.as_slice())));
@@ -144,7 +147,12 @@ impl<'m> Search<'m> {
         let conditions = one.conditions.iter().all(|(subject, wanted)| {
             other.conditions.iter().any(|(there, given)| there == subject && implies(given, wanted))
         });
-        methods && conditions && self.covers_host(&one.host, &other.host) && self.covers_path(&one.path, &other.path)
+        let scheme = one.scheme.is_none() || one.scheme == other.scheme;
+        scheme
+            && methods
+            && conditions
+            && self.covers_host(&one.host, &other.host)
+            && self.covers_path(&one.path, &other.path)
     }
 
     fn covers_host(&self, one: &HostMatch, other: &HostMatch) -> bool {
@@ -219,7 +227,8 @@ fn paths_over(path: &PathMatch) -> Vec<PathMatch> {
 fn implies(given: &Test, wanted: &Test) -> bool {
     match (given, wanted) {
         _ if given == wanted => true,
-        (Test::Present(_), _) | (_, Test::Present(false)) => false,
+        // What a file lists may change.
+        (Test::Present(_), _) | (_, Test::Present(false) | Test::InFile(_)) => false,
         (_, Test::Present(true)) => true,
         (Test::Equals(value), _) => wanted.passes(value.as_bytes()),
         (Test::In(values), _) => values.iter().all(|value| wanted.passes(value.as_bytes())),
@@ -233,9 +242,12 @@ fn implies(given: &Test, wanted: &Test) -> bool {
 mod tests {
     use super::*;
     use crate::routing::index::Index;
+    use crate::routing::list::ValueList;
+    use crate::routing::rule::FileList;
     use crate::routing::samples::{self, header, query};
     use http::Method;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     fn on(host: &str, path: &str) -> RequestMatch {
         let host = match host.strip_prefix('~') {
@@ -304,6 +316,10 @@ mod tests {
         };
         let (none, get, both) = (&[][..], &[Method::GET][..], &[Method::GET, Method::PUT][..]);
         let x = |test| header("x", test);
+        let in_file = |list| {
+            let values = Arc::new(ValueList::of([&b"1"[..]]));
+            Test::InFile(FileList { name: "ids.txt".into(), list, values })
+        };
         let one_of = |values: &[&str]| Test::In(values.iter().map(|&value| value.to_owned()).collect());
         for (one, other, found) in [
             (with(get, &[]), with(get, &[]), Some(Why::Same)),
@@ -320,6 +336,10 @@ mod tests {
             (with(none, &[x(one_of(&["1", "2"]))]), with(none, &[x(is("1"))]), Some(Why::First)),
             (with(none, &[x(Test::Prefix("a".to_owned()))]), with(none, &[x(one_of(&["ab", "a"]))]), Some(Why::First)),
             (with(none, &[x(Test::Prefix("a".to_owned()))]), with(none, &[x(one_of(&["ab", "b"]))]), None),
+            (with(none, &[x(in_file(0))]), with(none, &[x(is("1"))]), None),
+            (with(none, &[x(in_file(0))]), with(none, &[x(in_file(1))]), None),
+            (with(none, &[x(in_file(0))]), with(none, &[x(in_file(0))]), Some(Why::Same)),
+            (with(none, &[x(Test::Present(true))]), with(none, &[x(in_file(0))]), Some(Why::First)),
             (with(none, &[x(Test::Present(true))]), with(none, &[header("y", is("1"))]), None),
             (
                 with(none, &[x(Test::Present(true)), x(Test::Prefix("a".to_owned()))]),

@@ -8,6 +8,7 @@
 mod key;
 mod near;
 
+use super::redact::Redact;
 use super::rule::{Outcome, Rule};
 use super::split::Weight;
 use super::table::{Decision, RequestView, Route, RoutingTable};
@@ -47,22 +48,24 @@ pub struct Asked {
     pub why: String,
 }
 
-/// Decides as the proxy does and says why. `asked` is the index of a route that must be among those considered.
+/// Decides as the proxy does and says why. `asked` is the index of a route that must be among those considered;
+/// the table's values are told as `redact` has them.
 pub fn explain(
     table: &RoutingTable,
     request: &RequestView<'_>,
     asked: Option<usize>,
+    redact: &dyn Redact,
     rng: &mut (impl rand::Rng + ?Sized),
 ) -> Trace {
     let decision = table.route(request, rng);
-    let near::Near { considered, others, takers } = near::routes(table, request, decision.as_ref(), asked);
+    let near::Near { considered, others, takers } = near::routes(table, request, decision.as_ref(), asked, redact);
     let Some(decision) = decision else {
         let why = "No route takes the request: Weir answers 404.".to_owned();
         return Trace { considered, others, why, ..Trace::nothing() };
     };
     let route = &table.routes()[decision.route];
-    let (rules, rules_left_out) = asked_rules(&route.rules, decision.rule, request);
-    let key = key::found(route.sticky.as_ref(), &decision, request);
+    let (rules, rules_left_out) = asked_rules(&route.rules, decision.rule, request, redact);
+    let key = key::found(route.sticky.as_ref(), &decision, request, redact);
     let weights = weights(route, &decision);
     let why = sentence(route, &decision, takers, key.as_ref(), weights.as_deref());
     let rules_not_asked = decision.rule.map_or(0, |matched| route.rules.len() - matched - 1);
@@ -86,13 +89,18 @@ impl Trace {
 }
 
 /// The rules up to the one that matched, which is always among them, and how many before it are left out.
-fn asked_rules(rules: &[Rule], matched: Option<usize>, request: &RequestView<'_>) -> (Vec<Asked>, usize) {
+fn asked_rules(
+    rules: &[Rule],
+    matched: Option<usize>,
+    request: &RequestView<'_>,
+    redact: &dyn Redact,
+) -> (Vec<Asked>, usize) {
     let before = matched.unwrap_or(rules.len());
     let shown = before.min(EXPLAIN_RULES - usize::from(matched.is_some()));
     let asked = (0..shown).chain(matched).map(|index| Asked {
         name: rules[index].name.clone(),
         matched: matched == Some(index),
-        why: rules[index].when.why(request),
+        why: rules[index].when.why(request, redact),
     });
     (asked.collect(), before - shown)
 }
@@ -160,7 +168,9 @@ mod tests {
     use super::*;
     use crate::limits::EXPLAIN_ROUTES;
     use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
+    use crate::routing::redact::Open;
     use crate::routing::rule::{Condition, Subject, Test};
+    use crate::routing::scheme::Scheme;
     use crate::routing::split::Assignment;
     use crate::routing::sticky::{Fallback, KeySource, Sticky, bucket_of};
     use crate::routing::table::Variant;
@@ -223,8 +233,16 @@ mod tests {
     fn traced(table: &RoutingTable, url: (&str, &str), headers: &HeaderMap, asked: Option<usize>) -> Trace {
         let (path, query) = url.1.split_once('?').map_or((url.1, None), |(path, query)| (path, Some(query)));
         let client_ip = [192, 0, 2, 7].into();
-        let request = RequestView { host: Some(url.0), path, query, method: &Method::GET, headers, client_ip };
-        explain(table, &request, asked, &mut StdRng::seed_from_u64(7))
+        let request = RequestView {
+            scheme: Scheme::Http,
+            host: Some(url.0),
+            path,
+            query,
+            method: &Method::GET,
+            headers,
+            client_ip,
+        };
+        explain(table, &request, asked, &Open, &mut StdRng::seed_from_u64(7))
     }
 
     fn shop() -> RoutingTable {
@@ -372,9 +390,9 @@ mod tests {
             let fields: Vec<(&'static str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let headers = headers(&fields);
             let client_ip = [192, 0, 2, 7].into();
-            let request = RequestView { host: Some(host), path, query: None, method: &Method::GET, headers: &headers, client_ip };
+            let request = RequestView { scheme: Scheme::Http, host: Some(host), path, query: None, method: &Method::GET, headers: &headers, client_ip };
             let decided = table.route(&request, &mut StdRng::seed_from_u64(seed));
-            let trace = explain(&table, &request, None, &mut StdRng::seed_from_u64(seed));
+            let trace = explain(&table, &request, None, &Open, &mut StdRng::seed_from_u64(seed));
             prop_assert_eq!(&trace.decision, &decided);
             for told in &trace.considered {
                 let is_chosen = decided.as_ref().is_some_and(|decision| decision.route == told.route);

@@ -7,6 +7,7 @@ use super::rewrite::Rewrite;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue};
+use std::sync::Arc;
 
 /// Shared by the tables for as long as the configuration is the same; each worker works with its own
 /// [`Filters::detached`] copy.
@@ -36,6 +37,8 @@ pub struct Fixed {
     /// Seconds.
     pub retry_after: Option<HeaderValue>,
     pub body: Bytes,
+    /// The file that the body was read from, as the configuration writes it, to be shown.
+    pub file: Option<Arc<str>>,
 }
 
 impl OwnAnswer {
@@ -75,6 +78,7 @@ impl Filters {
                 content_type: fixed.content_type.as_ref().map(own_value),
                 retry_after: fixed.retry_after.as_ref().map(own_value),
                 body: Bytes::copy_from_slice(&fixed.body),
+                file: fixed.file.as_deref().map(Arc::from),
             }),
         });
         let rewrite = self
@@ -116,6 +120,7 @@ mod tests {
                 content_type: Some(HeaderValue::from_static("text/plain")),
                 retry_after: None,
                 body: body.clone(),
+                file: Some("closed.html".into()),
             })),
             compress: Codings::new(&[Coding::Gzip]),
         };

@@ -1,5 +1,7 @@
 //! Finds the most specific route of a request without asking every route.
 //!
+//! Where routes are for one scheme only, those are looked up first, and then the others in the same way.
+//!
 //! A look-up is a hash of the host, one of the path, and one for each of the path's segment borders at which
 //! some route's prefix ends, so it does not grow with the number of routes. Borders at lengths that no route
 //! has are not hashed: a path of sixty thousand slashes costs what an ordinary one does.
@@ -21,6 +23,14 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Routes by host, then by path; a route is its index in the file's order.
 #[derive(Debug, Default)]
 pub struct Index {
+    /// Those for one scheme, which come before all others; most tables have none.
+    of_one_scheme: Option<Box<[Hosts; 2]>>,
+    of_both: Hosts,
+}
+
+/// The routes of one scheme, or of both.
+#[derive(Debug, Default)]
+struct Hosts {
     exact: Map<Paths>,
     wildcards: Map<Paths>,
     wildcard_lengths: Lengths,
@@ -37,15 +47,39 @@ impl Index {
         let mut order: Vec<usize> = (0..matches.len()).collect();
         order.sort_by_cached_key(|&route| Reverse(matches[route].precedence()));
         for route in order {
-            index.paths_of(&matches[route].host).insert(matches[route], route);
+            let hosts = match matches[route].scheme {
+                Some(scheme) => &mut index.of_one_scheme.get_or_insert_default()[scheme as usize],
+                None => &mut index.of_both,
+            };
+            hosts.paths_of(&matches[route].host).insert(matches[route], route);
         }
-        let hosts = index.exact.values_mut().chain(index.wildcards.values_mut());
-        for leaf in hosts.chain([&mut index.regexes, &mut index.any]).flat_map(Paths::leaves) {
+        let all = index.of_one_scheme.iter_mut().flat_map(|hosts| hosts.iter_mut()).chain([&mut index.of_both]);
+        for leaf in all.flat_map(Hosts::leaves) {
             if let Leaf::Asked(asked) = leaf {
                 asked.hash(|route| matches[route]);
             }
         }
         index
+    }
+
+    /// `match_of` gives the match of a route that the index was made of.
+    pub fn find<'m>(&self, request: &RequestView<'_>, match_of: impl Fn(usize) -> &'m RequestMatch) -> Option<usize> {
+        let mut scratch = HostScratch::default();
+        let name = request.host.and_then(|host| host_name(host, &mut scratch));
+        let takes = |route| match_of(route).misses_named(name, request).is_none();
+        if let Some(hosts) = &self.of_one_scheme
+            && let Some(route) = hosts[request.scheme as usize].find(name, request, &takes)
+        {
+            return Some(route);
+        }
+        self.of_both.find(name, request, &takes)
+    }
+}
+
+impl Hosts {
+    fn leaves(&mut self) -> impl Iterator<Item = &mut Leaf> {
+        let hosts = self.exact.values_mut().chain(self.wildcards.values_mut());
+        hosts.chain([&mut self.regexes, &mut self.any]).flat_map(Paths::leaves)
     }
 
     fn paths_of(&mut self, host: &HostMatch) -> &mut Paths {
@@ -60,13 +94,10 @@ impl Index {
         }
     }
 
-    /// `match_of` gives the match of a route that the index was made of.
-    pub fn find<'m>(&self, request: &RequestView<'_>, match_of: impl Fn(usize) -> &'m RequestMatch) -> Option<usize> {
-        let mut scratch = HostScratch::default();
-        let name = request.host.and_then(|host| host_name(host, &mut scratch));
-        let takes = |route| match_of(route).misses_named(name, request).is_none();
-        let exact = name.and_then(|name| self.exact.get(name)?.find(request, &takes));
-        exact.or_else(|| self.find_beyond_exact(name, request, &takes))
+    #[inline(always)]
+    fn find(&self, name: Option<&[u8]>, request: &RequestView<'_>, takes: &impl Fn(usize) -> bool) -> Option<usize> {
+        let exact = name.and_then(|name| self.exact.get(name)?.find(request, takes));
+        exact.or_else(|| self.find_beyond_exact(name, request, takes))
     }
 
     #[inline(never)]

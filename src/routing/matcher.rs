@@ -7,7 +7,9 @@
 //! proxy that rewrites or decodes them for its own decision and sends on the original is a way around its rules.
 
 use super::pattern::Pattern;
+use super::redact::{Open, Redact};
 use super::rule::{Subject, Test};
+use super::scheme::Scheme;
 use super::table::RequestView;
 use http::Method;
 use std::fmt;
@@ -37,6 +39,8 @@ pub enum PathMatch {
 /// The default takes every request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RequestMatch {
+    /// None: either.
+    pub scheme: Option<Scheme>,
     pub host: HostMatch,
     pub path: PathMatch,
     /// Any of these; none: every method.
@@ -47,10 +51,14 @@ pub struct RequestMatch {
 
 /// How specific a match is: the greater one wins; on a tie the first in the file.
 ///
-/// The order is that of the fields: a comparison looks at the next one when all before are equal. It is the
-/// order of the Gateway API's `HTTPRouteRule`, which leaves the place of regular expressions open.
+/// The order is that of the fields: a comparison looks at the next one when all before are equal. But for the scheme
+/// it is the order of the Gateway API's `HTTPRouteRule`, which leaves the place of regular expressions open. There a
+/// listener is chosen first and its routes compete among themselves; so here a route for one scheme comes before all
+/// that are for both, and one redirect to https takes all that comes by http, however specific other routes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Precedence {
+    /// Whether it is for one scheme only.
+    scheme: bool,
     host: HostPrecedence,
     path: PathPrecedence,
     /// Whether there is a condition on the method.
@@ -81,6 +89,7 @@ enum PathPrecedence {
 /// Why a route does not take a request: the first reason, in the order of [`RequestMatch`]'s fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Miss<'m> {
+    Scheme(Scheme),
     Host(&'m HostMatch),
     Path(&'m PathMatch),
     Method(&'m [Method]),
@@ -186,6 +195,9 @@ impl RequestMatch {
 
     /// As [`RequestMatch::misses`], for whoever has the request's [`host_name`] already.
     pub fn misses_named(&self, name: Option<&[u8]>, request: &RequestView<'_>) -> Option<Miss<'_>> {
+        if let Some(scheme) = self.scheme.filter(|scheme| *scheme != request.scheme) {
+            return Some(Miss::Scheme(scheme));
+        }
         if !self.host.takes(name) {
             return Some(Miss::Host(&self.host));
         }
@@ -213,7 +225,8 @@ impl RequestMatch {
         };
         let headers = self.conditions.iter().filter(|(subject, _)| matches!(subject, Subject::Header(_))).count();
         let queries = self.conditions.len() - headers;
-        Precedence { host, path, method: !self.methods.is_empty(), headers, queries }
+        let (scheme, method) = (self.scheme.is_some(), !self.methods.is_empty());
+        Precedence { scheme, host, path, method, headers, queries }
     }
 
     /// The same requests, written in one way: methods and conditions in an order of their own, each once.
@@ -221,26 +234,43 @@ impl RequestMatch {
         self.methods.sort_by(|one, other| one.as_str().cmp(other.as_str()));
         self.methods.dedup();
         // Headers before query parameters, by the first letter.
-        self.conditions.sort_by_cached_key(|(subject, test)| (subject.to_string(), test.to_string()));
+        self.conditions.sort_by_cached_key(|(subject, test)| (subject.told(&Open), test.told(&Open)));
         self.conditions.dedup();
         self
     }
 }
 
-impl fmt::Display for Miss<'_> {
+impl Miss<'_> {
     /// For people: `the path is not under /v1`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub fn told(&self, redact: &dyn Redact) -> String {
         match self {
-            Miss::Host(HostMatch::Regex(pattern)) => write!(f, "the host does not match {pattern}"),
-            Miss::Host(host) => write!(f, "the host is not {host}"),
-            Miss::Path(PathMatch::Prefix(prefix)) => write!(f, "the path is not under {prefix}"),
-            Miss::Path(PathMatch::Exact(exact)) => write!(f, "the path is not {exact}"),
-            Miss::Path(PathMatch::Regex(pattern)) => write!(f, "the path does not match {pattern}"),
-            Miss::Method(methods) => {
-                let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-                write!(f, "the method is not {}", names.join(" or "))
+            Miss::Scheme(scheme) => format!("the scheme is not {}", scheme.name()),
+            Miss::Host(host @ HostMatch::Regex(_)) => format!("the host does not match {}", host.told(redact)),
+            Miss::Host(host) => format!("the host is not {}", host.told(redact)),
+            Miss::Path(PathMatch::Prefix(prefix)) => format!("the path is not under {}", redact.shown(prefix)),
+            Miss::Path(PathMatch::Exact(exact)) => format!("the path is not {}", redact.shown(exact)),
+            Miss::Path(PathMatch::Regex(pattern)) => {
+                format!("the path does not match {}", redact.shown(pattern.as_str()))
             }
-            Miss::Condition(subject, test) => write!(f, "{subject} does not pass {test}"),
+            Miss::Method(methods) => format!("the method is not {}", any_of(methods, redact)),
+            Miss::Condition(subject, test) => {
+                format!("{} does not pass {}", subject.told(redact), test.told(redact))
+            }
+        }
+    }
+}
+
+/// `GET or HEAD`.
+pub(super) fn any_of(methods: &[Method], redact: &dyn Redact) -> String {
+    methods.iter().map(|method| redact.shown(method.as_str())).collect::<Vec<_>>().join(" or ")
+}
+
+impl HostMatch {
+    /// For people: as it is written in the configuration.
+    pub fn told(&self, redact: &dyn Redact) -> String {
+        match self {
+            HostMatch::Regex(pattern) => redact.shown(pattern.as_str()).to_owned(),
+            host => redact.shown(&host.to_string()).to_owned(),
         }
     }
 }
@@ -445,7 +475,7 @@ mod tests {
     }
 
     fn matching(host: HostMatch, path: PathMatch, methods: &[Method], conditions: &[(Subject, Test)]) -> RequestMatch {
-        RequestMatch { host, path, methods: methods.into(), conditions: conditions.into() }
+        RequestMatch { scheme: None, host, path, methods: methods.into(), conditions: conditions.into() }
     }
 
     #[test]
@@ -479,6 +509,8 @@ mod tests {
             matching(a(), prefix("/v1/users"), &[], &[]),
             matching(a(), PathMatch::Regex(regex("^/v1/users/[0-9]+$")), &[], &[]),
             matching(a(), exact("/"), &[], &[]),
+            RequestMatch { scheme: Some(Scheme::Http), ..RequestMatch::default() },
+            RequestMatch { scheme: Some(Scheme::Https), ..matching(a(), prefix("/"), &[], &[]) },
         ];
         let precedences: Vec<_> = ascending.iter().map(RequestMatch::precedence).collect();
         assert!(precedences.is_sorted_by(|low, high| low < high), "{precedences:#?}");
@@ -521,8 +553,8 @@ mod tests {
             ),
             (Some("eu.shop.test"), "/v1/x", Method::HEAD, &headers, Some("a&beta"), None),
         ] {
-            let request = RequestView { host, path, query, method: &method, headers, client_ip };
-            assert_eq!(route.misses(&request).map(|miss| miss.to_string()).as_deref(), miss);
+            let request = RequestView { scheme: Scheme::Http, host, path, query, method: &method, headers, client_ip };
+            assert_eq!(route.misses(&request).map(|miss| miss.told(&Open)).as_deref(), miss);
             assert_eq!(route.takes(&request), miss.is_none());
         }
     }
@@ -532,7 +564,15 @@ mod tests {
         let headers = http::HeaderMap::new();
         let takes = |route: &RequestMatch, host, path| {
             let client_ip = [192, 0, 2, 7].into();
-            route.takes(&RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip })
+            route.takes(&RequestView {
+                scheme: Scheme::Http,
+                host,
+                path,
+                query: None,
+                method: &Method::GET,
+                headers: &headers,
+                client_ip,
+            })
         };
         let host = Pattern::caseless(r"^(eu|US)\.shop\.test$").unwrap();
         let host = RequestMatch { host: HostMatch::Regex(host), ..RequestMatch::default() };

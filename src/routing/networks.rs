@@ -4,6 +4,7 @@
 //! there are. An IPv4 address is the same client whether it came in over IPv4 or, as `::ffff:192.0.2.7`, over IPv6:
 //! both are compared as IPv4.
 
+use super::redact::Redact;
 use ipnet::{IpNet, Ipv4Net};
 use std::fmt;
 use std::net::IpAddr;
@@ -46,6 +47,11 @@ impl Networks {
 /// `10.0.0.0/8`; a single address without its length.
 pub fn shown(network: &IpNet) -> String {
     if network.prefix_len() == network.max_prefix_len() { network.addr().to_string() } else { network.to_string() }
+}
+
+/// The same, as it may be said.
+pub fn told(network: &IpNet, redact: &dyn Redact) -> String {
+    redact.shown(&shown(network)).to_owned()
 }
 
 /// In order, without overlap.

@@ -6,15 +6,10 @@
 
 use super::matcher::{HostScratch, host_name};
 use super::rewrite::PathChange;
+use super::scheme::Scheme;
 use http::StatusCode;
 use http::header::HeaderValue;
 use std::borrow::Cow;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    Http,
-    Https,
-}
 
 /// With none of scheme, host and port the location is a path on the server that was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,30 +38,6 @@ pub enum RedirectError {
     NoHost,
     #[error("the redirect leads to what was asked for")]
     Itself,
-}
-
-impl Scheme {
-    pub fn parse(text: &str) -> Option<Scheme> {
-        match text {
-            "http" => Some(Scheme::Http),
-            "https" => Some(Scheme::Https),
-            _ => None,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        }
-    }
-
-    pub fn default_port(self) -> u16 {
-        match self {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-        }
-    }
 }
 
 impl Redirect {

@@ -5,6 +5,7 @@
 
 mod host;
 
+use super::scheme::Scheme;
 use super::table::RequestView;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -111,8 +112,9 @@ pub fn forwarded_for(headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> bool) -
 
 impl<'r> RequestView<'r> {
     /// Of a request in origin form.
-    pub fn of(parts: &'r Parts, client_ip: IpAddr) -> RequestView<'r> {
+    pub fn of(parts: &'r Parts, scheme: Scheme, client_ip: IpAddr) -> RequestView<'r> {
         RequestView {
+            scheme,
             host: parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
             path: parts.uri.path(),
             query: parts.uri.query(),
@@ -139,7 +141,7 @@ mod tests {
     fn the_authority_of_the_target_is_the_host() {
         let mut parts = parts("GET", "http://Shop.test:81/a?b=1", Version::HTTP_11, &["shop.test:081"]);
         assert_eq!(to_origin_form(&mut parts), Ok(()));
-        let view = RequestView::of(&parts, IpAddr::from([192, 0, 2, 7]));
+        let view = RequestView::of(&parts, Scheme::Https, IpAddr::from([192, 0, 2, 7]));
         assert_eq!((view.host, view.path, view.query), (Some("Shop.test:81"), "/a", Some("b=1")));
         assert_eq!(parts.headers.get_all("host").iter().count(), 1);
     }

@@ -9,11 +9,11 @@ mod why;
 use super::list::ValueList;
 use super::networks::Networks;
 use super::pattern::Pattern;
+use super::redact::Redact;
 use super::split::Assignment;
 use super::sticky::{cookie_value, query_value};
 use super::table::RequestView;
 use index::Pairs;
-use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -98,8 +98,8 @@ impl Condition {
     /// Puts a list's new content into every test that has the list.
     pub fn relist(&mut self, list: usize, values: &Arc<ValueList>) {
         match self {
-            Condition::Is(_, Test::InFile(file)) if file.list == list => file.values = Arc::clone(values),
-            Condition::Is(..) | Condition::Ip(_) => {}
+            Condition::Is(_, test) => test.relist(list, values),
+            Condition::Ip(_) => {}
             Condition::Not(condition) => condition.relist(list, values),
             Condition::All(all) | Condition::Any(all) => all.iter_mut().for_each(|one| one.relist(list, values)),
         }
@@ -170,6 +170,15 @@ impl<'r> Values<'r> {
 }
 
 impl Test {
+    /// Puts a list's new content into the test, if it has the list.
+    pub fn relist(&mut self, list: usize, values: &Arc<ValueList>) {
+        if let Test::InFile(file) = self
+            && file.list == list
+        {
+            file.values = Arc::clone(values);
+        }
+    }
+
     /// Whether a value that was sent passes.
     pub fn passes(&self, value: &[u8]) -> bool {
         match self {
@@ -185,29 +194,30 @@ impl Test {
     }
 }
 
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Subject {
+    /// For people: `header x-canary`.
+    pub fn told(&self, redact: &dyn Redact) -> String {
         match self {
-            Subject::Header(name) => write!(f, "header {name}"),
-            Subject::Cookie(name) => write!(f, "cookie {name}"),
-            Subject::Query(name) => write!(f, "query parameter {name}"),
-            Subject::Method => f.write_str("method"),
+            Subject::Header(name) => format!("header {}", redact.shown(name.as_str())),
+            Subject::Cookie(name) => format!("cookie {}", redact.shown(name)),
+            Subject::Query(name) => format!("query parameter {}", redact.shown(name)),
+            Subject::Method => "method".to_owned(),
         }
     }
 }
 
-impl fmt::Display for Test {
+impl Test {
     /// As it is written in the configuration.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub fn told(&self, redact: &dyn Redact) -> String {
         match self {
-            Test::Present(present) => write!(f, "present = {present}"),
-            Test::Equals(text) => write!(f, "equals = {text:?}"),
-            Test::In(texts) => write!(f, "in = {texts:?}"),
-            Test::InList(list) => write!(f, "in = {} values", list.len()),
-            Test::InFile(file) => write!(f, "in_file = {:?}", file.name),
-            Test::Prefix(text) => write!(f, "prefix = {text:?}"),
-            Test::Suffix(text) => write!(f, "suffix = {text:?}"),
-            Test::Regex(pattern) => write!(f, "regex = {:?}", pattern.as_str()),
+            Test::Present(present) => format!("present = {present}"),
+            Test::Equals(text) => format!("equals = {:?}", redact.shown(text)),
+            Test::In(texts) => format!("in = {:?}", texts.iter().map(|text| redact.shown(text)).collect::<Vec<_>>()),
+            Test::InList(list) => format!("in = {} values", list.len()),
+            Test::InFile(file) => format!("in_file = {:?}", file.name),
+            Test::Prefix(text) => format!("prefix = {:?}", redact.shown(text)),
+            Test::Suffix(text) => format!("suffix = {:?}", redact.shown(text)),
+            Test::Regex(pattern) => format!("regex = {:?}", redact.shown(pattern.as_str())),
         }
     }
 }
@@ -215,12 +225,13 @@ impl fmt::Display for Test {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::scheme::Scheme;
     use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
     fn request(headers: &HeaderMap) -> RequestView<'_> {
         let client_ip = [192, 0, 2, 7].into();
         let query = Some("beta=yes&name=a%20b");
-        RequestView { host: None, path: "/", query, method: &Method::POST, headers, client_ip }
+        RequestView { scheme: Scheme::Http, host: None, path: "/", query, method: &Method::POST, headers, client_ip }
     }
 
     fn headers() -> HeaderMap {

@@ -3,6 +3,7 @@
 use super::matcher::{HostMatch, PathMatch, RequestMatch};
 use super::pattern::Pattern;
 use super::rule::{Subject, Test};
+use super::scheme::Scheme;
 use super::table::RequestView;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
@@ -12,6 +13,7 @@ use std::sync::LazyLock;
 /// A request that owns its parts.
 #[derive(Clone, Debug)]
 pub struct Request {
+    pub scheme: Scheme,
     pub host: Option<String>,
     pub path: String,
     pub query: Option<String>,
@@ -22,11 +24,12 @@ pub struct Request {
 impl Request {
     pub fn get(host: Option<&str>, path: &str) -> Request {
         let (host, path) = (host.map(str::to_owned), path.to_owned());
-        Request { host, path, query: None, method: Method::GET, headers: HeaderMap::new() }
+        Request { scheme: Scheme::Http, host, path, query: None, method: Method::GET, headers: HeaderMap::new() }
     }
 
     pub fn view(&self) -> RequestView<'_> {
         RequestView {
+            scheme: self.scheme,
             host: self.host.as_deref(),
             path: &self.path,
             query: self.query.as_deref(),
@@ -50,23 +53,25 @@ pub fn requests() -> impl Strategy<Value = Request> {
     let path = prop_oneof![9 => paths(), 1 => Just("*".to_owned())];
     let query = prop::option::of("([qr](=[ab]{0,2})?&?){0,3}");
     let headers = prop::collection::vec((select(vec!["x", "y"]), select(vec!["", "a", "b", "ab", "\u{ff}b"])), 0..4);
-    (host, path, query, select(METHODS.to_vec()), headers).prop_map(|(host, path, query, method, headers)| {
+    let drawn = (select(SCHEMES.to_vec()), host, path, query, select(METHODS.to_vec()), headers);
+    drawn.prop_map(|(scheme, host, path, query, method, headers)| {
         let field = |(name, value): (&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap())
         };
         let headers = headers.into_iter().map(field).collect();
-        Request { host, path, query, method, headers }
+        Request { scheme, host, path, query, method, headers }
     })
 }
 
 /// The matches of up to `most` routes; many have a host, a path or a condition from one before.
 pub fn tables(most: usize) -> impl Strategy<Value = Vec<RequestMatch>> {
-    let like = (any::<prop::sample::Index>(), any::<[bool; 4]>());
+    let like = (any::<prop::sample::Index>(), any::<[bool; 5]>());
     prop::collection::vec((matches(), like), 0..most).prop_map(|drawn| {
         let mut matches: Vec<RequestMatch> = Vec::new();
-        for (mut one, (like, [host, path, methods, conditions])) in drawn {
+        for (mut one, (like, [scheme, host, path, methods, conditions])) in drawn {
             if !matches.is_empty() {
                 let like = like.get(&matches).clone();
+                one.scheme = if scheme { like.scheme } else { one.scheme };
                 one.host = if host { like.host } else { one.host };
                 one.path = if path { like.path } else { one.path };
                 one.methods = if methods { like.methods } else { one.methods };
@@ -82,10 +87,13 @@ pub fn tables(most: usize) -> impl Strategy<Value = Vec<RequestMatch>> {
 pub fn matches() -> impl Strategy<Value = RequestMatch> {
     let methods = prop_oneof![2 => Just(Vec::new()), 1 => subsequence(METHODS.to_vec(), 1..=3)];
     let conditions = prop_oneof![1 => Just(Vec::new()), 1 => prop::collection::vec(conditions(), 1..4)];
-    (hosts(), path_matches(), methods, conditions)
-        .prop_map(|(host, path, methods, conditions)| RequestMatch { host, path, methods, conditions }.normalised())
+    let scheme = prop_oneof![2 => Just(None), 1 => select(SCHEMES.to_vec()).prop_map(Some)];
+    (scheme, hosts(), path_matches(), methods, conditions).prop_map(|(scheme, host, path, methods, conditions)| {
+        RequestMatch { scheme, host, path, methods, conditions }.normalised()
+    })
 }
 
+const SCHEMES: [Scheme; 2] = [Scheme::Http, Scheme::Https];
 const METHODS: [Method; 3] = [Method::GET, Method::HEAD, Method::PUT];
 // Compiled once, since that takes longer than all else here.
 static HOST_REGEXES: LazyLock<Vec<Pattern>> = LazyLock::new(|| {

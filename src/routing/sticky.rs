@@ -13,6 +13,7 @@ use crate::limits::STICKY_KEY_BYTES;
 use http::HeaderMap;
 use http::header::COOKIE;
 use std::borrow::Cow;
+use std::fmt;
 use std::io::Write;
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -28,6 +29,19 @@ pub enum KeySource {
     Ip,
     /// A claim of the bearer token's payload, by its name. The signature is not looked at.
     Jwt(String),
+}
+
+impl fmt::Display for KeySource {
+    /// As it is written in the configuration: `header:x-user-id`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeySource::Header(name) => write!(f, "header:{name}"),
+            KeySource::Cookie(name) => write!(f, "cookie:{name}"),
+            KeySource::Query(name) => write!(f, "query:{name}"),
+            KeySource::Ip => f.write_str("ip"),
+            KeySource::Jwt(claim) => write!(f, "jwt:{claim}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,6 +296,7 @@ fn split_at_equals(pair: &[u8]) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::scheme::Scheme;
     use http::{HeaderValue, Method};
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -298,7 +313,7 @@ mod tests {
 
     fn request<'r>(headers: &'r HeaderMap, query: Option<&'r str>) -> RequestView<'r> {
         let client_ip = IpAddr::from([192, 0, 2, 7]);
-        RequestView { host: None, path: "/", query, method: &Method::GET, headers, client_ip }
+        RequestView { scheme: Scheme::Http, host: None, path: "/", query, method: &Method::GET, headers, client_ip }
     }
 
     fn sticky(fallback: Fallback) -> Sticky {

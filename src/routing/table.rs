@@ -5,6 +5,7 @@ use super::index::Index;
 use super::matcher::RequestMatch;
 use super::rule::index::{INDEXED_FROM, RuleIndex};
 use super::rule::{Outcome, Rule};
+use super::scheme::Scheme;
 use super::split::{Assignment, Bucket};
 use super::sticky::{KeyFound, Place, Sticky};
 use std::net::IpAddr;
@@ -48,6 +49,8 @@ pub struct RoutingTable {
 
 /// What the decision looks at. `path` is without the query.
 pub struct RequestView<'r> {
+    /// That the client used.
+    pub scheme: Scheme,
     /// As sent: with port, any case. None when the request names no host.
     pub host: Option<&'r str>,
     pub path: &'r str,
@@ -197,7 +200,15 @@ mod tests {
 
     fn request<'r>(host: &'r str, headers: &'r HeaderMap) -> RequestView<'r> {
         let client_ip = IpAddr::from([192, 0, 2, 7]);
-        RequestView { host: Some(host), path: "/", query: None, method: &Method::GET, headers, client_ip }
+        RequestView {
+            scheme: Scheme::Http,
+            host: Some(host),
+            path: "/",
+            query: None,
+            method: &Method::GET,
+            headers,
+            client_ip,
+        }
     }
 
     fn user(id: &str) -> HeaderMap {

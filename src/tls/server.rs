@@ -51,7 +51,8 @@ pub fn config(parts: Parts<'_>) -> Result<Arc<ServerConfig>, String> {
     };
     let by_name = ByName::new(parts.certificates).ok_or("no certificate is configured")?;
     let mut config = builder.with_cert_resolver(Arc::new(by_name));
-    let alpn = [(parts.h2, "h2"), (parts.http1, "http/1.1")];
+    // Clients that were told to speak HTTP/1.0 offer only that.
+    let alpn = [(parts.h2, "h2"), (parts.http1, "http/1.1"), (parts.http1, "http/1.0")];
     config.alpn_protocols = alpn.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.as_bytes().to_vec()).collect();
     config.ticketer = parts.ticketer;
     // Tickets do it all; a table of sessions would be a lock that all workers share.

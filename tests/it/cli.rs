@@ -83,10 +83,27 @@ fn a_token_comes_with_the_line_for_the_file() {
     assert_eq!(hash.len(), 64, "{said}");
 }
 
+/// Whatever ports are taken on this machine, the demo finds some.
+fn demo() -> String {
+    let output = weir_command(&["demo", "--seconds", "2"]).output().expect("the binary runs");
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("canary") && said.contains(" shift demo canary=50"), "{said}");
+    said
+}
+
 #[test]
 fn the_demo_ends_by_itself() {
-    let output = weir_command(&["demo", "--seconds", "2"]).output().expect("the binary runs");
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    let said = said(&output);
-    assert!(said.contains("canary") && said.contains("weir shift"), "{said}");
+    demo();
+}
+
+#[test]
+fn the_demo_takes_other_ports_than_those_that_are_taken_and_says_so() {
+    // Where it can't be had somebody else has it, which is as good.
+    let _held = std::net::TcpListener::bind("127.0.0.1:9901");
+    let said = demo();
+    let line = said.lines().find(|line| line.contains("127.0.0.1:9901 is taken; this demo is at 127.0.0.1:"));
+    let instead = line.and_then(|line| line.split_whitespace().rfind(|word| word.starts_with("127.0.0.1:")));
+    let instead = instead.unwrap_or_else(|| panic!("{said}"));
+    assert!(said.contains(&format!(" --admin {instead} shift demo")), "{said}");
 }

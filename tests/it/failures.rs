@@ -224,3 +224,23 @@ fn a_reused_connection_carries_nothing_over() {
         assert_ne!(answer.text(), "evil", "bytes beyond an answer became another's answer");
     }
 }
+
+/// The target closes with the body unread, and its kernel resets the connection: Weir's next write fails.
+#[test]
+fn an_early_answer_is_heard_before_the_reset_that_follows_it() {
+    let upstream = Upstream::raw(|mut wire| {
+        if let Ok(Some(_)) = wire.head() {
+            let _ = wire.try_send("HTTP/1.1 413 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let weir = Site::new().to(upstream.addr, "", "").start();
+    let body = "x".repeat(300_000);
+    for at in 0..100 {
+        let mut client = weir.client();
+        // The answer may come while this is being sent.
+        let _ =
+            client.try_send(format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        assert_eq!(client.answer().status, 413, "upload {at}");
+    }
+    assert_eq!(errors(&weir, "reset"), 0.0);
+}

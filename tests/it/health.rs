@@ -86,7 +86,10 @@ fn a_target_goes_and_comes_back_and_keeps_its_connections() {
     }
     assert_eq!(two_.served(), before);
     let checked = one.checks.load(SeqCst);
-    assert!(one.upstream.connections() - opened <= (checked + 2) as usize, "requests go on over the connection of before");
+    assert!(
+        one.upstream.connections() - opened <= (checked + 2) as usize,
+        "requests go on over the connection of before"
+    );
     two_.well.store(true, SeqCst);
     eventually("it is up", || up(&weir, &two_) == 1.0);
     eventually("it gets requests", || {

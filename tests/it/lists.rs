@@ -102,3 +102,24 @@ fn a_million_lines_are_a_list() {
     let kib: u64 = rss.trim().trim_end_matches(" kB").parse().expect("a number");
     assert!(kib < 100 * 1024, "{kib} KiB");
 }
+
+#[test]
+fn a_route_s_match_may_have_a_list_too() {
+    let [stable, canary] = upstreams();
+    let listed = "[[route]]\nname = \"listed\"\nmatch = { header = { x-user-id = { in_file = \"ids.txt\" } }, query = { name = \"q\", in_file = \"ids.txt\" } }\n\
+                  variants = { only = \"pool-canary\" }";
+    let site = split_site(&[("stable", &stable, "100"), ("canary", &canary, "0")], listed);
+    fs::write(site.folder.path().join("ids.txt"), "alice\n").expect("the temporary folder is writable");
+    let weir = site.start();
+    let asked = |query: &str, user: &str| {
+        let answer = weir.get(&format!("/?q={query}"), &format!("X-User-Id: {user}\r\n"));
+        answer.text().to_owned()
+    };
+    assert_eq!((asked("alice", "alice"), asked("alice", "bob")), ("canary".into(), "stable".into()));
+    fs::write(ids(&weir), "bob\n").expect("the temporary folder is writable");
+    eventually("bob is listed", || asked("bob", "bob") == "canary");
+    assert_eq!((asked("alice", "alice"), asked("alice", "bob")), ("stable".into(), "stable".into()));
+    let output = weir.cli(&["explain", "-H", "x-user-id: eve", "http://a/"]);
+    let told = String::from_utf8(output.stdout).expect("text");
+    assert!(told.contains("header x-user-id does not pass in_file = \"ids.txt\""), "{told}");
+}

@@ -4,6 +4,7 @@
 //! kernel chose, so that they run side by side.
 
 mod admin;
+mod bad_days;
 mod basics;
 mod blue_green;
 mod cli;
@@ -23,12 +24,14 @@ mod lists;
 mod live;
 mod matching;
 mod mirror;
+mod moved;
 mod proxy_protocol;
 mod reload;
 mod rewrite;
 mod routing;
 mod rules;
 mod save;
+mod scheme;
 mod sockets;
 mod state;
 mod sticky;

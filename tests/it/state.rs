@@ -64,7 +64,7 @@ fn a_changed_file_wins_over_live_weights_at_start() {
     stopped.rest = stopped.rest.replace("stable = 95, canary = 5", "stable = 90, canary = 10");
     let weir = stopped.start();
     assert_eq!(weir.weight("shop", "canary"), 10.0);
-    assert!(weir.log().contains("shop"), "the log says that the file won:\n{}", weir.log());
+    eventually("the log says that the file won", || weir.log().contains("shop"));
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_broken_state_file_is_kept_aside() {
         }
         let weir = stopped.start();
         assert_eq!(weir.weight("shop", "canary"), 5.0, "the file's weights start");
-        assert!(weir.log().contains("state"), "the log says so:\n{}", weir.log());
+        eventually("the log says so", || weir.log().contains("the saved live state is not used"));
         weir.shift("shop", "\"canary\":30");
         let kept = state_files(&weir.site).iter().any(|file| std::fs::read(file).is_ok_and(|found| found == bytes));
         assert!(kept, "the broken file is gone: {:?}", state_files(&weir.site));
@@ -134,5 +134,5 @@ fn a_state_folder_that_cannot_be_is_said_at_start() {
 fn without_a_state_folder_it_says_so_and_forgets() {
     let upstream = Upstream::named("ok");
     let weir = Site::new().to(upstream.addr, "", "").start();
-    assert!(weir.log().contains("state_dir"), "{}", weir.log());
+    eventually("the log says so", || weir.log().contains("state_dir"));
 }

@@ -1,5 +1,6 @@
 //! HTTP/2 to targets, and gRPC through it.
 
+use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, frame};
 use crate::support::http2::{Body, Http2Upstream, block_on, connect, post};
 use crate::support::*;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -122,6 +123,48 @@ fn what_a_goaway_leaves_out_is_sent_again() {
     }
     assert!(weir.metric("weir_retries_total", &[]) >= 1.0);
     assert_eq!(weir.metric("weir_request_errors_total", &[]), 0.0);
+}
+
+/// The first stream is refused when half of the body has come; the client sends the other half after that.
+#[test]
+fn a_body_that_was_refused_halfway_is_sent_again_from_its_beginning() {
+    let refused = Gate::default();
+    let said = refused.clone();
+    let upstream = Upstream::raw(move |mut wire| {
+        let Ok(_) = wire.exactly(24) else { return };
+        wire.send(frame(SETTINGS, 0, 0, &[]));
+        let mut body = Vec::new();
+        loop {
+            let Ok(head) = wire.exactly(9) else { return };
+            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            let Ok(payload) = wire.exactly(length) else { return };
+            match (head[3], head[4], head[8]) {
+                (SETTINGS, 0, _) => drop(wire.try_send(frame(SETTINGS, 1, 0, &[]))),
+                (DATA, _, 1) if payload.starts_with(b"hello") => {
+                    wire.send(frame(RST_STREAM, 0, 1, &7_u32.to_be_bytes()));
+                    said.open();
+                }
+                (DATA, flags, stream @ 3..) => {
+                    body.extend(payload);
+                    if flags & END_STREAM != 0 {
+                        // `:status: 200` from the static table.
+                        wire.send(frame(HEADERS, END_HEADERS, stream.into(), &[0x88]));
+                        wire.send(frame(DATA, END_STREAM, stream.into(), &body));
+                    }
+                }
+                _ => {}
+            }
+        }
+    });
+    let weir = Site::new().server("workers = 1").to(upstream.addr, H2, "").start();
+    let mut client = weir.client();
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\nhello ");
+    refused.pass();
+    // Sent again already, or about to be.
+    client.send("world");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text()), (200, "hello world"));
+    assert_eq!(weir.metric("weir_retries_total", &[]), 1.0);
 }
 
 #[test]

@@ -197,7 +197,7 @@ fn without_verification_everything_is_taken_and_check_warns() {
     let upstream = secure(&Ca::new().leaf(&["elsewhere.internal"]));
     let weir = Site::new().to(upstream.addr, "tls = { verify = false }\n", "").start();
     assert_eq!(weir.get("/", "").text(), "secure");
-    assert!(weir.log().contains("tls-no-verify"), "{}", weir.log());
+    eventually("the log says so", || weir.log().contains("tls-no-verify"));
 }
 
 #[test]

@@ -11,38 +11,10 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 
 import lib
-
-
-def openssl(*args):
-    done = subprocess.run([lib.tool("openssl"), *args], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"FAILED openssl {' '.join(args)}:\n{done.stderr}")
-    return done.stdout
-
-
-class Authority:
-    def __init__(self, home):
-        self.home = home
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "9",
-                "-subj", "/CN=authority", "-keyout", f"{home}/ca.key", "-out", f"{home}/ca.pem")
-
-    def issue(self, number):
-        """PEM of certificate and key, ECDSA and RSA in turn; its serial number is `number`."""
-        base = f"{self.home}/issued-{number}"
-        kind = ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"] if number % 2 else ["rsa:2048"]
-        openssl("req", "-newkey", *kind, "-nodes", "-subj", "/CN=localhost", "-keyout", f"{base}.key", "-out", f"{base}.csr")
-        with open(f"{base}.ext", "w") as out:
-            out.write("subjectAltName=DNS:localhost\n")
-        openssl("x509", "-req", "-in", f"{base}.csr", "-CA", f"{self.home}/ca.pem", "-CAkey", f"{self.home}/ca.key",
-                "-set_serial", str(number), "-days", "9", "-extfile", f"{base}.ext", "-out", f"{base}.crt")
-        return open(f"{base}.crt").read(), open(f"{base}.key").read()
-
-    def context(self):
-        return ssl.create_default_context(cafile=f"{self.home}/ca.pem")
+from authority import Authority
 
 
 def write(path, text):

@@ -2,7 +2,7 @@
 """Anonymous clients stay where they are: cookie jars that start empty, and keep what Weir gives them.
 
 10,000 jars at 90/10 ask 50 times each, every time over another connection and among others: the canary has its share
-of the jars, and no jar sees two versions. At 20 % it has every jar that it had; back at 10 % exactly the same ones.
+of the jars, and no jar sees two versions. At 20 % it has every jar that it had; after an undo exactly the same ones.
 Full run: 500,000 requests and two rounds more; under a minute.
 """
 import concurrent.futures
@@ -96,9 +96,10 @@ def main():
     share = len(at_20) * 100 / JARS
     lib.claim(abs(share - 20) <= 2, f"which is {share:.2f} %")
 
-    weir.shift(canary=10)
+    weir.undo()
+    lib.claim(weir.weight("canary") == 10, "an undo brings back 10 %")
     again = canaries(weir.port, jars, shuffled)
-    lib.claim(again == at_10, f"back at 10 % it has exactly the {len(again):,} jars of before")
+    lib.claim(again == at_10, f"with that it has exactly the {len(again):,} jars of before")
     lib.claim(sum(jar.given for jar in jars) == JARS, "and no jar was given another id")
     weir.kill()
 

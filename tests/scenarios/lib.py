@@ -1,6 +1,7 @@
 """What the scenarios share: free loopback ports, processes that end with the script, the admin API, exact clients.
 
-Nothing beside Python's standard library; wrk, nginx and prometheus come from tests/tools.sh.
+Nothing beside Python's standard library; programs, and the packages that some scenarios are clients by, come from
+tests/tools.sh.
 """
 import argparse
 import atexit
@@ -98,6 +99,19 @@ def until(what, condition, seconds=20):
         time.sleep(0.02)
 
 
+def https(authority, number=1, more=""):
+    """A listener with TLS: its port, and the lines of the configuration that make it."""
+    port, (cert, key) = free_port(), authority.pair(number)
+    return port, f"""
+[[listener]]
+name = "https"
+bind = "127.0.0.1:{port}"
+[listener.tls]
+certs = [{{ cert = "{cert}", key = "{key}" }}]
+{more}
+"""
+
+
 def answers(port):
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -135,13 +149,18 @@ http {{
 
 
 class Weir:
-    """One Weir on ports that stay the same over its restarts; `weights` are the file's, `route_lines` and `pool_lines`
-    more keys."""
+    """One Weir on ports that stay the same over its restarts; `weights` are the file's.
+
+    `route_lines` are more keys, and tables of their own may follow the route's; `pool_lines` are for all pools, or by
+    pool.
+    """
 
     def __init__(self, binary, targets, weights, route_lines="", pool_lines=""):
         self.binary, self.home = binary, folder()
         self.port, self.admin_port = free_port(), free_port()
-        pools = "".join(f'[pool.{name}]\ntargets = ["127.0.0.1:{port}"]\n{pool_lines}' for name, port in targets.items())
+        more = pool_lines if isinstance(pool_lines, dict) else dict.fromkeys(targets, pool_lines)
+        pools = "".join(f'[pool.{name}]\ntargets = ["127.0.0.1:{port}"]\n{more.get(name, "")}\n'
+                        for name, port in targets.items())
         variants = ", ".join(f'{name} = "{name}"' for name in targets)
         shares = ", ".join(f"{name} = {weights[name]}" for name in targets)
         with open(f"{self.home}/weir.toml", "w") as out:
@@ -195,6 +214,12 @@ weights = {{ {shares} }}
         if status != 200:
             sys.exit(f"FAILED PATCH {weights}: {status} {text}")
 
+    def undo(self):
+        """Back to the revision before."""
+        status, _, text = self.ask("POST", f"/api/v1/routes/{ROUTE}/undo")
+        if status != 200:
+            sys.exit(f"FAILED POST undo: {status} {text}")
+
     def document(self):
         status, headers, text = self.ask("GET", f"/api/v1/routes/{ROUTE}")
         if status != 200:
@@ -203,6 +228,23 @@ weights = {{ {shares} }}
 
     def weight(self, variant):
         return next(v["weight"] for v in self.document()[0]["variants"] if v["name"] == variant)
+
+    def metric(self, name, **labels):
+        """The sum of a metric's children that have these labels."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in self.ask("GET", "/metrics")[2].splitlines()
+                   if re.match(name + r"[{ ]", line) and all(label in line for label in wanted))
+
+    def memory(self):
+        """Resident bytes, and how many files are open."""
+        pid = self.process.pid
+        with open(f"/proc/{pid}/statm") as statm:
+            resident = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return resident, len(os.listdir(f"/proc/{pid}/fd"))
+
+    def log(self):
+        with open(f"{self.home}/log") as text:
+            return text.read()
 
     def counts(self):
         """{(variant, code): requests} by /metrics, zeros left out."""

@@ -7,9 +7,10 @@ pub use answers::only_variant;
 use super::Checker;
 use crate::config::cursor::templates::NamedTemplates;
 use crate::config::interpolate::Part;
+use crate::config::model::WrittenEdits;
 use crate::config::raw;
 use crate::config::raw::filters as written;
-use crate::config::source::{At, Place, listed, shown};
+use crate::config::source::{At, Place, listed};
 use crate::limits::{HEADER_EDITS, HEADER_VALUE_BYTES};
 use crate::routing::edits::{EditsTemplate, HeaderEdits, Piece, Placeholder};
 use crate::routing::filters::Filters;
@@ -22,6 +23,28 @@ use std::sync::Arc;
 /// What belongs to one connection or to the framing of one message; whoever writes a message writes these.
 const OF_THE_MESSAGE: [&str; 8] =
     ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// The edits as they are written; None without any.
+pub fn written_edits(raw: &written::HeaderEdits) -> Option<Box<WrittenEdits>> {
+    let value = |value: &At<Vec<Part>>| match value.filled_as() {
+        Some(written) => written.to_owned(),
+        None => value.value.iter().map(text).collect(),
+    };
+    let values = |(name, values): &NamedTemplates| (name.value.clone(), values.iter().map(value).collect::<Vec<_>>());
+    let remove: Vec<String> = raw.remove.iter().map(|name| name.written().to_owned()).collect();
+    let set: Vec<_> = raw.set.iter().map(values).map(|(name, values)| (name, values.concat())).collect();
+    let add: Vec<_> = raw.add.iter().map(values).collect();
+    let any = !(remove.is_empty() && set.is_empty() && add.is_empty());
+    any.then(|| Box::new(WrittenEdits { remove, set, add }))
+}
+
+/// What is known of it before there is a request.
+fn text(part: &Part) -> &str {
+    match part {
+        Part::Text(text) => text,
+        Part::Placeholder(_) => "",
+    }
+}
 
 impl Checker<'_> {
     /// The inner None: the route has none.
@@ -106,10 +129,6 @@ impl Checker<'_> {
     }
 
     fn edited_value(&mut self, name: &str, value: &At<Vec<Part>>) -> Option<Vec<Piece>> {
-        let text = |part: &Part| match part {
-            Part::Text(text) => text.clone(),
-            Part::Placeholder(_) => String::new(),
-        };
         let fixed: String = value.value.iter().map(text).collect();
         let trouble = if HeaderValue::from_bytes(fixed.as_bytes()).is_err() {
             "has a control character".to_owned()
@@ -131,7 +150,7 @@ impl Checker<'_> {
         let mut first: HashMap<String, Place> = HashMap::new();
         for name in names {
             if let Some(place) = first.insert(name.value.to_ascii_lowercase(), name.place) {
-                let message = format!("{} stands twice in `{path}.{list}`", shown(&name.value));
+                let message = format!("{} stands twice in `{path}.{list}`", name.shown());
                 self.findings.error("bad-header", name.place, message).other(place);
             }
         }
@@ -161,7 +180,7 @@ impl Checker<'_> {
                     let with = At::new("/".to_owned(), strip.place);
                     self.prefix_change(&raw.path_of, &with, matches).map(Some)
                 }
-                (_, _, Some(path)) => self.path_target(path.place, PathChange::whole(&path.value)).map(Some),
+                (_, _, Some(path)) => self.path_target(path, PathChange::whole(&path.value)).map(Some),
                 _ => Some(None),
             }
         } else {
@@ -189,10 +208,11 @@ impl Checker<'_> {
             finding.help("write match = { path = \"/old\" }; or path = \"/full\" for a whole path");
             return None;
         };
-        let change = self.path_target(with.place, PathChange::prefix(matched, &with.value))?;
+        let change = self.path_target(with, PathChange::prefix(matched, &with.value))?;
         if with.value.trim_end_matches('/') == matched {
             let message = match matched.as_str() {
                 "" => format!("`{path}` has nothing to take away: the route's `match.path` is \"/\""),
+                _ if with.is_filled() => format!("`{path}` changes nothing: the route's `match.path` is that already"),
                 same => format!("`{path}` changes nothing: the route's `match.path` is \"{same}\" already"),
             };
             self.findings.error("bad-rewrite", with.place, message);
@@ -201,8 +221,13 @@ impl Checker<'_> {
         Some(change)
     }
 
-    fn path_target(&mut self, place: Place, parsed: Result<PathChange, TargetError>) -> Option<PathChange> {
-        parsed.map_err(|error| self.findings.error("bad-rewrite", place, error.to_string())).ok()
+    fn path_target(&mut self, at: &At<String>, parsed: Result<PathChange, TargetError>) -> Option<PathChange> {
+        let failed = |error: TargetError| {
+            // The error names what it is about.
+            let filled = || format!("{} is not a path", at.shown());
+            self.findings.error("bad-rewrite", at.place, if at.is_filled() { filled() } else { error.to_string() });
+        };
+        parsed.map_err(failed).ok()
     }
 
     /// `internal.example`, `[::1]:8080`.
@@ -213,11 +238,11 @@ impl Checker<'_> {
         };
         if port.is_some_and(|port| port.parse::<u16>().is_ok_and(|number| number == 0) || port.parse::<u16>().is_err())
         {
-            let message = format!("the port of {} is not a number from 1 to 65535", shown(&host.value));
+            let message = format!("the port of {} is not a number from 1 to 65535", host.shown());
             self.findings.error("bad-host", host.place, message);
             return None;
         }
-        self.one_host(&At::new(name.to_owned(), host.place))?;
+        self.one_host(&host.with(name.to_owned()))?;
         HeaderValue::from_str(&host.value).ok()
     }
 
@@ -225,7 +250,8 @@ impl Checker<'_> {
     fn one_host(&mut self, host: &At<String>) -> Option<String> {
         let message = match HostMatch::parse(&host.value) {
             Ok(HostMatch::Exact(name)) => return Some(name),
-            Ok(_) => format!("{} is not one host", shown(&host.value)),
+            _ if host.is_filled() => format!("{} is not one host", host.shown()),
+            Ok(_) => format!("{} is not one host", host.shown()),
             Err(error) => error.to_string(),
         };
         self.findings.error("bad-host", host.place, message).help("write host = \"www.example.com\"");

@@ -43,8 +43,10 @@ impl Checker<'_> {
         let path = self.sources.resolve(written.place.file, &written.value);
         match self.lists.read(path.clone()) {
             Ok(list) => {
+                // The log names the path.
+                self.filled.held_as(written, &path.display().to_string());
                 let values = Arc::clone(&self.lists.files[list].values);
-                Some(FileList { name: written.value.as_str().into(), list, values })
+                Some(FileList { name: written.written().into(), list, values })
             }
             Err(error) => {
                 let shown = if written.is_filled() { written.shown() } else { path.display().to_string() };

@@ -8,7 +8,8 @@ use crate::config::model::{Bind, Listener, RouteConfig};
 use crate::config::raw;
 use crate::routing::filters::OwnAnswer;
 use crate::routing::matcher::{HostMatch, PathMatch};
-use crate::routing::redirect::{Redirect, Scheme};
+use crate::routing::redirect::Redirect;
+use crate::routing::scheme::Scheme;
 use crate::routing::table::RequestView;
 use std::cmp::Reverse;
 
@@ -36,7 +37,11 @@ impl Checker<'_> {
             let Some(OwnAnswer::Redirect(redirect)) = answer else { continue };
             let Some(place) = raw[index].filters.redirect.as_ref().map(|redirect| redirect.place) else { continue };
             let Some((host, path)) = followed(route, redirect) else { continue };
-            if taken_by(routes, host.as_deref(), &path) != Some(index) {
+            let takes = |scheme: Scheme| {
+                let scheme = redirect.scheme.unwrap_or(scheme);
+                taken_by(routes, scheme, host.as_deref(), &path) == Some(index)
+            };
+            if !schemes(route).iter().any(|scheme| takes(*scheme)) {
                 continue;
             }
             let message = format!("{} leads back to itself: it takes what it redirects to", raw[index].path);
@@ -46,7 +51,12 @@ impl Checker<'_> {
                     self.findings.error("redirect-loop", place, message).help(help);
                 }
                 Back::Perhaps => {
-                    let help = "routes take requests of every listener, also those that have the scheme already";
+                    let help = match redirect.scheme {
+                        Some(Scheme::Http) => {
+                            "the route also takes what came by http: write match = { scheme = \"https\", … }"
+                        }
+                        _ => "the route also takes what came by https: write match = { scheme = \"http\", … }",
+                    };
                     self.findings.warning("redirect-loop", place, message).help(help);
                 }
                 Back::Elsewhere => {}
@@ -75,10 +85,18 @@ fn followed(route: &RouteConfig, redirect: &Redirect) -> Option<(Option<String>,
     Some((redirect.host.clone().or(host), path))
 }
 
+/// Those that the route takes.
+fn schemes(route: &RouteConfig) -> &[Scheme] {
+    match &route.matches.scheme {
+        Some(scheme) => std::slice::from_ref(scheme),
+        None => &[Scheme::Http, Scheme::Https],
+    }
+}
+
 /// The route that a request gets.
-fn taken_by(routes: &[RouteConfig], host: Option<&str>, path: &str) -> Option<usize> {
+fn taken_by(routes: &[RouteConfig], scheme: Scheme, host: Option<&str>, path: &str) -> Option<usize> {
     let (method, headers, client_ip) = (http::Method::GET, http::HeaderMap::new(), [127, 0, 0, 1].into());
-    let request = RequestView { host, path, query: None, method: &method, headers: &headers, client_ip };
+    let request = RequestView { scheme, host, path, query: None, method: &method, headers: &headers, client_ip };
     let taking = routes.iter().enumerate().filter(|(_, route)| route.matches.takes(&request));
     taking.min_by_key(|(index, route)| (Reverse(route.matches.precedence()), *index)).map(|(index, _)| index)
 }
@@ -95,8 +113,9 @@ fn back(route: &RouteConfig, redirect: &Redirect, listeners: &[Listener]) -> Bac
     }
     // That a name is served here is known only if the route says so outright.
     let host_is_here = redirect.host.as_ref().is_none_or(|host| route.matches.host == HostMatch::Exact(host.clone()));
-    let scheme_of = |listener: &Listener| if listener.tls.is_some() { Scheme::Https } else { Scheme::Http };
-    let mut same_scheme = listeners.iter().filter(|listener| redirect.scheme.is_none_or(|s| s == scheme_of(listener)));
+    let scheme_of = |listener: &Listener| Scheme::of(listener.tls.is_some());
+    let scheme = redirect.scheme.or(route.matches.scheme);
+    let mut same_scheme = listeners.iter().filter(|listener| scheme.is_none_or(|s| s == scheme_of(listener)));
     let port = |listener: &Listener| redirect.port.unwrap_or(scheme_of(listener).default_port());
     if host_is_here && same_scheme.clone().any(|listener| is_at(&listener.bind, port(listener))) {
         return Back::Here;

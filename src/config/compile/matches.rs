@@ -1,15 +1,21 @@
 //! What routes match, and warnings about those that no request can reach.
 
 use super::Checker;
-use crate::config::model::RouteConfig;
+use crate::config::cursor::word;
+use crate::config::model::{Listener, RouteConfig};
 use crate::config::raw;
 use crate::config::source::{At, listed};
 use crate::routing::cover::{self, Unreachable, Why};
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::rule::{Condition, Subject, Test};
+use crate::routing::scheme::Scheme;
 
 impl Checker<'_> {
     pub fn request_match(&mut self, raw: &raw::Match) -> Option<RequestMatch> {
+        let scheme = match &raw.scheme {
+            Some(scheme) => self.scheme(&format!("{}.scheme", raw.path_of), scheme).map(Some),
+            None => Some(None),
+        };
         let host = self.host_match(raw);
         let path = self.path_match(raw);
         let methods = match &raw.methods {
@@ -18,13 +24,26 @@ impl Checker<'_> {
         };
         let conditions: Vec<_> = raw.conditions.iter().map(|condition| self.field(condition)).collect();
         let conditions = conditions.into_iter().collect::<Option<_>>();
-        Some(RequestMatch { host: host?, path: path?, methods: methods?, conditions: conditions? }.normalised())
+        let (host, path, methods) = (host?, path?, methods?);
+        Some(RequestMatch { scheme: scheme?, host, path, methods, conditions: conditions? }.normalised())
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&mut self, path: &str, written: &At<String>) -> Option<Scheme> {
+        word(self.findings, written, path, &["http", "https"])?;
+        Scheme::parse(&written.value)
     }
 
     fn host_match(&mut self, raw: &raw::Match) -> Option<HostMatch> {
         self.at_most_one(&[("host", &raw.host), ("host_regex", &raw.host_regex)])?;
         match (&raw.host, &raw.host_regex) {
-            (Some(host), _) => self.matched("host", host, HostMatch::parse(&host.value)),
+            (Some(host), _) => {
+                let parsed = self.matched("host", host, HostMatch::parse(&host.value))?;
+                if parsed != HostMatch::Any {
+                    self.filled.held_as(host, &parsed.to_string());
+                }
+                Some(parsed)
+            }
             (None, Some(regex)) => self.pattern(regex, true).map(HostMatch::Regex),
             (None, None) => Some(HostMatch::Any),
         }
@@ -34,7 +53,13 @@ impl Checker<'_> {
         let raw::Match { path, path_exact, path_regex, .. } = raw;
         self.at_most_one(&[("path", path), ("path_exact", path_exact), ("path_regex", path_regex)])?;
         match (path, path_exact, path_regex) {
-            (Some(prefix), _, _) => self.matched("path", prefix, PathMatch::prefix(&prefix.value)),
+            (Some(prefix), _, _) => {
+                let parsed = self.matched("path", prefix, PathMatch::prefix(&prefix.value))?;
+                if let PathMatch::Prefix(held) = &parsed {
+                    self.filled.held_as(prefix, held);
+                }
+                Some(parsed)
+            }
             (_, Some(exact), _) => self.matched("path_exact", exact, PathMatch::exact(&exact.value)),
             (_, _, Some(regex)) => self.pattern(regex, false).map(PathMatch::Regex),
             (None, None, None) => Some(PathMatch::default()),
@@ -75,6 +100,22 @@ impl Checker<'_> {
             Condition::Is(subject, test) => Some((subject, test)),
             // What is read of a match has one subject.
             Condition::Ip(_) | Condition::Not(_) | Condition::All(_) | Condition::Any(_) => None,
+        }
+    }
+
+    /// Warns of every route for a scheme that no request can have: no listener speaks it, and there is no trusted proxy
+    /// to say it.
+    pub fn unserved_schemes(&mut self, raw: &[raw::Route], routes: &[RouteConfig], listeners: &[Listener]) {
+        for (raw, route) in raw.iter().zip(routes) {
+            let Some((scheme, written)) = route.matches.scheme.zip(raw.matches.scheme.as_ref()) else { continue };
+            if listeners.iter().any(|listener| Scheme::of(listener.tls.is_some()) == scheme) {
+                continue;
+            }
+            let with = if scheme == Scheme::Https { "has TLS" } else { "is without TLS" };
+            let message = format!("{} never gets a request: no listener {with}", raw.path);
+            let finding = self.findings.warning("unreachable-route", written.place, message);
+            finding
+                .help("behind a proxy that ends TLS name it in server.trusted_proxies: its X-Forwarded-Proto counts");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Routes: their variants and weights, how clients are known again.
 
 use super::Checker;
-use super::filters::only_variant;
+use super::filters::{only_variant, written_edits};
 use crate::config::cursor::Named;
 use crate::config::model::{RouteConfig, VariantConfig};
 use crate::config::raw;
@@ -86,6 +86,8 @@ impl Checker<'_> {
             timeout,
             close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),
             filters: filters?,
+            request_headers: raw.filters.request_headers.as_ref().and_then(written_edits),
+            response_headers: raw.filters.response_headers.as_ref().and_then(written_edits),
             mirror: mirror?,
         })
     }

@@ -102,7 +102,11 @@ impl Checker<'_> {
         }
         let test = self.test(raw, subject);
         let subject = match subject {
-            "header" => self.header_name(raw.header.as_ref()?).map(Subject::Header),
+            "header" => {
+                let name = self.header_name(raw.header.as_ref()?)?;
+                self.filled.held_as(raw.header.as_ref()?, name.as_str());
+                Some(Subject::Header(name))
+            }
             "cookie" => self.cookie_name(raw.cookie.as_ref()?).map(Subject::Cookie),
             _ => self.query_name(raw.query.as_ref()?).map(Subject::Query),
         };
@@ -198,9 +202,7 @@ impl Checker<'_> {
             ["present"] => Some(Test::Present(raw.present.as_ref()?.value)),
             [] => {
                 let message = format!("{} does not say what `{subject}` is to be", raw.path);
-                // A route's match takes no lists from files.
-                let lists = if raw.path.contains(".match") { "" } else { " in_file," };
-                let help = format!("write one of equals, in,{lists} prefix, suffix, regex, present = true");
+                let help = "write one of equals, in, in_file, prefix, suffix, regex, present = true";
                 self.findings.error("bad-condition", raw.place, message).help(help);
                 None
             }
@@ -294,18 +296,16 @@ impl Checker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::compile::lists::Lists;
     use crate::config::findings::Findings;
+    use crate::config::provenance::Filled;
     use crate::config::source::Place;
     use crate::config::source::Sources;
-    use std::cell::OnceCell;
 
     #[test]
     fn all_regular_expressions_together_are_bounded() {
-        let (sources, mut findings) = (Sources::default(), Findings::default());
+        let (sources, mut findings, mut filled) = (Sources::default(), Findings::default(), Filled::default());
         let regex_bytes = ALL_REGEX_BYTES - 2 * LEAST_REGEX_BYTES;
-        let (system_roots, lists) = (OnceCell::new(), Lists::default());
-        let mut check = Checker { sources: &sources, findings: &mut findings, system_roots, lists, regex_bytes };
+        let mut check = Checker { regex_bytes, ..Checker::new(&sources, &mut findings, &mut filled) };
         let mut compiles = |pattern: &str| {
             let written = At::new(pattern.to_owned(), Place { file: 0, start: 0, end: 0 });
             let compiled = check.regex(&written).is_some();

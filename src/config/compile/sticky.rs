@@ -15,6 +15,9 @@ impl Checker<'_> {
     pub fn sticky(&mut self, raw: &raw::Sticky, route: Option<&At<String>>) -> Option<Sticky> {
         let written = raw.keys.as_ref().map(|keys| keys.value.as_slice()).unwrap_or_default();
         let keys: Vec<_> = written.iter().filter_map(|key| self.key(key)).collect();
+        if keys.len() == written.len() {
+            written.iter().zip(&keys).for_each(|(written, key)| self.filled.held_as(written, &key.to_string()));
+        }
         let fallback = match &raw.fallback {
             None => Some(2),
             Some(word_written) => word(self.findings, word_written, "sticky.fallback", &["cookie", "ip", "random"]),

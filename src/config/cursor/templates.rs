@@ -47,6 +47,7 @@ fn template(
         return None;
     };
     match interpolate_around(written, placeholders, cx.folder, cx.env) {
+        Ok(parts) if written.contains("${") => Some(At::filled(parts, place, written)),
         Ok(parts) => Some(At::new(parts, place)),
         Err(unfilled) => {
             let known = listed(placeholders.iter().map(|name| format!("${{{name}}}")));

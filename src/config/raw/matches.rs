@@ -6,7 +6,7 @@ use crate::config::cursor::{Context, Cursor, Entry};
 use crate::config::source::At;
 
 /// The keys that say what a value is to be.
-const TESTS: [&str; 6] = ["equals", "in", "prefix", "suffix", "regex", "present"];
+const TESTS: [&str; 7] = ["equals", "in", "prefix", "suffix", "regex", "present", "in_file"];
 
 /// Where the forms differ between headers and query parameters.
 #[derive(Clone, Copy)]
@@ -20,6 +20,8 @@ pub fn route_match(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Match {
     let beside = When { place: table.place, path: table.path.clone(), ..tests(cx, &mut table, &TESTS) };
     let mut matches = Match {
         place: table.place,
+        path_of: table.path.clone(),
+        scheme: table.string(cx, "scheme"),
         host: table.string(cx, "host"),
         host_regex: table.string(cx, "host_regex"),
         path: table.string(cx, "path"),

@@ -307,6 +307,11 @@ const LOOPS: &[(&str, &str, Option<Severity>)] = &[
     ("redirect = { host = \"elsewhere\" }", "host = \"o\"", None),
     ("match = { host = \"h\" }\nredirect = { scheme = \"https\" }", "host = \"o\"", None),
     ("match = { host = \"h\" }\nredirect = { scheme = \"http\" }", "host = \"o\"", Some(Severity::Warning)),
+    ("match = { scheme = \"http\" }\nredirect = { scheme = \"https\", port = 8080 }", "host = \"o\"", None),
+    ("match = { scheme = \"http\" }\nredirect = { scheme = \"http\" }", "host = \"o\"", Some(Severity::Warning)),
+    ("match = { scheme = \"http\" }\nredirect = { path = \"/new\" }", "host = \"o\"", Some(Severity::Error)),
+    ("match = { scheme = \"http\" }\nredirect = { port = 8080 }", "path = \"/\"", Some(Severity::Error)),
+    ("match = { path = \"/a\" }\nredirect = { prefix = \"/a/b\" }", "scheme = \"http\"", Some(Severity::Error)),
 ];
 
 #[test]

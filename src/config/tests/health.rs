@@ -72,7 +72,11 @@ fn what_is_wrong_is_said_where_it_stands() {
         ("{ path = \"healthz\" }", "bad-health", "is no path"),
         ("{ path = \"/a b\" }", "bad-health", "is no path"),
         ("{ kind = \"udp\" }", "bad-value", "`pool.c.health.kind` is \"udp\""),
-        ("{ kind = \"tcp\", path = \"/\" }", "bad-health", "`pool.c.health.path` says nothing to a check of kind \"tcp\""),
+        (
+            "{ kind = \"tcp\", path = \"/\" }",
+            "bad-health",
+            "`pool.c.health.path` says nothing to a check of kind \"tcp\"",
+        ),
         ("{ kind = \"grpc\", expect = 200 }", "bad-health", "says nothing to a check of kind \"grpc\""),
         ("{ path = \"/\", service = \"x\" }", "bad-health", "says nothing to a check of kind \"http\""),
         ("{ path = \"/\", expect = 600 }", "out-of-range", "expect"),

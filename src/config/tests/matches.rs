@@ -3,6 +3,9 @@
 use super::*;
 use crate::routing::matcher::RequestMatch;
 use crate::routing::pattern::Pattern;
+use crate::routing::redact::Open;
+use crate::routing::rule::{Subject, Test};
+use crate::routing::scheme::Scheme;
 use http::Method;
 
 /// The match of a route with this `match`.
@@ -14,7 +17,8 @@ fn matched(matches: &str) -> RequestMatch {
 }
 
 fn conditions(matches: &str) -> Vec<String> {
-    matched(matches).conditions.iter().map(|(subject, test)| format!("{subject} {test}")).collect()
+    let told = |(subject, test): &(_, Test)| format!("{} {}", Subject::told(subject, &Open), test.told(&Open));
+    matched(matches).conditions.iter().map(told).collect()
 }
 
 #[test]
@@ -117,7 +121,7 @@ const WRONG_MATCHES: &[(&str, &str, &str, &str)] = &[
         "{ header = { x = {} } }",
         "bad-condition 5:26 {}",
         "route.r.match.header.x does not say what `header` is to be",
-        "write one of equals, in, prefix, suffix, regex, present = true",
+        "write one of equals, in, in_file, prefix, suffix, regex, present = true",
     ),
     (
         "{ header = { x = { equal = \"1\", present = true } } }",
@@ -156,7 +160,7 @@ const WRONG_MATCHES: &[(&str, &str, &str, &str)] = &[
         "{ cookie = \"x\" }",
         "unknown-key 5:11 cookie",
         "unknown key `cookie` in route.r.match",
-        "known here: `header`, `query`, `equals`, `in`, `prefix`, `suffix`, `regex`, `present`, `host`, `host_regex`, `path`, `path_exact`, `path_regex` and `method`",
+        "known here: `header`, `query`, `equals`, `in`, `prefix`, `suffix`, `regex`, `present`, `in_file`, `scheme`, `host`, `host_regex`, `path`, `path_exact`, `path_regex` and `method`",
     ),
 ];
 
@@ -258,4 +262,24 @@ fn ten_thousand_routes_are_checked_in_little_time() {
     let took = started.elapsed();
     assert_eq!(short(&loaded.report), ["unreachable-route 40013:9 { path = \"/s2\", method = \"GET\" }"]);
     assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[test]
+fn a_scheme_is_one_of_two() {
+    assert_eq!(matched(r#"{ scheme = "http" }"#).scheme, Some(Scheme::Http));
+    assert_eq!(matched(r#"{ path = "/" }"#).scheme, None);
+    let loaded = check(format!("{BASE}{}", route("active = \"stable\"\nmatch = { scheme = \"HTTP\" }")));
+    let messages: Vec<_> = loaded.report.errors().map(|one| one.message.as_str()).collect();
+    assert_eq!(messages, ["`route.r.match.scheme` is \"HTTP\", expected \"http\" or \"https\""]);
+}
+
+#[test]
+fn a_scheme_that_no_listener_speaks_is_said_unless_a_proxy_may_say_it() {
+    let text = format!("{BASE}{}", route("active = \"stable\"\nmatch = { scheme = \"https\" }"));
+    let loaded = check(&text);
+    let found: Vec<_> = loaded.report.diagnostics.iter().map(|one| (one.code, one.message.as_str())).collect();
+    assert_eq!(found, [("unreachable-route", "route.r never gets a request: no listener has TLS")]);
+    let trusting = text.replacen("[server]\n", "[server]\ntrusted_proxies = [\"10.0.0.0/8\"]\n", 1);
+    assert_ne!(trusting, text);
+    assert_eq!(short(&check(trusting).report), [""; 0]);
 }

@@ -172,6 +172,7 @@ fn is_local(host: &str, bound: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::fixtures::token;
     use axum::body::Body;
     use axum::response::IntoResponse;
 
@@ -216,11 +217,6 @@ mod tests {
 
     #[test]
     fn tokens_give_their_roles_and_no_more() {
-        let token = |name: &str, role| Token {
-            name: name.to_owned(),
-            role,
-            sha256: Sha256::digest(format!("secret-{name}").as_bytes()).into(),
-        };
         let tokens = [token("eye", Role::Viewer), token("hand", Role::Operator), token("head", Role::Admin)];
         let ask = |method: &str, path: &str, authorization: &str| {
             let headers = [("host", "weir.internal"), ("authorization", authorization)];

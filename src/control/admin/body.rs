@@ -389,15 +389,10 @@ impl<'de> DeserializeSeed<'de> for Percent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::response::IntoResponse;
+    use crate::control::fixtures::refusal;
 
     async fn refused(body: &[u8]) -> (u16, String, String) {
-        let response = weights(body).unwrap_err().into_response();
-        let status = response.status().as_u16();
-        let bytes = axum::body::to_bytes(response.into_body(), 65536).await.unwrap();
-        let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        let text = |member: &str| document[member].as_str().unwrap().to_owned();
-        (status, text("field"), text("detail"))
+        refusal(weights(body).unwrap_err()).await
     }
 
     #[test]

@@ -163,10 +163,9 @@ fn refusal(error: SaveError) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, FILE_BYTES, Role, Token, load};
-    use crate::control::fixtures::{Process, Reply, with_tokens};
+    use crate::config::{Config, FILE_BYTES, Role, load};
+    use crate::control::fixtures::{Process, Reply, token, with_tokens};
     use serde_json::json;
-    use sha2::{Digest, Sha256};
     use std::fs;
     use std::path::Path;
 
@@ -240,11 +239,6 @@ mod tests {
     #[tokio::test]
     async fn viewers_look_and_only_admins_save_and_validate() {
         let folder = tempfile::tempdir().unwrap();
-        let token = |name: &str, role| Token {
-            name: name.to_owned(),
-            role,
-            sha256: Sha256::digest(format!("secret-{name}")).into(),
-        };
         let tokens = vec![token("eye", Role::Viewer), token("hand", Role::Operator), token("head", Role::Admin)];
         let process = Process::start(with_tokens(config(folder.path()), tokens)).await;
         for (name, look, change) in [("eye", 200, 403), ("hand", 200, 403), ("head", 200, 200), ("nobody", 401, 401)] {

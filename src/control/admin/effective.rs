@@ -4,6 +4,8 @@
 //! that is added to the model does not compile before it is shown here. Secrets are not shown: tokens' hashes, and
 //! values that a variable or a file filled in, which stand as they are written.
 
+mod filters;
+
 use super::documents::weights;
 use crate::config::provenance::Provenance;
 use crate::config::{
@@ -14,13 +16,12 @@ use crate::control::command::RouteView;
 use crate::control::ground::Ground;
 use crate::limits::Limits;
 use crate::net::proxy_protocol::{Accepts, Version};
-use crate::routing::compress::Codings;
-use crate::routing::filters::Filters;
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::mirror::Mirror;
 use crate::routing::networks;
+use crate::routing::redact::Redact;
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
-use crate::routing::sticky::{Fallback, KeySource, Sticky};
+use crate::routing::sticky::{Fallback, Sticky};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -212,27 +213,33 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         timeout,
         close_moved_within,
         preview,
-        filters,
+        filters: own_filters,
+        request_headers,
+        response_headers,
         salt,
         mirror,
     } = config;
     let variants = variants.iter().map(|one| (one.name.clone(), json!(one.pool.map(|pool| &pools[pool].name))));
-    json!({
+    let mut document = json!({
         "name": name,
         "file": place(view),
         "match": request_match(matches, provenance),
         "variants": variants.collect::<Map<_, _>>(),
         "weights": weights(config, file_weights),
         "live": {"generation": view.live.generation, "weights": weights(config, &view.live.weights)},
-        "sticky": keys.as_ref().map(|keys| sticky(keys, (salt != name).then_some(salt))),
+        "sticky": keys.as_ref().map(|keys| sticky(keys, (salt != name).then_some(salt), provenance)),
         "timeout": shown_duration(*timeout),
         "mirror": mirror.as_ref().map(|mirror| self::mirror(mirror, pools)),
-        "filters": filters.as_ref().map(|filters| filter_keys(filters)),
-        "compress": filters.as_ref().and_then(|filters| filters.compress.as_ref()).map(codings),
+        "request_headers": request_headers.as_deref().map(filters::header_edits),
+        "response_headers": response_headers.as_deref().map(filters::header_edits),
         "preview": preview.as_ref().map(|when| condition(when, provenance)),
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
-    })
+    });
+    for (key, value) in own_filters.iter().flat_map(|own| filters::filters(own, provenance)) {
+        document[key] = value;
+    }
+    document
 }
 
 fn mirror(mirror: &Mirror, pools: &[PoolConfig]) -> Value {
@@ -245,24 +252,6 @@ fn mirror(mirror: &Mirror, pools: &[PoolConfig]) -> Value {
     })
 }
 
-/// Which of the keys that change a message stand in the route; their values may be secret.
-fn filter_keys(filters: &Filters) -> Vec<&'static str> {
-    let Filters { rewrite, request, response, answer, compress } = filters;
-    let keys = [
-        rewrite.as_ref().map(|_| "rewrite"),
-        (!request.is_empty()).then_some("request_headers"),
-        (!response.is_empty()).then_some("response_headers"),
-        answer.as_ref().map(|answer| answer.name()),
-        compress.as_ref().map(|_| "compress"),
-    ];
-    keys.into_iter().flatten().collect()
-}
-
-/// In the order that the route prefers.
-fn codings(codings: &Codings) -> Vec<&'static str> {
-    codings.as_slice().iter().map(|coding| coding.name()).collect()
-}
-
 /// Where a route's weights, or the route without any, are written.
 pub fn place(view: &RouteView) -> Value {
     let place = view.config.provenance.route(view.index);
@@ -270,15 +259,15 @@ pub fn place(view: &RouteView) -> Value {
 }
 
 fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
-    let RequestMatch { host, path, methods, conditions } = matches;
+    let RequestMatch { scheme, host, path, methods, conditions } = matches;
     let (host_key, host) = match host {
-        HostMatch::Regex(pattern) => ("host_regex", json!(provenance.shown(pattern.as_str()))),
-        host => ("host", json!(host.to_string())),
+        host @ HostMatch::Regex(_) => ("host_regex", host.told(provenance)),
+        host => ("host", host.told(provenance)),
     };
     let (key, path) = match path {
         PathMatch::Prefix(prefix) if prefix.is_empty() => ("path", "/"),
-        PathMatch::Prefix(prefix) => ("path", prefix.as_str()),
-        PathMatch::Exact(path) => ("path_exact", path.as_str()),
+        PathMatch::Prefix(prefix) => ("path", provenance.shown(prefix)),
+        PathMatch::Exact(path) => ("path_exact", provenance.shown(path)),
         PathMatch::Regex(pattern) => ("path_regex", provenance.shown(pattern.as_str())),
     };
     let of = |wanted: fn(&Subject) -> Option<&str>| -> Vec<Value> {
@@ -286,15 +275,18 @@ fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
         named
             .map(|(name, test)| {
                 let (test, value) = self::test(test, provenance);
-                json!({"name": name, test: value})
+                json!({"name": provenance.shown(name), test: value})
             })
             .collect()
     };
     let header = of(|subject| if let Subject::Header(name) = subject { Some(name.as_str()) } else { None });
     let query = of(|subject| if let Subject::Query(name) = subject { Some(name.as_str()) } else { None });
     let mut document = json!({host_key: host, key: path});
+    if let Some(scheme) = scheme {
+        document["scheme"] = json!(scheme.name());
+    }
     if !methods.is_empty() {
-        document["method"] = json!(methods.iter().map(|method| method.as_str()).collect::<Vec<_>>());
+        document["method"] = json!(methods.iter().map(|method| provenance.shown(method.as_str())).collect::<Vec<_>>());
     }
     for (key, conditions) in [("header", header), ("query", query)] {
         if !conditions.is_empty() {
@@ -304,27 +296,21 @@ fn request_match(matches: &RequestMatch, provenance: &Provenance) -> Value {
     document
 }
 
-fn sticky(sticky: &Sticky, group: Option<&String>) -> Value {
+fn sticky(sticky: &Sticky, group: Option<&String>, provenance: &Provenance) -> Value {
     let Sticky { keys, fallback } = sticky;
-    let key = |key: &KeySource| match key {
-        KeySource::Header(name) => format!("header:{name}"),
-        KeySource::Cookie(name) => format!("cookie:{name}"),
-        KeySource::Query(name) => format!("query:{name}"),
-        KeySource::Ip => "ip".to_owned(),
-        KeySource::Jwt(claim) => format!("jwt:{claim}"),
-    };
-    let mut document = json!({"key": keys.iter().map(key).collect::<Vec<_>>()});
+    let keys = keys.iter().map(|key| provenance.shown(&key.to_string()).to_owned());
+    let mut document = json!({"key": keys.collect::<Vec<_>>()});
     match fallback {
         Fallback::Cookie { name, ttl } => {
             document["fallback"] = json!("cookie");
-            document["cookie"] = json!(name);
+            document["cookie"] = json!(provenance.shown(name));
             document["ttl"] = json!(shown_duration(*ttl));
         }
         Fallback::Ip => document["fallback"] = json!("ip"),
         Fallback::Random => document["fallback"] = json!("random"),
     }
     if let Some(group) = group {
-        document["group"] = json!(group);
+        document["group"] = json!(provenance.shown(group));
     }
     document
 }
@@ -346,10 +332,14 @@ fn condition(condition: &Condition, provenance: &Provenance) -> Value {
     match condition {
         Condition::All(conditions) => json!({"all": all(conditions)}),
         Condition::Any(conditions) => json!({"any": all(conditions)}),
-        Condition::Ip(networks) => json!({"ip": networks.written().iter().map(networks::shown).collect::<Vec<_>>()}),
+        Condition::Ip(networks) => {
+            json!({"ip": networks.written().iter().map(|one| networks::told(one, provenance)).collect::<Vec<_>>()})
+        }
         Condition::Not(inner) => json!({"not": self::condition(inner, provenance)}),
-        Condition::Is(Subject::Method, Test::Equals(name)) => json!({"method": name}),
-        Condition::Is(Subject::Method, Test::In(names)) => json!({"method": names}),
+        Condition::Is(Subject::Method, Test::Equals(name)) => json!({"method": provenance.shown(name)}),
+        Condition::Is(Subject::Method, Test::In(names)) => {
+            json!({"method": names.iter().map(|name| provenance.shown(name)).collect::<Vec<_>>()})
+        }
         Condition::Is(subject, test) => {
             let (key, name) = match subject {
                 Subject::Header(name) => ("header", name.as_str()),
@@ -358,7 +348,7 @@ fn condition(condition: &Condition, provenance: &Provenance) -> Value {
                 Subject::Method => ("method", ""),
             };
             let (test, value) = self::test(test, provenance);
-            json!({key: name, test: value})
+            json!({key: provenance.shown(name), test: value})
         }
     }
 }
@@ -382,7 +372,7 @@ fn shown_path(path: &Path) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::config::load;
     use crate::control::fixtures::cause;
@@ -404,7 +394,10 @@ targets = ["[::1]:9102"]
 queue_timeout = "0s"
 [[route]]
 name = "shop"
-match = { host = "*.Shop.example", path = "/v1/" }
+match = { scheme = "https", host = "*.Shop.example", path = "/v1/", header = { x-id = { in_file = "key" } } }
+rewrite = { prefix = "/api", host = "api.internal" }
+request_headers = { set = { x-key = "${file:key} ${variant}" }, add = { via = ["a", "b"] }, remove = ["x-b"] }
+response_headers = { remove = ["server"] }
 variants = { stable = "v1", canary = "v2" }
 weights = { stable = 99.999, canary = 0.001 }
 sticky = { key = ["header:X-User-Id", "cookie:uid"], fallback = "cookie" }
@@ -420,7 +413,7 @@ match = { path_exact = "/x" }
 variants = { only = "v1" }
 "#;
 
-    fn ground(folder: &Path, text: &str) -> Ground {
+    pub fn ground(folder: &Path, text: &str) -> Ground {
         let path = folder.join("weir.toml");
         std::fs::write(folder.join("key"), "s3cret\n").unwrap();
         std::fs::write(&path, text).unwrap();
@@ -477,10 +470,13 @@ variants = { only = "v1" }
         let shop = &document["route"][0];
         assert_eq!(shop["rule"][0]["when"]["equals"], "${file:key}");
         assert_eq!(document["admin"]["token"], json!([{"name": "ci", "role": "operator", "hash": "***"}]));
-        assert_eq!(shop["file"], json!({"path": folder.path().join("weir.toml"), "line": 17}));
+        assert_eq!(shop["file"], json!({"path": folder.path().join("weir.toml"), "line": 20}));
         assert_eq!(shop["weights"], json!({"stable": 99.999, "canary": 0.001}));
         assert_eq!(shop["live"], json!({"generation": 1, "weights": {"stable": 99.999, "canary": 0.001}}));
-        assert_eq!(shop["match"], json!({"host": "*.shop.example", "path": "/v1"}));
+        assert_eq!(
+            shop["match"],
+            json!({"scheme": "https", "host": "*.shop.example", "path": "/v1", "header": [{"name": "x-id", "in_file": "key"}]})
+        );
         assert_eq!((&shop["timeout"], &shop["sticky"]["cookie"]), (&json!("1m"), &json!("weir_shop")));
         assert_eq!(
             (&document["server"]["workers"], &document["limits"]["max_body"]),

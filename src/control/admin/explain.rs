@@ -13,6 +13,7 @@ use crate::boundary::table::Published;
 use crate::control::history::percent;
 use crate::routing::explain::{Asked, Considered, Trace, explain};
 use crate::routing::request::{Unfit, forwarded_for, to_origin_form};
+use crate::routing::scheme::Scheme;
 use crate::routing::split::Weight;
 use crate::routing::sticky::Fallback;
 use crate::routing::table::{Decision, RequestView, Route};
@@ -67,6 +68,9 @@ struct Client {
     ip: IpAddr,
     /// `given`, `assumed` or `x-forwarded-for`.
     source: &'static str,
+    scheme: Scheme,
+    /// `given`, `assumed` or `x-forwarded-proto`.
+    scheme_source: &'static str,
 }
 
 fn explained(
@@ -75,22 +79,28 @@ fn explained(
     asked: Option<usize>,
     rng: &mut SmallRng,
 ) -> Result<Value, Problem> {
-    let Described { mut parts, client_ip } = described;
+    let Described { mut parts, scheme, client_ip } = described;
     to_origin_form(&mut parts).map_err(unfit)?;
-    let client = client(table, &parts, client_ip);
-    let request = RequestView::of(&parts, client.ip);
-    let trace = explain(&table.routing, &request, asked, rng);
+    let client = client(table, &parts, scheme, client_ip);
+    let request = RequestView::of(&parts, client.scheme, client.ip);
+    let trace = explain(&table.routing, &request, asked, &*table.redact, rng);
     Ok(shown(table, &trace, asked, &client))
 }
 
 /// The address that connects, or whom it says it has the request from, where it is a trusted proxy.
-fn client(table: &Published, parts: &request::Parts, given: Option<IpAddr>) -> Client {
+fn client(table: &Published, parts: &request::Parts, scheme: Option<Scheme>, given: Option<IpAddr>) -> Client {
     let peer = given.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)).to_canonical();
     let is_trusted = |ip: IpAddr| table.settings.trusted_proxies.iter().any(|net| net.contains(&ip));
-    let forwarded = if is_trusted(peer) { forwarded_for(&parts.headers, is_trusted) } else { None };
-    match forwarded {
-        Some(ip) => Client { ip, source: "x-forwarded-for" },
-        None => Client { ip: peer, source: if given.is_some() { "given" } else { "assumed" } },
+    let said_by_caller = |said: bool| if said { "given" } else { "assumed" };
+    let (forwarded, proto) = match is_trusted(peer) {
+        true => (forwarded_for(&parts.headers, is_trusted), Scheme::forwarded(&parts.headers)),
+        false => (None, None),
+    };
+    Client {
+        ip: forwarded.unwrap_or(peer),
+        source: forwarded.map_or(said_by_caller(given.is_some()), |_| "x-forwarded-for"),
+        scheme: proto.or(scheme).unwrap_or(Scheme::Http),
+        scheme_source: proto.map_or(said_by_caller(scheme.is_some()), |_| "x-forwarded-proto"),
     }
 }
 
@@ -133,8 +143,9 @@ fn shown(table: &Published, trace: &Trace, asked: Option<usize>, client: &Client
         "balance": (targets.len() > 1).then_some(BALANCE),
         "weights": weights.map(|(route, weights)| split(route, weights)),
         "share": share,
-        "sets_cookie": decision.and_then(|decision| new_cookie(&routes[decision.route], decision)),
+        "sets_cookie": decision.and_then(|decision| new_cookie(&routes[decision.route], decision)).map(|name| table.redact.shown(name)),
         "client_ip": {"ip": client.ip, "source": client.source},
+        "scheme": {"name": client.scheme.name(), "source": client.scheme_source},
         "considered": trace.considered.iter().map(|route| considered(routes, route)).collect::<Vec<_>>(),
         "other_routes": trace.others,
         "rules": trace.rules.iter().map(rule).collect::<Vec<_>>(),
@@ -184,6 +195,7 @@ fn new_cookie<'t>(route: &'t Route, decision: &Decision) -> Option<&'t str> {
 mod tests {
     use crate::config::{Role, Token};
     use crate::control::fixtures::{Process, Reply, config, shop, with_tokens};
+    use crate::routing::scheme::Scheme;
     use crate::routing::sticky::{Fallback, KeySource, Sticky};
     use serde_json::json;
     use sha2::{Digest, Sha256};
@@ -210,6 +222,7 @@ mod tests {
             "targets": ["127.0.0.1:9"], "target": "127.0.0.1:9", "balance": null,
             "weights": {"stable": 87.5, "canary": 12.5}, "share": 87.5, "sets_cookie": null,
             "client_ip": {"ip": "127.0.0.1", "source": "assumed"},
+            "scheme": {"name": "http", "source": "assumed"},
             "considered": [{"route": "shop", "taken": true, "why": "host shop.localhost, any path"}],
             "other_routes": 0, "rules": [], "rules_left_out": 0, "rules_not_asked": 0,
             "why": "Route shop is the only one that takes the request; it has no rules; \
@@ -281,6 +294,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_scheme_is_given_or_a_trusted_proxy_s() {
+        let mut config = shop();
+        config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        config.routes[0].matches.scheme = Some(Scheme::Https);
+        let process = Process::start(config).await;
+        for (members, name, source) in [
+            (r#""path":"/""#, "http", "assumed"),
+            (r#""path":"/","scheme":"https""#, "https", "given"),
+            (r#""path":"https://shop.localhost/""#, "https", "given"),
+            (
+                r#""path":"/","client_ip":"10.0.0.1","headers":{"x-forwarded-proto":"https"}"#,
+                "https",
+                "x-forwarded-proto",
+            ),
+            (
+                r#""path":"/","client_ip":"10.0.0.1","scheme":"https","headers":{"x-forwarded-proto":"wss"}"#,
+                "https",
+                "given",
+            ),
+            (r#""path":"/","client_ip":"9.9.9.9","headers":{"x-forwarded-proto":"https"}"#, "http", "assumed"),
+        ] {
+            let body = format!(r#"{{{members},"host":"shop.localhost"}}"#);
+            let document = ask(&process, "/api/v1/explain", &body).await.json();
+            assert_eq!(document["scheme"], json!({"name": name, "source": source}), "{body}");
+            let why =
+                if name == "https" { "scheme https, host shop.localhost, any path" } else { "the scheme is not https" };
+            assert_eq!(document["considered"][0]["why"], why, "{body}");
+            assert_eq!(document["route"].is_null(), name == "http");
+        }
+    }
+
+    #[tokio::test]
     async fn a_viewer_may_ask() {
         let sha256 = Sha256::digest("secret").into();
         let eye = Token { name: "eye".to_owned(), role: Role::Viewer, sha256 };
@@ -290,6 +335,129 @@ mod tests {
             let token = "authorization: Bearer secret";
             assert_eq!(process.call("POST", path, &[JSON, token], body).await.status, 200);
             assert_eq!(process.call("POST", path, &[JSON], body).await.status, 401);
+        }
+    }
+
+    /// Every kind of value that a route has, each from a file.
+    const SECRET_ROUTES: &str = r#"
+[[route]]
+name = "one"
+match = { host = "${file:host}", path = "${file:path}", method = "${file:method}", header = { x-a = "${file:key}" }, query = { q = { regex = "${file:key}" } } }
+variants = { stable = "p", canary = "p" }
+weights = { stable = 50, canary = 50 }
+[[route]]
+name = "two"
+match = { host_regex = "^${file:key}", path_exact = "${file:path}" }
+variants = { stable = "p" }
+[[route]]
+name = "three"
+match = { path_regex = "${file:key}", header = { name = "${file:header}", in = ["${file:key}", "b"] } }
+variants = { stable = "p" }
+[[route]]
+name = "rules"
+match = { path = "/rules" }
+variants = { stable = "p", canary = "p" }
+weights = { stable = 50, canary = 50 }
+sticky = { key = ["header: ${file:header} "], fallback = "cookie", cookie = "${file:key}" }
+preview = { header = "${file:header}", equals = "${file:key}" }
+rule = [
+  { name = "a", when = { header = "x-a", equals = "${file:key}" }, variant = "canary" },
+  { name = "b", when = { header = "x-a", in = ["${file:key}", "y"] }, variant = "canary" },
+  { name = "c", when = { any = [{ header = "x-a", prefix = "x${file:key}" }, { not = { header = "x-a", present = true } }, { header = "x-a", suffix = "${file:key}" }] }, variant = "canary" },
+  { name = "d", when = { query = "${file:key}", regex = "${file:key}" }, variant = "canary" },
+  { name = "e", when = { cookie = "${file:key}", in_file = "${file:key}.txt" }, variant = "canary" },
+  { name = "f", when = { ip = "${file:ip}" }, variant = "canary" },
+  { name = "g", when = { header = "x-a", in_file = "${file:key}.txt" }, variant = "canary" },
+]
+"#;
+
+    async fn secret_process(folder: &std::path::Path) -> Process {
+        for (file, content) in [
+            ("host", "*.S3CRET.test"),
+            ("path", "/s3cret/"),
+            ("method", "S3CRET"),
+            ("header", "X-S3cret"),
+            ("key", "s3cret"),
+            ("ip", "203.0.113.99/32"),
+            ("s3cret.txt", "v"),
+        ] {
+            std::fs::write(folder.join(file), content).unwrap();
+        }
+        let top = "[admin]\nlisten = [\"127.0.0.1:0\"]\n[[listener]]\nname = \"http\"\nbind = \"127.0.0.1:8080\"\n[pool.p]\ntargets = [\"127.0.0.1:9\"]\n";
+        let path = folder.join("weir.toml");
+        std::fs::write(&path, format!("{top}{SECRET_ROUTES}")).unwrap();
+        let loaded = crate::config::load(&path, &|_| None);
+        Process::start(loaded.config.unwrap_or_else(|| panic!("{}", loaded.report.render(false)))).await
+    }
+
+    #[tokio::test]
+    async fn what_variables_and_files_filled_in_is_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = secret_process(folder.path()).await;
+        // What a request brings is the asker's own: where it has the secret, the answer may only say it as its value.
+        for (asked, told) in [
+            (r#"{"path":"/","host":"a"}"#, "the host is not ${file:host}"),
+            (r#"{"path":"/","host":"a.s3cret.test"}"#, "the path is not under ${file:path}"),
+            (r#"{"path":"/s3cret/x","host":"a.s3cret.test"}"#, "the method is not ${file:method}"),
+            (
+                r#"{"path":"/s3cret/x","host":"a.s3cret.test","method":"S3CRET"}"#,
+                r#"header x-a does not pass equals = \"${file:key}\""#,
+            ),
+            (
+                r#"{"path":"/s3cret/x","host":"a.s3cret.test","method":"S3CRET","headers":{"x-a":"s3cret"}}"#,
+                r#"query parameter q does not pass regex = \"${file:key}\""#,
+            ),
+            (
+                r#"{"path":"/s3cret/x?q=s3cret","host":"a.s3cret.test","method":"S3CRET","headers":{"x-a":"s3cret"}}"#,
+                "host ${file:host}, path under ${file:path}, method ${file:method}, header x-a equals",
+            ),
+            (r#"{"path":"/s3cret/","host":"s3cret"}"#, "host matching ^${file:key}, path ${file:path}"),
+            (r#"{"path":"/s3cret","host":"s3cret"}"#, "the path is not ${file:path}"),
+            (r#"{"path":"/","host":"a"}"#, "the path does not match ${file:key}"),
+            (
+                r#"{"path":"/s3cretx","host":"a"}"#,
+                r#"header ${file:header} does not pass in = [\"${file:key}\", \"b\"]"#,
+            ),
+            (
+                r#"{"path":"/s3cretx","host":"a","headers":{"x-s3cret":"b"}}"#,
+                r#"path matching ${file:key}, header ${file:header} in = [\"${file:key}\", \"b\"]"#,
+            ),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, r#"header x-a is \"z\", not \"${file:key}\""#),
+            (
+                r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#,
+                r#"header x-a is \"z\", none of \"${file:key}\", \"y\""#,
+            ),
+            (
+                r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#,
+                r#"which does not start with \"x${file:key}\", and header x-a is present, and header x-a is \"z\", which does not end with \"${file:key}\""#,
+            ),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, "query parameter ${file:key} is absent"),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, "cookie ${file:key} is absent"),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, "is not in ${file:ip}"),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, "which ${file:key}.txt does not list"),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, r#""sets_cookie":"${file:key}""#),
+            (r#"{"path":"/rules","host":"a","headers":{"x-a":"z"}}"#, r#""source":"cookie:${file:key}""#),
+            (
+                r#"{"path":"/rules","host":"a","headers":{"x-a":"z","x-s3cret":"id"}}"#,
+                r#""source":"header: ${file:header} ","value":"id""#,
+            ),
+        ] {
+            for path in ["/api/v1/explain", "/api/v1/routes/rules/explain"] {
+                let reply = ask(&process, path, asked).await;
+                let text = String::from_utf8(reply.body.clone()).unwrap();
+                assert!(reply.status == 200 && text.contains(told), "{asked}: {told}: {text}");
+                let said = text.to_lowercase().replace(r#"header x-a is \"s3cret\""#, "");
+                assert!(!said.contains("s3cret") && !said.contains("203.0.113.99"), "{asked}: {text}");
+            }
+        }
+        for call in ["/config/effective", "/config/diff", "/routes", "/routes/rules", "/routes/rules/history", "/stats"]
+        {
+            let reply = process.get(&format!("/api/v1{call}")).await;
+            let text = String::from_utf8(reply.body.clone()).unwrap().to_lowercase();
+            assert!(
+                reply.status == 200 && !text.contains("s3cret") && !text.contains("203.0.113.99"),
+                "{call}: {text}"
+            );
         }
     }
 }

@@ -1,10 +1,9 @@
 //! History, undo and switch through the admin API, and what of it is on disk afterwards.
 
 use super::*;
-use crate::config::{Role, Token};
-use crate::control::fixtures::{Reply, with_tokens};
+use crate::config::Role;
+use crate::control::fixtures::{Reply, token, with_tokens};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 const JSON: &str = "content-type: application/json";
 
@@ -167,11 +166,6 @@ async fn a_switch_to_healthy_targets_is_done_at_once() {
 
 #[tokio::test]
 async fn viewers_read_the_history_and_operators_undo() {
-    let token = |name: &str, role| Token {
-        name: name.to_owned(),
-        role,
-        sha256: Sha256::digest(format!("secret-{name}")).into(),
-    };
     let tokens = vec![token("eye", Role::Viewer), token("ci", Role::Operator)];
     let process = Process::start(with_tokens(shop(), tokens)).await;
     let (eye, ci) = ("authorization: Bearer secret-eye", "authorization: Bearer secret-ci");
@@ -395,4 +389,57 @@ async fn a_reload_s_changes_are_revisions_of_whoever_asked_for_it() {
     write(30, "[[route]]\nname = \"new\"\nmatch = { path = \"/new\" }\nvariants = { v = \"v1\" }\n");
     process.call("POST", "/api/v1/reload", &[], b"").await;
     assert_eq!(column(&process.get("/api/v1/routes/new/history").await.json(), "generation"), [1]);
+}
+
+#[test]
+fn what_is_refused_has_a_line_in_the_audit_log_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    life(async {
+        let process = Process::start(with_tokens(shop_in(dir.path()), vec![token("ci", Role::Admin)])).await;
+        let ci = "authorization: Bearer secret-ci";
+        let shift = |header: &'static str, body: &'static str| {
+            let process = &process;
+            async move { process.patch("shop", &[ci, header], body).await.status }
+        };
+        let stale = r#"{"weights":{"canary":5},"reason":"release\u0085"}"#;
+        assert_eq!(shift("if-match: \"7\"", stale).await, 412);
+        assert_eq!(shift("x: y", r#"{"weights":{"canray":5}}"#).await, 400);
+        assert_eq!(post(&process, "undo", &[ci], "").await.status, 409);
+        assert_eq!(post(&process, "switch", &[ci], r#"{"to":"canary"}"#).await.problem(), "targets-not-healthy");
+        // Not what could not be read, nor what was only asked.
+        assert_eq!(shift("x: y", "{").await, 400);
+        let dry = process.call("POST", "/api/v1/routes/shop/undo?dry_run=true", &[JSON, ci], b"").await;
+        assert_eq!(dry.status, 409);
+        assert_eq!(
+            process.call("POST", "/api/v1/config/save", &[JSON, ci], b"{\"routes\":[\"nowhere\"]}").await.status,
+            404
+        );
+        assert_eq!(process.call("POST", "/api/v1/reload", &[ci], b"").await.status, 400, "there is no file");
+        for _ in 0..20 {
+            assert_eq!(shift("if-match: \"7\"", r#"{"weights":{"canary":5}}"#).await, 412);
+        }
+        // Nothing waits for these lines; they are there when changes after them are done.
+        assert_eq!(shift("x: y", r#"{"weights":{"canary":6}}"#).await, 200);
+        assert_eq!(shift("x: y", r#"{"weights":{"canary":7}}"#).await, 200);
+        assert_eq!(process.live("shop"), (3, vec![93_000, 7_000]));
+    });
+    let lines = audit_lines(dir.path());
+    let (refused, done): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line["result"] == "refused");
+    assert_eq!(done.iter().map(|line| &line["generation"]).collect::<Vec<_>>(), [2, 3]);
+    let said = |member: &str| refused.iter().map(|line| line[member].clone()).collect::<Vec<_>>();
+    assert_eq!(refused.len(), crate::limits::REFUSALS_PER_ACTOR as usize, "{refused:#?}");
+    assert_eq!(said("action")[..7], ["shift", "shift", "undo", "switch", "save", "reload", "shift"]);
+    assert!(
+        refused.iter().all(|line| line["actor"] == "ci" && line["source"].as_str().unwrap().starts_with("127.0.0.1:"))
+    );
+    assert_eq!(
+        (&refused[0]["asked"], &refused[0]["reason"]),
+        (&json!({"weights": {"canary": 5}}), &json!("release\u{85}"))
+    );
+    assert_eq!(refused[0]["why"], "route \"shop\" is at generation 1");
+    assert_eq!(
+        (&refused[3]["asked"], &refused[3]["route"]),
+        (&json!({"to": "canary", "force": false}), &json!("shop"))
+    );
+    assert_eq!((&refused[2]["asked"], &refused[4]["routes"]), (&json!({"to": null}), &json!(["nowhere"])));
 }

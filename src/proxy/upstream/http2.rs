@@ -7,7 +7,7 @@ use super::super::body::RequestBody;
 use super::super::clock::{Clock, Tick};
 use super::super::connection::LocalExec;
 use super::super::failure::Failure;
-use super::super::io::TargetStream;
+use super::super::io::{HearsOut, TargetStream};
 use super::{LocalTarget, Owned, Owner, Sent, pool};
 use crate::limits::{UPSTREAM_IDLE, UPSTREAM_STREAMS};
 use http::header::{HOST, TRANSFER_ENCODING};
@@ -120,11 +120,13 @@ impl Opening<'_> {
         let mut builder = Builder::new(LocalExec);
         builder
             .timer(TokioTimer::new())
+            // Until the target has said how many it takes.
+            .initial_max_send_streams(0)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_AFTER);
-        let (sender, driver) = builder.handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) = builder.handshake(TokioIo::new(HearsOut::new(stream))).await?;
         tokio::task::spawn_local(async move {
             // How it ends is seen by the requests on it.
             let _ = driver.await;

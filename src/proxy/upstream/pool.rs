@@ -145,7 +145,8 @@ impl LocalPool {
                     stream.map(|stream| Lease::on_stream(stream, busy, &self.capacity))
                 }
                 false => {
-                    let connection = self.open(&target, place, end, owner).await;
+                    // Boxed: every request's future would carry it.
+                    let connection = Box::pin(self.open(&target, place, end, owner)).await;
                     connection.map(|connection| Lease::new(connection, busy, &self.capacity))
                 }
             };

@@ -1,6 +1,7 @@
 //! The key behind a bucket: where it was found and what it is.
 
-use crate::routing::sticky::{Fallback, KeyFound, KeySource, Sticky, cookie_value};
+use crate::routing::redact::Redact;
+use crate::routing::sticky::{Fallback, KeyFound, Sticky, cookie_value};
 use crate::routing::table::{Decision, RequestView};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,20 +15,29 @@ pub struct Key {
 }
 
 /// None when no bucket decided.
-pub fn found(sticky: Option<&Sticky>, decision: &Decision, request: &RequestView<'_>) -> Option<Key> {
+pub fn found(
+    sticky: Option<&Sticky>,
+    decision: &Decision,
+    request: &RequestView<'_>,
+    redact: &dyn Redact,
+) -> Option<Key> {
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     let random = Key { source: "random".to_owned(), value: None, new: false };
     let Some(sticky) = sticky else { return decision.key.map(|_| random) };
     Some(match decision.key? {
         KeyFound::Listed(index) => {
             let source = &sticky.keys[index];
-            Key { source: name(source), value: source.key(request).map(|key| text(&key)), new: false }
+            Key {
+                source: redact.shown(&source.to_string()).to_owned(),
+                value: source.key(request).map(|key| text(&key)),
+                new: false,
+            }
         }
         KeyFound::ClientId => {
             let Fallback::Cookie { name, .. } = &sticky.fallback else { return Some(random) };
             let new = decision.new_client_id.is_some();
             let value = if new { None } else { cookie_value(request.headers, name).map(text) };
-            Key { source: format!("cookie:{name}"), value, new }
+            Key { source: format!("cookie:{}", redact.shown(name)), value, new }
         }
         KeyFound::Ip => {
             let ip = request.client_ip.to_canonical().to_string();
@@ -35,14 +45,4 @@ pub fn found(sticky: Option<&Sticky>, decision: &Decision, request: &RequestView
         }
         KeyFound::Random => random,
     })
-}
-
-fn name(source: &KeySource) -> String {
-    match source {
-        KeySource::Header(name) => format!("header:{name}"),
-        KeySource::Cookie(name) => format!("cookie:{name}"),
-        KeySource::Query(name) => format!("query:{name}"),
-        KeySource::Ip => "ip".to_owned(),
-        KeySource::Jwt(claim) => format!("jwt:{claim}"),
-    }
 }

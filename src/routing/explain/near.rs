@@ -3,7 +3,9 @@
 //! Every route is asked once, and words are made for few: with 10,000 routes a trace stays small and quick.
 
 use crate::limits::EXPLAIN_ROUTES;
-use crate::routing::matcher::{HostMatch, HostScratch, PathMatch, RequestMatch, host_name};
+use crate::routing::matcher::{HostMatch, HostScratch, PathMatch, RequestMatch, any_of, host_name};
+use crate::routing::redact::Redact;
+use crate::routing::rule::{Subject, Test};
 use crate::routing::table::{Decision, RequestView, RoutingTable};
 
 /// A route, and why it did or did not get the request.
@@ -45,6 +47,7 @@ pub fn routes(
     request: &RequestView<'_>,
     decision: Option<&Decision>,
     asked: Option<usize>,
+    redact: &dyn Redact,
 ) -> Near {
     let chosen = decision.map(|decision| decision.route);
     let mut scratch = HostScratch::default();
@@ -68,7 +71,11 @@ pub fn routes(
         .into_iter()
         .chain(asked)
         .chain(listed)
-        .map(|route| Considered { route, taken: Some(route) == chosen, why: why(table, request, chosen, route) })
+        .map(|route| Considered {
+            route,
+            taken: Some(route) == chosen,
+            why: why(table, request, (chosen, route), redact),
+        })
         .collect();
     Near { others: table.routes().len() - considered.len(), considered, takers }
 }
@@ -86,14 +93,19 @@ fn nearness(matches: &RequestMatch, name: Option<&[u8]>, request: &RequestView<'
     }
 }
 
-fn why(table: &RoutingTable, request: &RequestView<'_>, chosen: Option<usize>, index: usize) -> String {
+fn why(
+    table: &RoutingTable,
+    request: &RequestView<'_>,
+    (chosen, index): (Option<usize>, usize),
+    redact: &dyn Redact,
+) -> String {
     let route = &table.routes()[index];
     if Some(index) == chosen {
-        return described(&route.matches);
+        return described(&route.matches, redact);
     }
     let winner = chosen.map(|chosen| &table.routes()[chosen]);
     match (route.matches.misses(request), winner) {
-        (Some(miss), _) => miss.to_string(),
+        (Some(miss), _) => miss.told(redact),
         (None, Some(winner)) if route.matches.precedence() < winner.matches.precedence() => {
             format!("takes it too, but {} is more specific", winner.name)
         }
@@ -103,20 +115,22 @@ fn why(table: &RoutingTable, request: &RequestView<'_>, chosen: Option<usize>, i
 }
 
 /// A match in words.
-fn described(matches: &RequestMatch) -> String {
+fn described(matches: &RequestMatch, redact: &dyn Redact) -> String {
     let host = match &matches.host {
         HostMatch::Any => "any host".to_owned(),
-        HostMatch::Regex(pattern) => format!("host matching {pattern}"),
-        host => format!("host {host}"),
+        host @ HostMatch::Regex(_) => format!("host matching {}", host.told(redact)),
+        host => format!("host {}", host.told(redact)),
     };
     let path = match &matches.path {
         PathMatch::Prefix(prefix) if prefix.is_empty() => "any path".to_owned(),
-        PathMatch::Prefix(prefix) => format!("path under {prefix}"),
-        PathMatch::Exact(path) => format!("path {path}"),
-        PathMatch::Regex(pattern) => format!("path matching {pattern}"),
+        PathMatch::Prefix(prefix) => format!("path under {}", redact.shown(prefix)),
+        PathMatch::Exact(path) => format!("path {}", redact.shown(path)),
+        PathMatch::Regex(pattern) => format!("path matching {}", redact.shown(pattern.as_str())),
     };
-    let methods: Vec<&str> = matches.methods.iter().map(|method| method.as_str()).collect();
-    let method = (!methods.is_empty()).then(|| format!("method {}", methods.join(" or ")));
-    let conditions = matches.conditions.iter().map(|(subject, test)| format!("{subject} {test}"));
-    [host, path].into_iter().chain(method).chain(conditions).collect::<Vec<_>>().join(", ")
+    let methods = &matches.methods;
+    let method = (!methods.is_empty()).then(|| format!("method {}", any_of(methods, redact)));
+    let told = |(subject, test): &(Subject, Test)| format!("{} {}", subject.told(redact), test.told(redact));
+    let conditions = matches.conditions.iter().map(told);
+    let scheme = matches.scheme.map(|scheme| format!("scheme {}", scheme.name()));
+    scheme.into_iter().chain([host, path]).chain(method).chain(conditions).collect::<Vec<_>>().join(", ")
 }

@@ -230,6 +230,7 @@ mod tests {
     use crate::routing::list::ValueList;
     use crate::routing::networks::Networks;
     use crate::routing::rule::{FileList, Outcome};
+    use crate::routing::scheme::Scheme;
     use http::{HeaderMap, HeaderName, HeaderValue, Method};
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -299,7 +300,7 @@ mod tests {
                 headers.append(name, HeaderValue::from_static(value));
             }
             let client_ip = [192, 0, 2, 7].into();
-            let request = RequestView { host: None, path: "/", query, method: &Method::GET, headers: &headers, client_ip };
+            let request = RequestView { scheme: Scheme::Http, host: None, path: "/", query, method: &Method::GET, headers: &headers, client_ip };
             let plain = rules.iter().position(|rule| rule.when.matches(&request));
             prop_assert_eq!(RuleIndex::new(&rules).first_match(&rules, &request), plain);
         }

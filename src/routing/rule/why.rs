@@ -2,6 +2,7 @@
 
 use super::{Condition, Subject, Test, Values};
 use crate::routing::networks;
+use crate::routing::redact::Redact;
 use crate::routing::table::RequestView;
 
 /// The longest part of a value that is shown, in bytes.
@@ -11,18 +12,18 @@ const SHOWN_ITEMS: usize = 8;
 
 impl Condition {
     /// One line without a full stop: `header x-canary is "never", not "always"`. Of several conditions it says what
-    /// decided. Values are shown escaped and cut short.
-    pub fn why(&self, request: &RequestView<'_>) -> String {
-        self.reason(&Values { request, pairs: None })
+    /// decided. Values are shown escaped and cut short, and those of the condition as `redact` has them.
+    pub fn why(&self, request: &RequestView<'_>, redact: &dyn Redact) -> String {
+        self.reason(&Values { request, pairs: None }, redact)
     }
 
-    fn reason(&self, values: &Values<'_>) -> String {
+    fn reason(&self, values: &Values<'_>, redact: &dyn Redact) -> String {
         match self {
-            Condition::Is(subject, test) => compared(subject, test, values),
+            Condition::Is(subject, test) => compared(subject, test, values, redact),
             Condition::Ip(networks) => {
                 let ip = values.request.client_ip.to_canonical();
                 let inside = networks.contains(ip);
-                let written: Vec<String> = networks.written().iter().map(networks::shown).collect();
+                let written: Vec<String> = networks.written().iter().map(|one| networks::told(one, redact)).collect();
                 let which = match (written.as_slice(), inside) {
                     ([network], true) => format!("in {network}"),
                     ([network], false) => format!("not in {network}"),
@@ -30,33 +31,33 @@ impl Condition {
                 };
                 format!("the client's address {ip} is {which}")
             }
-            Condition::Not(condition) => condition.reason(values),
+            Condition::Not(condition) => condition.reason(values, redact),
             Condition::All(all) => match all.iter().find(|condition| !condition.holds(values)) {
-                Some(failed) => failed.reason(values),
-                None => joined(all, " and ", values),
+                Some(failed) => failed.reason(values, redact),
+                None => joined(all, " and ", values, redact),
             },
             Condition::Any(any) => match any.iter().find(|condition| condition.holds(values)) {
-                Some(held) => held.reason(values),
-                None => joined(any, ", and ", values),
+                Some(held) => held.reason(values, redact),
+                None => joined(any, ", and ", values, redact),
             },
         }
     }
 }
 
-fn joined(conditions: &[Condition], with: &str, values: &Values<'_>) -> String {
+fn joined(conditions: &[Condition], with: &str, values: &Values<'_>, redact: &dyn Redact) -> String {
     if conditions.is_empty() {
         return "there is no condition".to_owned();
     }
     let mut reasons: Vec<String> =
-        conditions.iter().take(SHOWN_ITEMS).map(|condition| condition.reason(values)).collect();
+        conditions.iter().take(SHOWN_ITEMS).map(|condition| condition.reason(values, redact)).collect();
     if conditions.len() > SHOWN_ITEMS {
         reasons.push(format!("{} more", conditions.len() - SHOWN_ITEMS));
     }
     reasons.join(with)
 }
 
-fn compared(subject: &Subject, test: &Test, values: &Values<'_>) -> String {
-    let name = named(subject);
+fn compared(subject: &Subject, test: &Test, values: &Values<'_>, redact: &dyn Redact) -> String {
+    let name = named(subject, redact);
     let sent = sent(subject, values);
     // Of a header's lines the one that passes, otherwise the first.
     let value = sent.iter().find(|value| test.passes(value)).or(sent.first());
@@ -69,28 +70,29 @@ fn compared(subject: &Subject, test: &Test, values: &Values<'_>) -> String {
         lines if lines > 1 && !holds => format!(" (the first of {lines} lines)"),
         _ => String::new(),
     };
-    format!("{name} is {}{more}{}", shown(value), verdict(test, holds))
+    format!("{name} is {}{more}{}", shown(value), verdict(test, holds, redact))
 }
 
 /// What follows the value: `, not "always"`.
-fn verdict(test: &Test, holds: bool) -> String {
+fn verdict(test: &Test, holds: bool, redact: &dyn Redact) -> String {
+    let wanted = |text: &str| shown(redact.shown(text).as_bytes());
     let not = |yes: &str, no: &str| if holds { yes.to_owned() } else { no.to_owned() };
     match test {
         Test::Present(_) => String::new(),
         Test::Equals(_) if holds => String::new(),
-        Test::Equals(text) => format!(", not {}", shown(text.as_bytes())),
+        Test::Equals(text) => format!(", not {}", wanted(text)),
         Test::In(texts) => {
-            let texts: Vec<String> = texts.iter().map(|text| shown(text.as_bytes())).collect();
+            let texts: Vec<String> = texts.iter().map(|text| wanted(text)).collect();
             format!(", {}", one_of(holds, &texts, "values"))
         }
         Test::InList(list) => format!(", {} of {} values", not("one", "none"), list.len()),
         Test::InFile(file) => format!(", which {} {}", file.name, not("lists", "does not list")),
         Test::Prefix(text) => {
-            format!(", which {} with {}", not("starts", "does not start"), shown(text.as_bytes()))
+            format!(", which {} with {}", not("starts", "does not start"), wanted(text))
         }
-        Test::Suffix(text) => format!(", which {} with {}", not("ends", "does not end"), shown(text.as_bytes())),
+        Test::Suffix(text) => format!(", which {} with {}", not("ends", "does not end"), wanted(text)),
         Test::Regex(regex) => {
-            format!(", which {} {}", not("matches", "does not match"), shown(regex.as_str().as_bytes()))
+            format!(", which {} {}", not("matches", "does not match"), wanted(regex.as_str()))
         }
     }
 }
@@ -104,12 +106,10 @@ fn one_of(holds: bool, items: &[String], what: &str) -> String {
     }
 }
 
-fn named(subject: &Subject) -> String {
+fn named(subject: &Subject, redact: &dyn Redact) -> String {
     match subject {
-        Subject::Header(name) => format!("header {name}"),
-        Subject::Cookie(name) => format!("cookie {name}"),
-        Subject::Query(name) => format!("query parameter {name}"),
         Subject::Method => "the method".to_owned(),
+        named => named.told(redact),
     }
 }
 
@@ -137,7 +137,9 @@ mod tests {
     use super::*;
     use crate::routing::list::ValueList;
     use crate::routing::networks::Networks;
+    use crate::routing::redact::Open;
     use crate::routing::rule::FileList;
+    use crate::routing::scheme::Scheme;
     use http::{HeaderMap, HeaderName, HeaderValue, Method};
     use std::sync::Arc;
 
@@ -199,7 +201,7 @@ mod tests {
             (ip(&["10.0.0.0/8"]), "the client's address 192.0.2.7 is not in 10.0.0.0/8"),
             (ip(&["10.0.0.0/8", "192.0.2.7/32"]), "the client's address 192.0.2.7 is in one of 10.0.0.0/8, 192.0.2.7"),
         ] {
-            assert_eq!(condition.why(&request(&headers())), why);
+            assert_eq!(condition.why(&request(&headers()), &Open), why);
         }
     }
 
@@ -216,9 +218,9 @@ mod tests {
             (not(Condition::Any(vec![no("x-a"), yes()])), r#"header x-canary is "never""#),
             (Condition::Any(vec![]), "there is no condition"),
         ] {
-            assert_eq!(condition.why(&request(&headers())), why);
+            assert_eq!(condition.why(&request(&headers()), &Open), why);
         }
-        let many = Condition::Any(vec![no("x-a"); 100]).why(&request(&headers()));
+        let many = Condition::Any(vec![no("x-a"); 100]).why(&request(&headers()), &Open);
         assert!(many.ends_with(", and 92 more") && many.len() < 400, "{many}");
     }
 
@@ -227,12 +229,20 @@ mod tests {
         let long = "ä".repeat(8_000);
         let mut headers = HeaderMap::new();
         headers.insert("x-canary", HeaderValue::from_bytes(long.as_bytes()).unwrap());
-        let why = equals("x-canary", &long[2..]).why(&request(&headers));
+        let why = equals("x-canary", &long[2..]).why(&request(&headers), &Open);
         assert!(why.len() < 300 && why.contains('…'), "{why}");
     }
 
     fn request(headers: &HeaderMap) -> RequestView<'_> {
         let client_ip = [192, 0, 2, 7].into();
-        RequestView { host: None, path: "/", query: Some("id=7"), method: &Method::GET, headers, client_ip }
+        RequestView {
+            scheme: Scheme::Http,
+            host: None,
+            path: "/",
+            query: Some("id=7"),
+            method: &Method::GET,
+            headers,
+            client_ip,
+        }
     }
 }

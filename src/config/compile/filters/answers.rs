@@ -1,15 +1,14 @@
 //! Routes that answer by themselves: redirects and fixed responses.
 
 use super::super::Checker;
-use crate::config::cursor::word;
 use crate::config::model::VariantConfig;
 use crate::config::raw;
 use crate::config::raw::filters as written;
-use crate::config::source::{At, listed, read_bytes, shown};
+use crate::config::source::{At, listed, read_bytes};
 use crate::limits::RESPOND_FILE_BYTES;
 use crate::routing::filters::{Fixed, OwnAnswer};
 use crate::routing::matcher::RequestMatch;
-use crate::routing::redirect::{Redirect, Scheme};
+use crate::routing::redirect::Redirect;
 use crate::routing::rewrite::PathChange;
 use bytes::Bytes;
 use http::StatusCode;
@@ -72,14 +71,15 @@ impl Checker<'_> {
             None => Some(StatusCode::FOUND),
         };
         let scheme = match &raw.scheme {
-            Some(scheme) => {
-                let known = word(self.findings, scheme, &format!("{}.scheme", raw.path_of), &["http", "https"]);
-                known.and_then(|_| Scheme::parse(&scheme.value)).map(Some)
-            }
+            Some(scheme) => self.scheme(&format!("{}.scheme", raw.path_of), scheme).map(Some),
             None => Some(None),
         };
         let host = match &raw.host {
-            Some(host) => self.one_host(host).map(Some),
+            Some(host) => {
+                let name = self.one_host(host);
+                self.filled.held_as(host, name.as_deref().unwrap_or_default());
+                name.map(Some)
+            }
             None => Some(None),
         };
         let places =
@@ -87,7 +87,7 @@ impl Checker<'_> {
         let path = match (&raw.prefix, &raw.path) {
             _ if !self.one_way(&raw.path_of, &places) => None,
             (Some(prefix), _) => self.prefix_change(&raw.path_of, prefix, matches).map(Some),
-            (_, Some(path)) => self.path_target(path.place, PathChange::whole(&path.value)).map(Some),
+            (_, Some(path)) => self.path_target(path, PathChange::whole(&path.value)).map(Some),
             (None, None) => Some(None),
         };
         let port = raw.port.as_ref().and_then(|port| u16::try_from(port.value).ok());
@@ -123,7 +123,8 @@ impl Checker<'_> {
             let whole_seconds = after.value.as_millis().div_ceil(1000);
             HeaderValue::from_str(&whole_seconds.to_string()).expect("a number is a valid header value")
         });
-        Some(Fixed { status: status?, content_type: content_type?, retry_after, body: body? })
+        let file = raw.file.as_ref().map(|file| file.written().into());
+        Some(Fixed { status: status?, content_type: content_type?, retry_after, body: body?, file })
     }
 
     fn fixed_status(&mut self, raw: &written::Respond, code: &At<u64>) -> Option<StatusCode> {
@@ -150,7 +151,8 @@ impl Checker<'_> {
         match read_bytes(&path, RESPOND_FILE_BYTES) {
             Ok(bytes) => Some(Bytes::from(bytes)),
             Err(trouble) => {
-                self.findings.error("respond-file", file.place, format!("{}: {trouble}", path.display()));
+                let shown = if file.is_filled() { file.shown() } else { path.display().to_string() };
+                self.findings.error("respond-file", file.place, format!("{shown}: {trouble}"));
                 None
             }
         }
@@ -164,7 +166,7 @@ impl Checker<'_> {
         };
         let value = HeaderValue::from_str(&written.value).ok().filter(|_| is_type(&written.value));
         if value.is_none() {
-            let message = format!("{} is not a content type", shown(&written.value));
+            let message = format!("{} is not a content type", written.shown());
             let finding = self.findings.error("bad-answer", written.place, message);
             finding.help("write content_type = \"text/html; charset=utf-8\"");
         }

@@ -3,6 +3,7 @@
 //! `{"method":"GET","path":"/a?uid=1","host":"shop.example.com","headers":{"x-user-id":"u1"},"client_ip":"192.0.2.7"}`
 
 use crate::control::admin::problem::Problem;
+use crate::routing::scheme::Scheme;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -12,6 +13,8 @@ use std::net::IpAddr;
 #[derive(Debug)]
 pub struct Described {
     pub parts: request::Parts,
+    /// That the client used: as given, or of a path that is a whole URL. None: not said.
+    pub scheme: Option<Scheme>,
     /// Where the request comes from; None: not said.
     pub client_ip: Option<IpAddr>,
 }
@@ -24,7 +27,7 @@ pub fn described(bytes: &[u8], max_headers: usize) -> Result<Described, Problem>
         Err(error) => return Err(invalid("body", error)),
     };
     let mut parts = axum::http::Request::new(()).into_parts().0;
-    let (mut path, mut host, mut client_ip) = (None, None, None);
+    let (mut path, mut host, mut scheme, mut client_ip) = (None, None, None, None);
     for (at, (name, value)) in members.iter().enumerate() {
         if members[..at].iter().any(|(before, _)| before == name) {
             return Err(invalid(name, "given twice"));
@@ -34,11 +37,20 @@ pub fn described(bytes: &[u8], max_headers: usize) -> Result<Described, Problem>
             "path" => path = Some(target(value.text(name)?)?),
             "host" => host = Some(line(name, value)?),
             "headers" => parts.headers = fields(value)?,
+            "scheme" => {
+                let known = Scheme::parse(value.text(name)?);
+                scheme = Some(known.ok_or_else(|| invalid(name, "neither \"http\" nor \"https\""))?);
+            }
             "client_ip" => {
                 let ip = value.text(name)?.parse().map_err(|_| invalid(name, "not an IP address"))?;
                 client_ip = Some(ip);
             }
-            _ => return Err(invalid(name, "unknown field; there are method, path, host, headers and client_ip")),
+            _ => {
+                return Err(invalid(
+                    name,
+                    "unknown field; there are method, scheme, path, host, headers and client_ip",
+                ));
+            }
         }
     }
     parts.uri = path.ok_or_else(|| invalid("path", "missing; send a path such as \"/cart?uid=7\""))?;
@@ -48,7 +60,8 @@ pub fn described(bytes: &[u8], max_headers: usize) -> Result<Described, Problem>
         let detail = format!("{count} fields with Host; Weir answers more than {max_headers} with 431");
         return Err(invalid("headers", detail));
     }
-    Ok(Described { parts, client_ip })
+    let scheme = scheme.or_else(|| Scheme::parse(parts.uri.scheme_str()?));
+    Ok(Described { parts, scheme, client_ip })
 }
 
 /// The host is said in one place: a member of its own, a header, or in the path when that is a whole URL.
@@ -182,22 +195,18 @@ impl<'de> Visitor<'de> for AnyJson {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::response::IntoResponse;
+    use crate::control::fixtures::refusal;
 
     async fn refused(body: &str) -> (u16, String, String) {
-        let response = described(body.as_bytes(), 5).unwrap_err().into_response();
-        let status = response.status().as_u16();
-        let bytes = axum::body::to_bytes(response.into_body(), 65536).await.unwrap();
-        let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        let text = |member: &str| document[member].as_str().unwrap().to_owned();
-        (status, text("field"), text("detail"))
+        refusal(described(body.as_bytes(), 5).unwrap_err()).await
     }
 
     #[test]
     fn a_request_is_what_the_proxy_would_have_read() {
         let body = r#"{"method":"POST","path":"/a%20b?uid=1#top","host":"Shop.test:81",
             "headers":{"X-User-Id":" u1\t","cookie":["a=1","b=2"]},"client_ip":"::ffff:192.0.2.7"}"#;
-        let Described { parts, client_ip } = described(body.as_bytes(), 4).unwrap();
+        let Described { parts, scheme, client_ip } = described(body.as_bytes(), 4).unwrap();
+        assert_eq!(scheme, None);
         assert_eq!((parts.method.as_str(), parts.uri.to_string().as_str()), ("POST", "/a%20b?uid=1"));
         assert_eq!(parts.headers["host"], "Shop.test:81");
         assert_eq!(parts.headers["x-user-id"], "u1");
@@ -205,7 +214,9 @@ mod tests {
         assert_eq!(client_ip.unwrap().to_string(), "::ffff:192.0.2.7");
         let short = described(br#"{"path":"http://shop.test/a"}"#, 4).unwrap();
         assert_eq!((short.parts.method, short.client_ip), (Method::GET, None));
-        assert_eq!(short.parts.uri.authority().unwrap(), "shop.test");
+        assert_eq!((short.parts.uri.authority().unwrap().as_str(), short.scheme), ("shop.test", Some(Scheme::Http)));
+        let given = described(br#"{"path":"http://shop.test/a","scheme":"https"}"#, 4).unwrap();
+        assert_eq!(given.scheme, Some(Scheme::Https));
         assert!(described(br#"{"path":"*","method":"OPTIONS","headers":{"host":"a"}}"#, 4).is_ok());
     }
 
@@ -225,6 +236,7 @@ mod tests {
             (r#""host":"a","path":"/","method":"""#, "method"),
             (r#""host":"a","path":"/","method":null"#, "method"),
             (r#""host":"a","path":"/","client_ip":"1.2.3""#, "client_ip"),
+            (r#""host":"a","path":"/","scheme":"HTTPS""#, "scheme"),
             (r#""host":"a","path":"/","headers":[]"#, "headers"),
             (r#""host":"a","path":"/","headers":{"a b":"c"}"#, "headers.a b"),
             (r#""host":"a","path":"/","headers":{"a":"c\r\nd: e"}"#, "headers.a"),
