@@ -30,7 +30,10 @@ use crate::boundary::table::{Published, Publisher};
 use crate::config::{self, AdminAddr, Config};
 use arc_swap::ArcSwap;
 use audit::{Refusals, Refused};
-use command::{BadFile, ChangeError, Changed, Command, Installed, Origin, ReloadError, ReloadSummary, WeightChange};
+use command::{
+    BadFile, ChangeError, Changed, Command, DrainError, DrainOrder, Installed, Origin, ReloadError, ReloadSummary,
+    WeightChange,
+};
 use controller::{Controller, file_lines, log_change, log_installed};
 use ground::{Addresses, Cause, Ground};
 use health::Board;
@@ -259,6 +262,18 @@ impl Control {
             // What the disk or the end of the process prevented was not refused.
             Ok(_) | Err(ChangeError::NotSaved(_) | ChangeError::Stopped) => {}
             Err(error) => self.refused(Refused::change(change, error, Timestamp::now())).await,
+        }
+        result
+    }
+
+    /// Takes a target out or back in, and says whether that changed anything. When this returns it is saved, and no
+    /// request that starts later goes to one that was taken out.
+    async fn drain(&self, order: &DrainOrder) -> Result<bool, DrainError> {
+        let (reply, answer) = oneshot::channel();
+        let drained = self.ask(Command::Drain { order: order.clone(), reply }, answer).await;
+        let result = drained.unwrap_or(Err(DrainError::Stopped));
+        if let Err(error @ (DrainError::NoPool(_) | DrainError::NoTarget { .. })) = &result {
+            self.refused(Refused::drain(order, error, Timestamp::now())).await;
         }
         result
     }

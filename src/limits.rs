@@ -66,7 +66,7 @@ pub const CHECKS_AT_ONCE: usize = 256;
 /// What is read of a health check's answer, in bytes.
 pub const HEALTH_BODY_BYTES: usize = 64 * 1024;
 /// The longest that a start waits for the first checks.
-pub const FIRST_CHECKS_WAIT: Duration = Duration::from_secs(1);
+pub const FIRST_CHECKS_WAIT: Duration = Duration::from_secs(3);
 /// Idempotency keys remembered, and for how long.
 pub const IDEMPOTENCY_KEYS: usize = 1024;
 pub const IDEMPOTENCY_AGE: Duration = Duration::from_secs(24 * 60 * 60);

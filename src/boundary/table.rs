@@ -121,6 +121,13 @@ impl Standing {
     }
 }
 
+impl Target {
+    /// It may get a request, if no better one is there.
+    pub fn is_usable(&self) -> bool {
+        self.standing.is_usable() && !self.addrs.is_empty()
+    }
+}
+
 impl Pool {
     /// The standing of the targets that requests go to: they are up, else not known. None: there is no such target.
     pub fn best(&self) -> Option<Standing> {

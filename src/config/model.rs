@@ -234,11 +234,22 @@ pub struct RouteConfig {
     pub timeout: Duration,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
+    pub on_empty: OnEmpty,
     pub filters: Option<Arc<Filters>>,
     /// What `filters` has of header edits, finished for each variant there, as it is written.
     pub request_headers: Option<Box<WrittenEdits>>,
     pub response_headers: Option<Box<WrittenEdits>>,
     pub mirror: Option<Mirror>,
+}
+
+/// What becomes of requests for a variant that has no target for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnEmpty {
+    /// They are answered 503.
+    #[default]
+    Fail,
+    /// The baseline answers them, if it has one.
+    Baseline,
 }
 
 /// Header edits to be shown: values have their `${…}` as they are written.

@@ -152,6 +152,7 @@ pub struct Route {
     pub sticky: Option<Sticky>,
     pub timeout: Option<At<Duration>>,
     pub on_move: Option<OnMove>,
+    pub on_empty: Option<At<String>>,
     pub rules: Vec<Rule>,
     pub preview: Option<When>,
     pub filters: filters::Filters,
@@ -475,7 +476,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
     let preview = table.table(cx, "preview").map(|table| when(cx, table));
-    let later = ["retry", "rescue", "on_empty", "rollout"];
+    let later = ["retry", "rescue", "rollout"];
     table.not_built(cx, &later);
     let filters = filters::filters(cx, &mut table);
     let route = Route {
@@ -491,6 +492,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         sticky,
         timeout: table.duration(cx, "timeout", POSITIVE),
         on_move: table.table(cx, "on_move").map(|table| on_move(cx, table)),
+        on_empty: on_empty(cx, &mut table),
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
         preview,
         filters,
@@ -498,6 +500,12 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     };
     table.finish(cx);
     route
+}
+
+fn on_empty(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<String>> {
+    let written = table.string(cx, "on_empty");
+    one_of(cx, written.as_ref(), &table.path_of("on_empty"), &["stable", "fail"]);
+    written
 }
 
 fn on_move(cx: &mut Context<'_>, mut table: Cursor<'_>) -> OnMove {

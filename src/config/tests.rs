@@ -468,7 +468,6 @@ fn the_contract_is_known_whole() {
         (63, "not built yet: pool.shop-v1.outlier"),
         (90, "not built yet: route.shop.retry"),
         (91, "not built yet: route.shop.rescue"),
-        (93, "not built yet: route.shop.on_empty"),
         (118, "not built yet: route.shop.rollout"),
         (160, "not built yet: route.api.rollout"),
         (167, "not built yet: notify"),

@@ -30,6 +30,12 @@ pub enum Command {
         origin: Origin,
         reply: oneshot::Sender<Result<Installed, StateError>>,
     },
+    /// Take a target out, or back in.
+    Drain {
+        order: DrainOrder,
+        /// Whether that changed anything.
+        reply: oneshot::Sender<Result<bool, DrainError>>,
+    },
     /// Write live weights into the files that define the routes.
     Save {
         request: SaveRequest,
@@ -57,6 +63,34 @@ pub enum Command {
 pub struct Relisted {
     pub config: Arc<Config>,
     pub lists: Vec<(usize, ListFile)>,
+}
+
+/// Which target is to get no new requests any more, or to get them again.
+#[derive(Clone, Debug)]
+pub struct DrainOrder {
+    pub pool: String,
+    /// As the configuration has it.
+    pub target: String,
+    pub drain: bool,
+    pub origin: Origin,
+}
+
+impl DrainOrder {
+    pub fn action(&self) -> &'static str {
+        if self.drain { "drain" } else { "enable" }
+    }
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DrainError {
+    #[error("there is no pool {0:?}")]
+    NoPool(String),
+    #[error("pool {pool:?} has no target {target:?}")]
+    NoTarget { pool: String, target: String },
+    #[error(transparent)]
+    NotSaved(StateError),
+    #[error("weir is stopping")]
+    Stopped,
 }
 
 #[derive(Clone, Debug)]

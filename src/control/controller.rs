@@ -5,7 +5,9 @@
 //! nothing. Readers look at the last published snapshot and never wait for this task.
 
 use super::audit::{Refusals, Refused};
-use super::command::{ChangeError, Changed, Command, Installed, Origin, Relisted, WeightChange};
+use super::command::{
+    ChangeError, Changed, Command, DrainError, DrainOrder, Installed, Origin, Relisted, WeightChange,
+};
 use super::ground::{Addresses, Cause, Ground, listed};
 use super::health::{self, Key, Verdict};
 use super::history::{Entry, FILE, Trimming};
@@ -54,6 +56,7 @@ impl Controller {
                 Command::Install { config, addresses, tls, origin, reply } => {
                     draft.install(*config, (addresses, tls), origin, reply);
                 }
+                Command::Drain { order, reply } => draft.drain(order, reply),
                 Command::Save { request, env, reply } => saves.push((request, env, reply)),
                 Command::Refused(one) => refused.push(one),
                 Command::Resolved(addresses) => {
@@ -171,6 +174,11 @@ enum Reply {
         result: Result<Changed, ChangeError>,
         to: oneshot::Sender<Result<Changed, ChangeError>>,
     },
+    Drain {
+        order: DrainOrder,
+        result: Result<bool, DrainError>,
+        to: oneshot::Sender<Result<bool, DrainError>>,
+    },
     Install {
         installed: Installed,
         to: oneshot::Sender<Result<Installed, StateError>>,
@@ -203,6 +211,20 @@ impl Draft {
             self.publish = true;
         }
         self.replies.push(Reply::Change { change, result, to });
+    }
+
+    fn drain(&mut self, order: DrainOrder, to: oneshot::Sender<Result<bool, DrainError>>) {
+        let result = self.ground.drained(&order).map(|ground| match ground {
+            Some(ground) => {
+                self.ground = ground;
+                self.audit.push(audit::drained(&order, self.now));
+                self.save = true;
+                self.publish = true;
+                true
+            }
+            None => false,
+        });
+        self.replies.push(Reply::Drain { order, result, to });
     }
 
     fn install(
@@ -262,6 +284,14 @@ impl Reply {
                 // The caller may have gone; the change stands.
                 let _ = to.send(result);
             }
+            Reply::Drain { order, result, to } => {
+                let result = match (result, saved) {
+                    (Ok(_), Err(error)) => Err(DrainError::NotSaved(error.clone())),
+                    (result, _) => result,
+                };
+                log_drain(&order, &result);
+                let _ = to.send(result);
+            }
             Reply::Install { installed, to } => {
                 let result = saved.as_ref().map(|()| installed).map_err(StateError::clone);
                 if let Ok(installed) = &result {
@@ -295,6 +325,20 @@ pub fn log_change(change: &WeightChange, result: &Result<Changed, ChangeError>) 
             route = ?change.route, actor = ?origin.actor, source = origin.source, reason = ?reason, %error,
             "weights not changed"
         ),
+    }
+}
+
+fn log_drain(order: &DrainOrder, result: &Result<bool, DrainError>) {
+    let DrainOrder { pool, target, drain, origin } = order;
+    let reason = origin.reason.as_deref().unwrap_or("");
+    let (actor, source) = (&origin.actor, &origin.source);
+    match (result, drain) {
+        (Ok(true), true) => tracing::info!(?pool, ?target, ?actor, source, ?reason, "a target is drained"),
+        (Ok(true), false) => tracing::info!(?pool, ?target, ?actor, source, ?reason, "a drained target is back"),
+        (Ok(false), _) => {}
+        (Err(error), _) => {
+            tracing::warn!(?pool, ?target, ?actor, source, ?reason, %error, "drain or enable was not done");
+        }
     }
 }
 

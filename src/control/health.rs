@@ -151,8 +151,8 @@ impl Board {
         self.0.lock().unwrap_or_else(|broken| broken.into_inner())
     }
 
-    /// The verdict, where the answer changes the standing.
-    fn heard(&self, key: &Arc<Key>, answer: Result<String, String>, now: Timestamp) -> Option<Verdict> {
+    /// The verdict after one more answer, and whether that changed it.
+    fn heard(&self, key: &Arc<Key>, answer: Result<String, String>, now: Timestamp) -> (Verdict, bool) {
         let answer = answer.map(Arc::from).map_err(Arc::from);
         let mut entries = self.entries();
         let before = entries.get(key).map_or(Course::begun(now), |heard| heard.course);
@@ -160,7 +160,7 @@ impl Board {
         let (Ok(why) | Err(why)) = &answer;
         let verdict = Verdict { standing: course.standing, since: course.since, why: Arc::clone(why) };
         entries.insert(Arc::clone(key), Heard { at: now, answer, course });
-        changed.then_some(verdict)
+        (verdict, changed)
     }
 }
 
@@ -182,6 +182,7 @@ pub async fn keep_checking(links: Links) {
         tasks: JoinSet::new(),
         places: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
         board: Arc::clone(&links.board),
+        ground: Arc::clone(&links.ground),
         verdicts,
     };
     let mut seen: Option<Arc<[Arc<Pool>]>> = None;
@@ -211,6 +212,7 @@ struct Checks {
     tasks: JoinSet<()>,
     places: Arc<Semaphore>,
     board: Arc<Board>,
+    ground: Arc<ArcSwap<Ground>>,
     verdicts: mpsc::Sender<(Arc<Key>, Verdict)>,
 }
 
@@ -238,35 +240,54 @@ impl Checks {
             if !self.running.contains_key(&key) {
                 let key = Arc::new(key);
                 let own = tls.as_deref().map(|tls| with_own_sessions(tls, key.http2));
-                let (board, places, verdicts) =
-                    (Arc::clone(&self.board), Arc::clone(&self.places), self.verdicts.clone());
-                let task = self.tasks.spawn(keep_asking(Arc::clone(&key), own, board, places, verdicts));
+                let asking = Asking {
+                    key: Arc::clone(&key),
+                    tls: own,
+                    board: Arc::clone(&self.board),
+                    places: Arc::clone(&self.places),
+                    ground: Arc::clone(&self.ground),
+                    verdicts: self.verdicts.clone(),
+                };
+                let task = self.tasks.spawn(asking.run());
                 self.running.insert(key, (tls, task));
             }
         }
     }
 }
 
-/// The first check at once, then one an interval.
-async fn keep_asking(
+/// One check, again and again.
+struct Asking {
     key: Arc<Key>,
     tls: Option<Arc<ClientConfig>>,
     board: Arc<Board>,
     places: Arc<Semaphore>,
+    ground: Arc<ArcSwap<Ground>>,
     verdicts: mpsc::Sender<(Arc<Key>, Verdict)>,
-) {
-    let mut rng = SmallRng::seed_from_u64(SysRng.try_next_u64().unwrap_or(0));
-    loop {
-        let next = Instant::now() + decide::pause(key.check.interval, &mut rng);
-        let place = places.acquire().await;
-        let answer = ask::ask(&key, tls.as_ref()).await;
-        drop(place);
-        if let Some(verdict) = board.heard(&key, answer, Timestamp::now())
-            && verdicts.send((Arc::clone(&key), verdict)).await.is_err()
-        {
-            return;
+}
+
+impl Asking {
+    /// The first time at once, then once an interval.
+    async fn run(self) {
+        let mut rng = SmallRng::seed_from_u64(SysRng.try_next_u64().unwrap_or(0));
+        loop {
+            let next = Instant::now() + decide::pause(self.key.check.interval, &mut rng);
+            let place = self.places.acquire().await;
+            let answer = ask::ask(&self.key, self.tls.as_ref()).await;
+            drop(place);
+            let (verdict, changed) = self.board.heard(&self.key, answer, Timestamp::now());
+            if (changed || !self.is_known(&verdict))
+                && self.verdicts.send((Arc::clone(&self.key), verdict)).await.is_err()
+            {
+                return;
+            }
+            tokio::time::sleep_until(next).await;
         }
-        tokio::time::sleep_until(next).await;
+    }
+
+    /// Two reloads in a row may have taken the target away and brought it back while its check went on.
+    fn is_known(&self, verdict: &Verdict) -> bool {
+        let ground = self.ground.load();
+        ground.health.verdicts.get(&self.key).is_some_and(|known| known.standing == verdict.standing)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::Control;
 use super::admin::is_healthy;
+use super::derive::effective_weights;
 use super::ground::Ground;
 use crate::boundary::compress::CompressTotal;
 use crate::boundary::mirror::Copied;
@@ -341,8 +342,9 @@ fn per_listener(scrape: &Scrape, shape: &Shape, read: fn(&ListenerShard) -> u64)
 fn weights(scrape: &Scrape) -> MetricFamily {
     let mut children = Vec::new();
     for (route, live) in scrape.ground.config.routes.iter().zip(&scrape.ground.routes) {
+        let effective = effective_weights(route, live, &scrape.ground.pools);
         for (place, variant) in route.variants.iter().enumerate() {
-            let kinds = [("live", &live.weights), ("configured", &route.weights), ("effective", &live.weights)];
+            let kinds = [("live", &live.weights), ("configured", &route.weights), ("effective", &effective)];
             for (kind, weights) in kinds {
                 children.push(gauge(&WEIGHT, &[&route.name, &variant.name, kind], weights[place].percent()));
             }

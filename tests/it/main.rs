@@ -11,6 +11,7 @@ mod cli;
 mod compress;
 mod config;
 mod drain;
+mod drained;
 mod explain;
 mod failures;
 mod field;

@@ -1,7 +1,7 @@
 //! `health` of a pool: its defaults, and what is said about bad ones.
 
 use super::*;
-use crate::config::model::{CheckKind, HealthCheck, HttpCheck};
+use crate::config::model::{CheckKind, HealthCheck, HttpCheck, OnEmpty};
 
 fn with(health: &str) -> String {
     format!("{BASE}[pool.c]\ntargets = [\"127.0.0.1:3\"]\nhealth = {health}\n{}", route("active = \"stable\""))
@@ -101,4 +101,21 @@ fn what_is_wrong_is_said_where_it_stands() {
         assert!(errors[0].message.contains(part), "{health}: {}", errors[0].message);
         assert_eq!(errors[0].line, 12, "{health}: {errors:?}");
     }
+}
+
+#[test]
+fn a_variant_without_a_target_fails_or_is_stood_in_for() {
+    let of = |variants: &str, line: &str| {
+        let rest = format!("variants = {variants}\nactive = \"stable\"\n{line}\n");
+        check(format!("{BASE}[[route]]\nname = \"r\"\nmatch = {{ path = \"/\" }}\n{rest}"))
+    };
+    let two = "{ stable = \"a\", canary = \"b\" }";
+    for (line, expected) in
+        [("", OnEmpty::Fail), ("on_empty = \"fail\"", OnEmpty::Fail), ("on_empty = \"stable\"", OnEmpty::Baseline)]
+    {
+        assert_eq!(of(two, line).config.expect(line).routes[0].on_empty, expected, "{line}");
+    }
+    let said = |loaded: Loaded| loaded.report.errors().map(|one| (one.code, one.line)).collect::<Vec<_>>();
+    assert_eq!(said(of(two, "on_empty = \"canary\"")), [("bad-value", 15)]);
+    assert_eq!(said(of("{ new = \"a\", stable = \"b\" }", "on_empty = \"stable\"")), [("bad-on-empty", 15)]);
 }

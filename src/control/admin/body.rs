@@ -145,6 +145,13 @@ pub fn undo(bytes: &[u8]) -> Result<UndoBody, Problem> {
     Ok(UndoBody { to, reason })
 }
 
+/// The body of a call that needs no more than why: `{"reason":"…"}`, where it is wanted.
+pub fn reason(bytes: &[u8]) -> Result<Option<String>, Problem> {
+    let reason = Members::read(bytes, &["reason"])?.take("reason")?;
+    bounded_reason(&reason)?;
+    Ok(reason)
+}
+
 fn bounded_reason(reason: &Option<String>) -> Result<(), Problem> {
     if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
         let detail = format!("reason: longer than {REASON_BYTES} bytes");

@@ -7,6 +7,7 @@ use crate::boundary::table::{Pool, Standing, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
 use crate::control::command::{Changed, ReloadSummary, RouteView};
+use crate::control::derive::effective_weights;
 use crate::control::ground::Ground;
 use crate::control::history::{Revision, percent, rfc3339, shares};
 use crate::control::outcomes::compresses;
@@ -42,6 +43,7 @@ struct VariantDocument {
 
 pub fn route(view: &RouteView) -> RouteDocument {
     let config = &view.config.routes[view.index];
+    let effective = effective_weights(config, &view.live, &view.pools);
     let variants = config.variants.iter().enumerate().map(|(place, variant)| {
         let pool = variant.pool.map(|pool| &view.pools[pool]);
         VariantDocument {
@@ -50,7 +52,7 @@ pub fn route(view: &RouteView) -> RouteDocument {
             version: variant.pool.and_then(|pool| view.config.pools[pool].version.clone()),
             weight: percent(view.live.weights[place]),
             configured_weight: percent(config.weights[place]),
-            effective_weight: percent(view.live.weights[place]),
+            effective_weight: percent(effective[place]),
             targets: pool.map_or(0, |pool| pool.targets.len()),
             healthy_targets: pool.map_or(0, |pool| pool.targets.iter().filter(|one| is_healthy(pool, one)).count()),
         }

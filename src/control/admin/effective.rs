@@ -9,8 +9,8 @@ mod filters;
 use super::documents::weights;
 use crate::config::provenance::Provenance;
 use crate::config::{
-    Admin, AdminAddr, Bind, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, PoolConfig, PoolTls, Role,
-    RouteConfig, Server, Token, shown_duration,
+    Admin, AdminAddr, Bind, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, OnEmpty, PoolConfig, PoolTls,
+    Role, RouteConfig, Server, Token, shown_duration,
 };
 use crate::control::command::RouteView;
 use crate::control::ground::Ground;
@@ -212,6 +212,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         sticky: keys,
         timeout,
         close_moved_within,
+        on_empty,
         preview,
         filters: own_filters,
         request_headers,
@@ -233,6 +234,10 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "request_headers": request_headers.as_deref().map(filters::header_edits),
         "response_headers": response_headers.as_deref().map(filters::header_edits),
         "preview": preview.as_ref().map(|when| condition(when, provenance)),
+        "on_empty": match on_empty {
+            OnEmpty::Fail => "fail",
+            OnEmpty::Baseline => "stable",
+        },
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
     });
