@@ -79,7 +79,7 @@ fn diagnostic(finding: Finding, sources: &Sources) -> Diagnostic {
         file: source.name.clone(),
         line: position.line,
         column: position.column,
-        width: width(source, finding.place, position.line),
+        width: width(source, finding.place),
         source_line,
         source_column,
         message: finding.message,
@@ -94,10 +94,9 @@ fn line_around(line: &str, column: usize) -> (String, usize) {
     (line.chars().skip(first - 1).take(2 * LINE_CONTEXT).collect(), first)
 }
 
-/// Characters from the place's start to its end, or to the end of its first line.
-fn width(source: &Source, place: Place, line: usize) -> usize {
+/// Characters from the place's start to its end, or to the end of its first line as it is shown: at least one.
+fn width(source: &Source, place: Place) -> usize {
     let text = source.text.get(place.start..place.end).unwrap_or_default();
-    let text = text.lines().next().unwrap_or_default();
-    debug_assert!(source.line(line).len() >= text.len());
-    text.chars().count().max(1)
+    let text = text.split('\n').next().unwrap_or_default();
+    text.trim_end_matches('\r').chars().count().max(1)
 }

@@ -4,7 +4,7 @@
 //! body drives the target's connection itself, so that no task stands between the two sockets.
 
 use super::clock::Watch;
-use super::compress::{Compressor, Stopped};
+use super::compress::Compressor;
 use super::connection::Client;
 use super::exchange::Exchange;
 use super::failure::Failure;
@@ -29,6 +29,9 @@ use std::task::{Context, Poll, ready};
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Broken(pub(super) &'static str);
+
+/// An answer that can't be ended in order.
+const CUT: Broken = Broken("the answer broke off");
 
 /// What the spine and the client's driver see of a request's body.
 pub(super) struct Upload {
@@ -350,8 +353,14 @@ pub(super) struct ResponseBody {
 }
 
 enum Source {
-    Target { incoming: Incoming, lease: Option<Lease>, upload: Option<Rc<Upload>> },
+    Target {
+        incoming: Incoming,
+        lease: Option<Lease>,
+        upload: Option<Rc<Upload>>,
+    },
     Own(Option<Bytes>),
+    /// The target's body broke off, and what came of it is on its way out.
+    Cut,
 }
 
 impl ResponseBody {
@@ -389,7 +398,7 @@ impl ResponseBody {
         match &mut self.source {
             Source::Own(text) => text.take().map(|text| text.len()),
             // Answers to HEAD are read without a body.
-            Source::Target { .. } => None,
+            Source::Target { .. } | Source::Cut => None,
         }
     }
 
@@ -434,23 +443,34 @@ impl ResponseBody {
         if compressor.has_all() || source.has_ended() {
             source.release();
         }
-        let (ended, broken) = match &next {
-            Poll::Pending => (false, false),
-            Poll::Ready(Some(Ok(_))) => (compressor.is_finished(), false),
-            Poll::Ready(Some(Err(_))) => (true, true),
-            Poll::Ready(None) => (true, false),
+        let ended = match &next {
+            Poll::Pending => false,
+            Poll::Ready(Some(Ok(_))) => compressor.is_finished(),
+            Poll::Ready(Some(Err(_))) => return self.poll_cut(cx),
+            Poll::Ready(None) => true,
         };
-        if let (Some(exchange), true) = (exchange, broken) {
-            exchange.failed(Some(Reason::Reset));
-            exchange.client.answer_broke();
-        }
         if ended {
             self.finish();
         }
-        next.map_err(|stopped| match stopped {
-            Stopped::Source(_) => Broken("the target's body broke off"),
-            Stopped::Encoder => Broken("the compressor failed"),
-        })
+        next.map_err(|_| CUT)
+    }
+
+    /// The answer can't be ended in order. hyper would drop what it has not written yet, even the head, at an error: it
+    /// gets a poll to write that out first.
+    #[cold]
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Source::Cut = self.source {
+            return Poll::Ready(Some(Err(CUT)));
+        }
+        if let Some(exchange) = &mut self.exchange {
+            exchange.failed(Some(Reason::Reset));
+            exchange.client.answer_broke();
+        }
+        self.finish();
+        self.source = Source::Cut;
+        self.compressor = None;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn finish(&mut self) {
@@ -467,6 +487,7 @@ impl Source {
         match self {
             Source::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Source::Target { incoming, lease, .. } => poll_target(incoming, lease, cx),
+            Source::Cut => Poll::Pending,
         }
     }
 
@@ -474,6 +495,7 @@ impl Source {
         match self {
             Source::Target { incoming, .. } => incoming.is_end_stream(),
             Source::Own(text) => text.is_none(),
+            Source::Cut => false,
         }
     }
 
@@ -504,6 +526,9 @@ impl Body for ResponseBody {
         if body.compressor.is_some() {
             return body.poll_compressed(cx);
         }
+        if let Source::Cut = body.source {
+            return body.poll_cut(cx);
+        }
         match ready!(body.source.poll(cx)) {
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -516,14 +541,7 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(_)) => {
-                if let Some(exchange) = &mut body.exchange {
-                    exchange.failed(Some(Reason::Reset));
-                    exchange.client.answer_broke();
-                }
-                body.finish();
-                Poll::Ready(Some(Err(Broken("the target's body broke off"))))
-            }
+            Some(Err(_)) => body.poll_cut(cx),
             None => {
                 body.finish();
                 Poll::Ready(None)
@@ -543,6 +561,7 @@ impl Body for ResponseBody {
             _ if self.compressor.is_some() => SizeHint::default(),
             Source::Target { incoming, .. } => incoming.size_hint(),
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Source::Cut => SizeHint::default(),
         }
     }
 }
@@ -617,6 +636,7 @@ impl Drop for ResponseBody {
             (Some(compressor), _) => compressor.is_finished(),
             (None, Source::Target { incoming, .. }) => incoming.is_end_stream(),
             (None, Source::Own(_)) => true,
+            (None, Source::Cut) => false,
         };
         if whole {
             self.finish();

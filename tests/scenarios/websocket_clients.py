@@ -36,7 +36,7 @@ class Echo:
         ready.wait(10)
 
     async def run(self, ready):
-        async with websockets.asyncio.server.serve(self.one, "127.0.0.1", 0, max_size=None, ping_interval=None) as server:
+        async with websockets.asyncio.server.serve(self.one, "127.0.0.1", 0, max_size=None, ping_interval=None, backlog=1024) as server:
             self.port = server.sockets[0].getsockname()[1]
             ready.set()
             await asyncio.Future()
