@@ -244,6 +244,7 @@ fn route(host: &str, path: &str) -> Route {
         timeout: Duration::from_secs(15),
         close_moved_within: None,
         filters: None,
+        recovery: None,
     }
 }
 

@@ -74,7 +74,8 @@ pub fn keys(input: &[u8]) {
     for line in cookies.split(|byte| *byte == b'\r').filter_map(|line| HeaderValue::from_bytes(line).ok()) {
         headers.append(COOKIE, line);
     }
-    if let Some(value) = cookie_value(&headers, name) {
+    // No name with a semicolon is taken from the configuration.
+    if let Some(value) = cookie_value(&headers, name).filter(|_| !name.contains(';')) {
         let prefix = [name.as_bytes(), b"="].concat();
         let holds = |line: &HeaderValue| {
             line.as_bytes().split(|byte| *byte == b';').any(|pair| {

@@ -3,6 +3,7 @@
 
 pub mod compress;
 pub mod drain;
+pub mod ejection;
 mod labelled;
 pub mod mirror;
 pub mod outcomes;

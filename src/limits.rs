@@ -14,7 +14,7 @@ pub const RESPOND_FILE_BYTES: u64 = 1024 * 1024;
 /// The longest request body that is read and dropped where a route answers by itself, in bytes.
 pub const DROPPED_BODY_BYTES: u64 = 64 * 1024;
 /// How much of a request's body is kept until its answer begins, in bytes, so that a target of HTTP/2 that says that it
-/// did nothing with the request can be sent it again; and how often it may say so.
+/// did nothing with the request can be sent it again, or a route's retry or rescue another; and how often it may say so.
 pub const REPEATED_BODY_BYTES: usize = 64 * 1024;
 pub const REFUSALS: usize = 8;
 /// The longest sticky key that is hashed, in bytes; a longer value counts as absent.

@@ -22,12 +22,15 @@ mod io;
 mod listener;
 mod mirror;
 mod preface;
+mod recover;
 mod request;
 mod respond;
 mod socket;
 mod stay;
 mod streams;
 mod tls;
+#[cfg(debug_assertions)]
+mod trial;
 mod tunnel;
 mod upstream;
 mod vet;

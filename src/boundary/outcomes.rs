@@ -4,6 +4,7 @@
 //! store, without the locked instruction that a shared counter needs. Readers may see one counter a moment before
 //! another, never a value that was not written.
 
+use super::ejection::Ejection;
 use super::labelled::labelled;
 use crate::limits::DURATION_BOUNDS_US;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -109,6 +110,8 @@ pub struct VariantShard {
     pub errors: [Count; Reason::ALL.len()],
     pub in_flight: Count,
     pub retries: Count,
+    /// Requests that the variant failed and the baseline answered.
+    pub rescued: Count,
     /// Tunnels that are open: WebSockets and other switched protocols.
     pub tunnels: Count,
     /// Request head read to last byte of the answer handed on.
@@ -140,6 +143,7 @@ impl VariantOutcomes {
             }
             total.in_flight = total.in_flight.wrapping_add(shard.in_flight.load());
             total.retries += shard.retries.load();
+            total.rescued += shard.rescued.load();
             total.tunnels = total.tunnels.wrapping_add(shard.tunnels.load());
             shard.duration.sum_into(&mut total.duration);
             shard.upstream.sum_into(&mut total.upstream);
@@ -155,6 +159,7 @@ pub struct VariantTotal {
     pub errors: [u64; 7],
     pub in_flight: u64,
     pub retries: u64,
+    pub rescued: u64,
     pub tunnels: u64,
     pub duration: DurationsTotal,
     pub upstream: DurationsTotal,
@@ -174,6 +179,7 @@ pub struct TargetShard {
 #[derive(Debug)]
 pub struct TargetOutcomes {
     pub shards: Box<[TargetShard]>,
+    pub ejection: Ejection,
     failures: LogGate,
 }
 
@@ -209,15 +215,15 @@ impl LogGate {
 impl TargetOutcomes {
     pub fn new(workers: usize) -> TargetOutcomes {
         let shards = (0..workers).map(|_| TargetShard::default()).collect();
-        TargetOutcomes { shards, failures: LogGate::default() }
+        TargetOutcomes { shards, ejection: Ejection::default(), failures: LogGate::default() }
     }
     /// Whether a failure may be logged now, at most one a second; then how many were not since the last.
     pub fn may_log_failure(&self) -> Option<u64> {
         self.failures.pass()
     }
-    /// Down when some worker's last connect failed and none succeeded since there.
+    /// Down when some worker's last connect failed and none succeeded since there, and while it is ejected.
     pub fn is_up(&self) -> bool {
-        self.shards.iter().all(|shard| shard.failing.load() == 0)
+        !self.ejection.is_out() && self.shards.iter().all(|shard| shard.failing.load() == 0)
     }
 }
 
@@ -288,6 +294,8 @@ impl ListenerOutcomes {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerShard {
+    /// Sweeps of the worker's clock: one that stands still is stuck.
+    pub beats: Count,
     pub unrouted: Count,
     /// Request head read to the request being handed to the upstream side: Weir's own time.
     pub overhead: Durations,

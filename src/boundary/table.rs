@@ -9,6 +9,7 @@ use super::outcomes::{TargetOutcomes, VariantOutcomes};
 use crate::limits::Limits;
 use crate::net::address::Address;
 use crate::net::proxy_protocol::Version;
+use crate::routing::outlier::Outlier;
 use crate::routing::redact::Redact;
 use crate::routing::table::RoutingTable;
 use arc_swap::ArcSwap;
@@ -78,6 +79,8 @@ pub struct Pool {
     pub http2: bool,
     /// Connections begin with a PROXY protocol header of this version, and are one client's each.
     pub send_proxy: Option<Version>,
+    /// None: no target is ejected for what it answers.
+    pub outlier: Option<Outlier>,
 }
 
 #[derive(Debug)]

@@ -6,6 +6,8 @@ use crate::limits::Limits;
 use crate::net::proxy_protocol::{Accepts, Version};
 use crate::routing::filters::Filters;
 use crate::routing::mirror::Mirror;
+use crate::routing::outlier::Outlier;
+use crate::routing::recovery::Recovery;
 use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -149,6 +151,7 @@ pub struct PoolConfig {
     pub send_proxy: Option<Version>,
     /// None: nobody asks targets whether they are well.
     pub health: Option<HealthCheck>,
+    pub outlier: Option<Outlier>,
 }
 
 /// How a pool's targets are asked whether they are well, and how many answers in a row settle it.
@@ -240,6 +243,7 @@ pub struct RouteConfig {
     pub request_headers: Option<Box<WrittenEdits>>,
     pub response_headers: Option<Box<WrittenEdits>>,
     pub mirror: Option<Mirror>,
+    pub recovery: Option<Arc<Recovery>>,
 }
 
 /// What becomes of requests for a variant that has no target for them.

@@ -7,6 +7,8 @@
 pub mod filters;
 pub mod health;
 mod matches;
+pub mod outlier;
+pub mod recovery;
 
 use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
 use super::source::{At, Place, listed};
@@ -123,6 +125,7 @@ pub struct Pool {
     pub http2: bool,
     pub send_proxy: Option<At<String>>,
     pub health: Option<health::Health>,
+    pub outlier: Option<outlier::Outlier>,
 }
 
 #[derive(Debug)]
@@ -157,6 +160,8 @@ pub struct Route {
     pub preview: Option<When>,
     pub filters: filters::Filters,
     pub mirror: Option<Mirror>,
+    pub retry: Option<recovery::Retry>,
+    pub rescue: Option<recovery::Rescue>,
 }
 
 /// What becomes of open tunnels whose clients have moved to another variant.
@@ -411,8 +416,8 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         let written = shown_duration(slow_start.value);
         cx.not_built(slow_start.place, format_args!("{} = {written:?}", table.path_of("slow_start")));
     }
-    table.not_built(cx, &["outlier"]);
     let health = table.table(cx, "health").map(|table| health::health(cx, table));
+    let outlier = table.table(cx, "outlier").map(|table| outlier::outlier(cx, table));
     let tls = table.table(cx, "tls").map(|table| pool_tls(cx, table));
     let pool = Pool {
         name,
@@ -424,6 +429,7 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         http2: protocol.is_some_and(|protocol| protocol.value == "h2"),
         send_proxy: table.string(cx, "send_proxy"),
         health,
+        outlier,
         tls,
     };
     table.finish(cx);
@@ -476,7 +482,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
     let preview = table.table(cx, "preview").map(|table| when(cx, table));
-    let later = ["retry", "rescue", "rollout"];
+    let later = ["rollout"];
     table.not_built(cx, &later);
     let filters = filters::filters(cx, &mut table);
     let route = Route {
@@ -497,6 +503,8 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         preview,
         filters,
         mirror: table.table(cx, "mirror").map(|table| mirror(cx, table)),
+        retry: table.table(cx, "retry").map(|table| recovery::retry(cx, table)),
+        rescue: table.table(cx, "rescue").map(|table| recovery::rescue(cx, table)),
     };
     table.finish(cx);
     route

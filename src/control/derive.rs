@@ -30,6 +30,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         timeout: route.timeout,
         close_moved_within: route.close_moved_within,
         filters: route.filters.clone(),
+        recovery: route.recovery.clone(),
     });
     Published {
         serial,
@@ -151,6 +152,7 @@ fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, (outcomes, he
         queue_timeout: pool.queue_timeout,
         tls: tls.client(&pool.name),
         send_proxy: pool.send_proxy,
+        outlier: pool.outlier.clone(),
     }
 }
 

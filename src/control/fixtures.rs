@@ -46,6 +46,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         request_headers: None,
         response_headers: None,
         mirror: None,
+        recovery: None,
     };
     Config {
         path: "/nowhere/weir.toml".into(),
@@ -70,6 +71,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             connect_timeout: Duration::from_secs(2),
             http2: false,
             send_proxy: None,
+            outlier: None,
             max_connections: 1024,
             queue_timeout: Duration::from_secs(1),
             tls: None,

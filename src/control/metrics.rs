@@ -9,6 +9,7 @@ use super::admin::is_healthy;
 use super::derive::effective_weights;
 use super::ground::Ground;
 use crate::boundary::compress::CompressTotal;
+use crate::boundary::ejection::Ejected;
 use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
 use crate::boundary::table::{Pool, Target};
@@ -19,11 +20,9 @@ use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-
-/// Why a target may be ejected.
-const EJECTION_REASONS: [&str; 1] = ["consecutive_5xx"];
 
 /// The families' text.
 pub struct Exposition {
@@ -107,6 +106,12 @@ const ERRORS: Shape = Shape(
 );
 const RETRIES: Shape =
     Shape("weir_retries_total", "Requests that were sent to a target once more.", MetricType::COUNTER, VARIANT);
+const RESCUED: Shape = Shape(
+    "weir_rescued_total",
+    "Requests that their variant failed and the baseline answered.",
+    MetricType::COUNTER,
+    &["route"],
+);
 const IN_FLIGHT: Shape =
     Shape("weir_requests_in_flight", "Requests that are being answered now.", MetricType::GAUGE, VARIANT);
 const TUNNELS: Shape = Shape(
@@ -183,7 +188,7 @@ const GENERATION: Shape = Shape(
 );
 const TARGET_UP: Shape = Shape(
     "weir_target_up",
-    "1 when the target is up by its health check, or without one no worker's last connect to it failed; else 0.",
+    "1 when the target is up by its health check, or without one no worker's last connect to it failed, and is not ejected; else 0.",
     MetricType::GAUGE,
     &["pool", "target"],
 );
@@ -233,6 +238,7 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |scrape| per_variant(scrape, &UPSTREAM, |shape, labels, total| histogram(shape, labels, &total.upstream)),
     overhead,
     |scrape| per_variant(scrape, &RETRIES, |shape, labels, total| counter(shape, labels, total.retries)),
+    rescued,
     |scrape| per_variant(scrape, &IN_FLIGHT, |shape, labels, total| gauge(shape, labels, signed(total.in_flight))),
     |scrape| per_variant(scrape, &TUNNELS, |shape, labels, total| gauge(shape, labels, signed(total.tunnels))),
     mirrored,
@@ -283,6 +289,14 @@ fn request_errors(scrape: &Scrape) -> MetricFamily {
 fn per_variant(scrape: &Scrape, shape: &Shape, child: fn(&Shape, &[&str], &VariantTotal) -> Metric) -> MetricFamily {
     let children = scrape.variants.iter().map(|(route, variant, total)| child(shape, &[route, variant], total));
     family(shape, children.collect())
+}
+
+fn rescued(scrape: &Scrape) -> MetricFamily {
+    let mut routes: BTreeMap<&str, u64> = BTreeMap::new();
+    for (route, _, total) in &scrape.variants {
+        *routes.entry(route).or_default() += total.rescued;
+    }
+    family(&RESCUED, routes.into_iter().map(|(route, count)| counter(&RESCUED, &[route], count)).collect())
 }
 
 fn overhead(scrape: &Scrape) -> MetricFamily {
@@ -368,9 +382,15 @@ fn targets_up(scrape: &Scrape) -> MetricFamily {
 }
 
 fn ejections(scrape: &Scrape) -> MetricFamily {
-    let pools = scrape.ground.pools.iter();
-    let of_pool = |pool: &Arc<Pool>| EJECTION_REASONS.map(|reason| counter(&EJECTIONS, &[&pool.name, reason], 0));
-    family(&EJECTIONS, pools.flat_map(of_pool).collect())
+    let mut pools: BTreeMap<&str, [u64; Ejected::ALL.len()]> = BTreeMap::new();
+    for ((pool, _), outcomes) in &scrape.ground.outcomes.targets {
+        let sums = pools.entry(pool).or_default();
+        sums.iter_mut().zip(outcomes.ejection.counts()).for_each(|(sum, count)| *sum += count);
+    }
+    let of_pool = |(pool, sums): (&str, [u64; Ejected::ALL.len()])| {
+        Ejected::ALL.map(|why| counter(&EJECTIONS, &[pool, why.label()], sums[why as usize]))
+    };
+    family(&EJECTIONS, pools.into_iter().flat_map(of_pool).collect())
 }
 
 fn handshakes(scrape: &Scrape) -> MetricFamily {

@@ -154,6 +154,7 @@ mod tests {
             connect_timeout: second,
             http2: false,
             send_proxy: None,
+            outlier: None,
             tls: None,
             max_connections: 1,
             queue_timeout: second,

@@ -24,6 +24,11 @@ impl Tick {
         Tick(self.0.saturating_add(ticks).saturating_add(1))
     }
 
+    /// Since the worker started.
+    pub(super) fn seconds(self) -> u64 {
+        u64::from(self.0) * SWEEP_INTERVAL.as_millis() as u64 / 1000
+    }
+
     /// Sweeps since an earlier one.
     pub(super) fn sweeps_since(self, earlier: Tick) -> u32 {
         self.0.saturating_sub(earlier.0)

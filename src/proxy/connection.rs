@@ -80,6 +80,8 @@ pub(super) struct Client {
     pub(super) uploads: Cell<usize>,
     /// A body was left unread: what follows on the stream is not a request.
     pub(super) unread_body: Cell<bool>,
+    /// An interim answer of the present request has gone out.
+    pub(super) told: Cell<bool>,
     idle_since: Cell<Tick>,
     /// Requests that have come to their end. After the first the connection is parked at once: most clients ask once
     /// and stay; one that comes back is kept warm for a while.
@@ -119,6 +121,7 @@ impl Client {
             answering: Cell::new(0),
             uploads: Cell::new(0),
             unread_body: Cell::new(false),
+            told: Cell::new(false),
             idle_since: Cell::new(worker.clock.now()),
             served: Cell::new(0),
             tunnel: Cell::new(None),
@@ -197,6 +200,12 @@ impl Client {
         self.pulse.head_done();
     }
 
+    /// The rest of a body was read whose request had ended: what came of it was no request's head.
+    pub(super) fn late_body_ended(&self) {
+        self.idle_since.set(self.worker.clock.now());
+        self.pulse.head_done();
+    }
+
     pub(super) fn is_http2(&self) -> bool {
         self.h2.get()
     }
@@ -226,7 +235,7 @@ impl Client {
     /// Nothing has moved for too long. The target is to blame when the client has taken all that there was.
     fn give_up(&self) {
         self.stalled.set(self.answering.get() > 0 && self.uploads.get() == 0 && self.pulse.flushed());
-        if self.answering.get() > 0 {
+        if self.answering.get() > 0 || !self.pulse.flushed() {
             self.answer_broke();
         }
     }

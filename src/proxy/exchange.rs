@@ -9,9 +9,9 @@ use super::grpc;
 use super::worker::Local;
 use crate::boundary::compress::CompressShard;
 use crate::boundary::outcomes::{Code, Reason, VariantShard};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) struct Exchange {
     pub(super) client: Rc<Client>,
@@ -25,8 +25,19 @@ pub(super) struct Exchange {
     code: Code,
     reason: Option<Reason>,
     whole: bool,
+    /// What the variant is charged with, where the baseline answers instead.
+    charged: Option<Charge>,
     /// A gRPC call: its outcome is its status, not the head's.
     grpc: bool,
+}
+
+/// How a variant failed a request that was rescued.
+#[derive(Clone, Copy)]
+struct Charge {
+    code: Code,
+    reason: Option<Reason>,
+    /// From the request's head to the failure.
+    elapsed_us: u64,
 }
 
 impl Exchange {
@@ -47,6 +58,7 @@ impl Exchange {
             code: Code::None,
             reason: None,
             whole: false,
+            charged: None,
             grpc: false,
         };
         exchange.shard().in_flight.add(1);
@@ -67,7 +79,7 @@ impl Exchange {
     /// The route's own changes to its answers, Weir's errors among them.
     pub(super) fn edit_answer(&self, headers: &mut http::HeaderMap) {
         if let Some(filtered) = &self.filtered {
-            filtered.edit_answer(self.variant, headers);
+            filtered.edit_answer(self.answered_by(), headers);
         }
     }
 
@@ -103,6 +115,43 @@ impl Exchange {
         }
     }
 
+    /// The variant whose answer the client gets.
+    fn answered_by(&self) -> usize {
+        if self.charged.is_some() { 0 } else { self.variant }
+    }
+
+    /// The request is the baseline's from now on; its variant has failed it, and is counted with this.
+    pub(super) fn charge(&mut self, status: u16, reason: Option<Reason>) {
+        let elapsed_us = micros(self.started.elapsed());
+        self.charged = Some(Charge { code: Code::of_status(status), reason, elapsed_us });
+    }
+
+    pub(super) fn is_charged(&self) -> bool {
+        self.charged.is_some()
+    }
+
+    /// Says that the answer is the baseline's, where the route wants that said.
+    pub(super) fn mark_rescued(&self, headers: &mut HeaderMap) {
+        if self.charged.is_none() {
+            return;
+        }
+        let route = &self.local.published.routing.routes()[self.route];
+        let rescue = route.recovery.as_ref().and_then(|recovery| recovery.rescue.as_ref());
+        let header = rescue.and_then(|rescue| rescue.header.as_ref());
+        if let (Some(name), Ok(variant)) = (header, HeaderValue::from_str(&route.variants[self.variant].name)) {
+            headers.insert(name.clone(), variant);
+        }
+    }
+
+    pub(super) fn is_forced(&self) -> bool {
+        self.forced
+    }
+
+    /// The route's, to the response head.
+    pub(super) fn timeout(&self) -> Duration {
+        self.local.published.routing.routes()[self.route].timeout
+    }
+
     /// The call is ended because its client has moved: the variant is not to blame.
     pub(super) fn let_go(&mut self) {
         self.code = Code::ClientError;
@@ -121,12 +170,13 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let elapsed_us = micros(self.started.elapsed());
+        let own = || Charge { code: self.code, reason: self.reason, elapsed_us: micros(self.started.elapsed()) };
+        let Charge { code, reason, elapsed_us } = self.charged.unwrap_or_else(own);
         let shard = self.shard();
         shard.in_flight.sub(1);
-        shard.requests[usize::from(self.forced)][self.code as usize].add(1);
+        shard.requests[usize::from(self.forced)][code as usize].add(1);
         shard.duration.observe_us(elapsed_us);
-        let reason = if self.whole { self.reason } else { self.reason.or_else(|| Some(self.client.cut_reason())) };
+        let reason = if self.whole { reason } else { reason.or_else(|| Some(self.client.cut_reason())) };
         if let Some(reason) = reason {
             shard.errors[reason as usize].add(1);
         }

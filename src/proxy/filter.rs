@@ -158,6 +158,7 @@ mod tests {
             salt: String::new(),
             close_moved_within: None,
             filters: filters.map(Arc::clone),
+            recovery: None,
         }
     }
 

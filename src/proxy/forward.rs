@@ -8,14 +8,15 @@ use super::failure::Failure;
 use super::grpc;
 use super::headers;
 use super::mirror::{self, RequestCopy};
-use super::upstream::pool::QUEUE;
-use super::upstream::{self, Lease, Sent};
+use super::upstream::pool::{LocalPool, QUEUE};
+use super::upstream::{self, Lease, LocalTarget, Sent};
 use super::vet;
 use crate::limits::REFUSALS;
+use crate::routing::outlier::Seen;
 use http::header::HeaderValue;
 use http::{Method, Request};
 use hyper::body::Incoming;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -24,84 +25,197 @@ use std::time::{Duration, Instant};
 /// that the target never says so).
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 
+/// For [`send`]: the one attempt of most requests.
+pub(super) const ONCE: bool = false;
+/// For [`send`]: one of perhaps several, of which `recover` decides.
+pub(super) const AGAIN: bool = true;
+
+/// A request on its way to a target.
+pub(super) struct Outgoing<'r> {
+    pub(super) request: Request<RequestBody>,
+    pub(super) upload: Option<Rc<Upload>>,
+    /// What it offers to switch to.
+    pub(super) upgrade: Option<&'r HeaderValue>,
+    /// For the route's mirror, where the request has no body that would take it along.
+    pub(super) copy: Option<Box<RequestCopy>>,
+    pub(super) handed_over: Instant,
+}
+
+/// One of a request's attempts, and what is to be known of it when it failed.
+pub(super) struct Attempt {
+    pub(super) variant: usize,
+    /// To the response head; None: the route's.
+    pub(super) timeout: Option<Duration>,
+    /// When all attempts together are to be over.
+    pub(super) until: Option<Tick>,
+    /// Targets that have had the request.
+    pub(super) tried: RefCell<Vec<*const LocalTarget>>,
+    /// The request, where no target saw anything of it.
+    pub(super) unsent: Cell<Option<Box<Request<RequestBody>>>>,
+    /// The connection had served before, and went without an answer (RFC 9112 §9.3.1).
+    pub(super) stale: Cell<bool>,
+}
+
+impl Attempt {
+    pub(super) fn new(variant: usize) -> Attempt {
+        Attempt {
+            variant,
+            timeout: None,
+            until: None,
+            tried: RefCell::default(),
+            unsent: Cell::new(None),
+            stale: Cell::new(false),
+        }
+    }
+}
+
+#[cold]
+fn not_sent(attempt: Option<&Attempt>, request: Request<RequestBody>, failure: Failure) -> Failure {
+    if let Some(attempt) = attempt {
+        attempt.unsent.set(Some(Box::new(request)));
+    }
+    failure
+}
+
 /// The target's answer, and the connection that its body still comes on.
 pub(super) struct Answer {
     pub(super) response: http::Response<Incoming>,
     pub(super) lease: Lease,
-    /// The request's body, where it is still under way: the target answered early.
+    /// The request's body: it may be under way still, where the target answered early.
     pub(super) upload: Option<Rc<Upload>>,
 }
 
-/// Sends the request to a target of the exchange's variant and waits for the response head. `copy` is for the route's
-/// mirror, where the request has no body that would take it along.
-pub(super) async fn send(
+/// Sends the request to a target of its variant and waits for the response head. The choice is a constant so that
+/// requests of one attempt, which have no [`Attempt`], have a copy of this to themselves.
+pub(super) async fn send<const REPEATED: bool>(
     exchange: &Exchange,
-    mut request: Request<RequestBody>,
-    upload: Option<Rc<Upload>>,
-    upgrade: Option<&HeaderValue>,
-    mut copy: Option<Box<RequestCopy>>,
-    handed_over: Instant,
+    outgoing: Outgoing<'_>,
+    attempt: Option<&Attempt>,
 ) -> Result<Answer, Failure> {
+    let Outgoing { mut request, upload, upgrade, mut copy, handed_over } = outgoing;
+    let attempt = attempt.filter(|_| REPEATED);
     let local = Rc::clone(&exchange.local);
     let route = &local.published.routing.routes()[exchange.route];
-    let Some(pool) = route.variants[exchange.variant].pool.map(|pool| &local.pools[pool]) else {
+    let variant = attempt.map_or(exchange.variant, |attempt| attempt.variant);
+    let Some(pool) = route.variants[variant].pool.map(|pool| &local.pools[pool]) else {
         return Err(Failure::NoTarget);
     };
     sent_by_this_task(upload.as_deref()).await;
     let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
-    let waiting = Waiting::new(exchange, upload, asked.map_or(route.timeout, |asked| asked.min(route.timeout)));
+    let waiting = Waiting::new(exchange, upload, Times::of(route.timeout, asked, attempt));
     waiting.expect_interim(&mut request);
-    let mut closed_fresh = false;
-    let mut refused = 0;
+    let mut tries = Tries { attempt, closed_fresh: false, refused: 0 };
     loop {
         let client = &exchange.client;
-        let mut lease = pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client)).await?;
+        let avoided = attempt.map_or(Vec::new(), |attempt| attempt.tried.borrow().clone());
+        let mut lease = match pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided).await {
+            Ok(lease) => lease,
+            Err(failure) => return Err(not_sent(attempt, request, failure)),
+        };
         waiting.leased();
+        if let Some(attempt) = attempt {
+            attempt.tried.borrow_mut().push(lease.target_ptr());
+        }
         name_host(&mut request, &lease);
-        let fresh = lease.is_fresh();
         if upgrade.is_some() {
             lease.will_switch();
         }
         if let Some(upload) = &waiting.upload {
             upload.goes_on_stream(lease.is_stream());
         }
-        let bodiless = matches!(request.body(), RequestBody::Empty);
-        let may_repeat = lease.is_stream() || lease.may_be_stale() && is_repeatable(&request);
-        let again = may_repeat.then(|| second(&request));
+        let sending = Sending::of(&lease, &request, REPEATED);
         // Its task runs when this one has written the request.
         mirror::launch(copy.take());
         match lease.send(request, |cx| waiting.poll(cx)).await {
             Ok(Sent::Answered(response)) => {
-                let (response, lease) = vetted(response, lease, upgrade, &pool.shared.name)?;
-                exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
-                let upload = waiting.upload.filter(|upload| !upload.is_done());
-                upload.iter().for_each(|upload| upload.forget());
-                return Ok(Answer { response, lease, upload });
-            }
-            Ok(Sent::Unsent(unsent)) => {
-                // A target that takes connections only to close them would have us open them for ever.
-                refused += usize::from(lease.is_stream());
-                if fresh && closed_fresh || refused > REFUSALS {
-                    return Err(Failure::Reset);
+                let (response, lease) = vetted(response, lease, upgrade, pool)?;
+                if !REPEATED {
+                    exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
+                    waiting.upload.iter().for_each(|upload| upload.forget());
                 }
-                closed_fresh |= fresh;
-                request = *unsent;
+                return Ok(Answer { response, lease, upload: waiting.upload });
             }
-            Ok(Sent::Failed { error, untouched }) => {
-                refused += usize::from(untouched);
-                let again = again.filter(|_| !lease.is_stream() || untouched && refused <= REFUSALS);
-                match again.and_then(|again| waiting.with_body(again, bodiless)) {
-                    Some(again) => request = again,
-                    None => return Err(waiting.broken(&lease, &pool.shared.name, &error)),
-                }
-            }
-            Err(failure) => {
-                lease.target().log_failure(&pool.shared.name, "request given up", &failure.detail());
-                return Err(failure);
-            }
+            Ok(unanswered) => request = tries.next(unanswered, sending, &waiting, &lease, pool)?,
+            Err(failure) => return Err(waiting.given_up(failure, &lease, pool)),
         }
         exchange.shard().retries.add(1);
         waiting.expect_interim(&mut request);
+    }
+}
+
+/// What is to be known of a request that is about to be sent, if it fails.
+struct Sending {
+    fresh: bool,
+    may_be_stale: bool,
+    bodiless: bool,
+    /// The same once more, where that may be sent at once.
+    again: Option<Request<RequestBody>>,
+}
+
+impl Sending {
+    #[inline(always)]
+    fn of(lease: &Lease, request: &Request<RequestBody>, repeated: bool) -> Sending {
+        let may_be_stale = lease.may_be_stale();
+        // On a route that repeats, `recover` sees to it.
+        let may_repeat = lease.is_stream() || !repeated && may_be_stale && is_repeatable(request);
+        Sending {
+            fresh: lease.is_fresh(),
+            may_be_stale,
+            bodiless: matches!(request.body(), RequestBody::Empty),
+            again: may_repeat.then(|| second(request)),
+        }
+    }
+}
+
+/// How often one attempt was sent without an answer.
+struct Tries<'a> {
+    attempt: Option<&'a Attempt>,
+    closed_fresh: bool,
+    refused: usize,
+}
+
+impl Tries<'_> {
+    /// What is sent next, after a sending that brought no answer.
+    #[cold]
+    fn next(
+        &mut self,
+        sent: Sent,
+        sending: Sending,
+        waiting: &Waiting,
+        lease: &Lease,
+        pool: &LocalPool,
+    ) -> Result<Request<RequestBody>, Failure> {
+        match sent {
+            Sent::Answered(_) => Err(Failure::BadResponse),
+            Sent::Unsent(unsent) => {
+                // A target that takes connections only to close them would have us open them for ever.
+                self.refused += usize::from(lease.is_stream());
+                if sending.fresh && self.closed_fresh || self.refused > REFUSALS {
+                    pool.saw(lease.target(), Seen::Reset);
+                    // What was put into HTTP/2's form is made anew.
+                    return Err(match lease.is_stream() {
+                        true => Failure::Reset,
+                        false => not_sent(self.attempt, *unsent, Failure::Reset),
+                    });
+                }
+                self.closed_fresh |= sending.fresh;
+                Ok(*unsent)
+            }
+            Sent::Failed { error, untouched } => {
+                // A request that its target dies of would take all of them along.
+                let may_repeat = untouched || !lease.is_stream();
+                self.refused += usize::from(may_repeat);
+                let again = sending.again.filter(|_| may_repeat && self.refused <= REFUSALS);
+                if let Some(again) = again.and_then(|again| waiting.with_body(again, sending.bodiless)) {
+                    return Ok(again);
+                }
+                if let Some(attempt) = self.attempt.filter(|_| !sending.fresh && !lease.is_stream()) {
+                    attempt.stale.set(true);
+                    lease.target().sweep_idle();
+                }
+                Err(waiting.broken(lease, (pool, sending.may_be_stale), &error))
+            }
+        }
     }
 }
 
@@ -111,13 +225,15 @@ fn vetted(
     mut response: http::Response<Incoming>,
     lease: Lease,
     upgrade: Option<&HeaderValue>,
-    pool: &str,
+    pool: &LocalPool,
 ) -> Result<(http::Response<Incoming>, Lease), Failure> {
     if let Err(fault) = vet::answer(&mut response, upgrade) {
-        lease.target().log_failure(pool, "answer refused", &fault.describe());
+        lease.target().log_failure(&pool.shared.name, "answer refused", &fault.describe());
+        pool.saw(lease.target(), Seen::Reset);
         lease.close();
         return Err(Failure::BadResponse);
     }
+    pool.saw(lease.target(), if response.status().is_server_error() { Seen::ServerError } else { Seen::Answer });
     Ok((response, lease))
 }
 
@@ -134,7 +250,8 @@ async fn sent_by_this_task(upload: Option<&Upload>) {
 /// An HTTP/1.0 client may name no host; the target's own name stands in.
 #[inline(always)]
 pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
-    if request.headers().contains_key(http::header::HOST) {
+    // In an authority it stands when the request was made ready for HTTP/2 before.
+    if request.headers().contains_key(http::header::HOST) || request.uri().authority().is_some() {
         return;
     }
     if let Ok(host) = HeaderValue::from_str(lease.target().host()) {
@@ -148,7 +265,7 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
         && matches!(request.body(), RequestBody::Empty)
 }
 
-fn second(request: &Request<RequestBody>) -> Request<RequestBody> {
+pub(super) fn second(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::Empty);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
@@ -156,11 +273,33 @@ fn second(request: &Request<RequestBody>) -> Request<RequestBody> {
     copy
 }
 
+/// How long a target has to answer.
+#[derive(Clone, Copy)]
+struct Times {
+    timeout: Duration,
+    until: Tick,
+    /// That is all the time that the route gives it.
+    is_whole: bool,
+}
+
+impl Times {
+    /// `asked` is what the client waits for.
+    #[inline(always)]
+    fn of(route: Duration, asked: Option<Duration>, attempt: Option<&Attempt>) -> Times {
+        let whole = attempt.and_then(|attempt| attempt.timeout).map_or(route, |each| each.min(route));
+        let timeout = asked.map_or(whole, |asked| asked.min(whole));
+        let until = attempt.and_then(|attempt| attempt.until).unwrap_or(Tick::NEVER);
+        Times { timeout, until, is_whole: timeout == whole }
+    }
+}
+
 /// What the wait for a response head sees to: time, interim responses, and a body held back.
 struct Waiting {
     client: Rc<Client>,
     upload: Option<Rc<Upload>>,
-    timeout: Duration,
+    times: Times,
+    /// A gRPC call.
+    is_call: bool,
     /// When the route's time is over, counted from the request's head.
     end: Tick,
     /// First for the connection, then for the body's progress, and once that has gone out for the response head.
@@ -172,25 +311,43 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Says why the connection broke, to the log and for the answer.
-    fn broken(&self, lease: &Lease, pool: &str, error: &hyper::Error) -> Failure {
-        let failure = self.blame(upstream::failure_of(error));
-        lease.target().log_failure(pool, failure.detail(), &upstream::in_words(error));
+    /// Says why the wait is over without an answer, to the log and for the answer.
+    #[cold]
+    fn given_up(&self, failure: Failure, lease: &Lease, pool: &LocalPool) -> Failure {
+        lease.target().log_failure(&pool.shared.name, "request given up", &failure.detail());
+        // One that had less than its time says nothing of the target.
+        if failure == Failure::ResponseTimeout && self.times.is_whole {
+            pool.saw(lease.target(), Seen::Timeout);
+        }
         failure
     }
 
-    fn new(exchange: &Exchange, upload: Option<Rc<Upload>>, timeout: Duration) -> Waiting {
+    /// Says why the connection broke, to the log and for the answer.
+    fn broken(&self, lease: &Lease, (pool, was_idle): (&LocalPool, bool), error: &hyper::Error) -> Failure {
+        let failure = self.blame(upstream::failure_of(error));
+        lease.target().log_failure(&pool.shared.name, failure.detail(), &upstream::in_words(error));
+        // Servers close what has been idle.
+        if !was_idle && matches!(failure, Failure::Reset | Failure::BadResponse) {
+            pool.saw(lease.target(), Seen::Reset);
+        }
+        failure
+    }
+
+    fn new(exchange: &Exchange, upload: Option<Rc<Upload>>, times: Times) -> Waiting {
         let client = Rc::clone(&exchange.client);
         let deadline = Watch::new(&client.worker.clock);
         let hold = upload.as_ref().is_some_and(|upload| upload.is_held()).then(|| Watch::new(&client.worker.clock));
         if let Some(hold) = &hold {
             hold.due_after(CONTINUE_AFTER);
         }
-        let end = client.worker.clock.now().after(timeout);
+        let now = client.worker.clock.now();
+        let end = now.after(times.timeout).min(times.until);
         deadline.due_at(end);
         let answering = Cell::new(upload.is_none());
         let owes_continue = Cell::new(hold.is_some());
-        Waiting { client, upload, timeout, end, deadline, answering, hold, owes_continue }
+        let times = Times { is_whole: times.is_whole && end == now.after(times.timeout), ..times };
+        let is_call = exchange.is_grpc();
+        Waiting { client, upload, times, is_call, end, deadline, answering, hold, owes_continue }
     }
 
     /// There is a connection: the route's time ran while it was found; the time for the body's progress begins now.
@@ -223,14 +380,14 @@ impl Waiting {
     fn poll_time(&self, cx: &mut Context<'_>) -> Poll<Failure> {
         let upload_done = self.upload.as_ref().is_none_or(|upload| upload.is_done());
         if upload_done && !self.answering.replace(true) {
-            self.deadline.due_after(self.timeout);
+            self.deadline.due_after(self.times.timeout);
         }
         while self.deadline.poll(cx).is_ready() {
             if self.answering.get() {
                 return Poll::Ready(Failure::ResponseTimeout);
             }
             let worker = &self.client.worker;
-            let due = self.client.pulse.moved().after(worker.limits().body_idle_timeout);
+            let due = self.moved().after(worker.limits().body_idle_timeout);
             if due <= worker.clock.now() {
                 let starved = self.upload.as_ref().is_some_and(|upload| upload.is_starved());
                 return Poll::Ready(if starved { Failure::BodyTimeout } else { Failure::ResponseTimeout });
@@ -238,6 +395,15 @@ impl Waiting {
             self.deadline.due_at(due);
         }
         Poll::Pending
+    }
+
+    /// When the client last did something for the body. An HTTP/2 client's other streams do nothing for it; a call may
+    /// stand still for as long as its client answers pings.
+    fn moved(&self) -> Tick {
+        match &self.upload {
+            Some(upload) if self.client.is_http2() && !self.is_call => upload.moved(),
+            _ => self.client.pulse.moved(),
+        }
     }
 
     /// A second request with the body of the first. None where that is no longer there.
@@ -280,6 +446,7 @@ mod interim {
                 if status == StatusCode::CONTINUE && owes_continue.replace(false) {
                     asked = true;
                 } else if client.takes_interim() {
+                    client.told.set(true);
                     client.pulse.send_interim(&encode(status, headers));
                 }
             }

@@ -229,7 +229,7 @@ async fn exchange(copy: &mut RequestCopy, end: Tick) -> Copied {
     let Some(_place) = pool.copy_place(to.shares_pool) else { return Copied::Overload };
     let mut closed_fresh = false;
     loop {
-        let mut lease = match pool.lease::<GIVE_UP>(end, &copy.worker.rng, None).await {
+        let mut lease = match pool.lease::<GIVE_UP>(end, &copy.worker.rng, None, &[]).await {
             Ok(lease) => lease,
             Err(Failure::Queue) => return Copied::Overload,
             Err(_) => return Copied::Failed,

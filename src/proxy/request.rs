@@ -4,12 +4,13 @@ use super::body::{self, RequestBody, ResponseBody, Upload};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
+use super::forward::{ONCE, Outgoing};
 use super::grpc;
 use super::headers::Hops;
 use super::mirror::{self, RequestCopy};
 use super::respond::Refusal;
 use super::tunnel::{self, Tunnel};
-use super::{filter, forward, headers, respond, vet};
+use super::{filter, forward, headers, recover, respond, vet};
 use crate::routing::request::to_origin_form;
 use crate::routing::table::{Decision, RequestView, RoutingTable};
 use bytes::Bytes;
@@ -81,18 +82,45 @@ pub(super) async fn serve(
         Err(failure) => return Ok(respond::failed(exchange, failure, &id, &decision)),
     };
     parts.version = Version::HTTP_11;
-    let mut copy = if mirrored { RequestCopy::begin(&exchange, &parts, &body) } else { None };
-    if let (Some(upload), true) = (&upload, mirrored) {
-        upload.take_along(copy.take());
-    }
-    let handed_over = Instant::now();
-    client.worker.shard().overhead.observe_us(micros(handed_over - started));
+    let copy = if mirrored { mirror_copy(&exchange, &parts, &body, upload.as_ref()) } else { None };
+    let handed_over = handed_over(&client, started);
     let request = Request::from_parts(parts, body);
-    Ok(match forward::send(&exchange, request, upload, upgrade.as_ref(), copy, handed_over).await {
+    let outgoing = Outgoing { request, upload, upgrade: upgrade.as_ref(), copy, handed_over };
+    let sent = match exchange.local.recoveries.of(exchange.route).cloned() {
+        None => forward::send::<ONCE>(&exchange, outgoing, None).await,
+        Some(recovery) => Box::pin(recover::send(&mut exchange, recovery, outgoing)).await,
+    };
+    Ok(match sent {
         Ok(answer) if upgrade.is_some() => switch(exchange, answer, upgrade, socket, (&id, &decision)).await,
         Ok(answer) => respond::relay(exchange, answer, &decision),
         Err(failure) => respond::failed(exchange, failure, &id, &decision),
     })
+}
+
+/// A copy for the route's mirror; a body takes it along.
+#[cold]
+fn mirror_copy(
+    exchange: &Exchange,
+    parts: &request::Parts,
+    body: &RequestBody,
+    upload: Option<&Rc<Upload>>,
+) -> Option<Box<RequestCopy>> {
+    let copy = RequestCopy::begin(exchange, parts, body);
+    match upload {
+        None => copy,
+        Some(upload) => {
+            upload.take_along(copy);
+            None
+        }
+    }
+}
+
+/// Weir's own time ends here.
+#[inline(always)]
+fn handed_over(client: &Client, started: Instant) -> Instant {
+    let now = Instant::now();
+    client.worker.shard().overhead.observe_us(micros(now - started));
+    now
 }
 
 /// What the target is asked to switch to: what the client offers, or WebSocket where it opened one over HTTP/2. Targets
@@ -188,6 +216,9 @@ async fn switch(
 
 /// Brings the head into the form that goes on: origin form, one hop less of an OPTIONS, a length as everybody writes it.
 fn vetted(client: &Client, parts: &mut request::Parts, has_body: bool) -> Result<Hops, Refusal> {
+    if client.is_http2() && parts.headers.keys_len() > client.worker.limits().max_headers {
+        return Err(Refusal::TOO_MANY_FIELDS);
+    }
     to_origin_form(parts)?;
     let hops = if parts.method == Method::OPTIONS { headers::count_hop(&mut parts.headers) } else { Hops::Left };
     let has_length = has_body || client.is_http2();

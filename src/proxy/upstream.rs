@@ -4,6 +4,7 @@
 //! share one wake-up. Idle ones are polled once in a while, so that one the target closed is dropped.
 
 mod http2;
+mod outlier;
 pub(super) mod pool;
 
 use super::body::{Broken, RequestBody};
@@ -17,6 +18,7 @@ use crate::boundary::table::{Standing, Target};
 use crate::limits::UPSTREAM_IDLE;
 use crate::net::address::Address;
 use crate::net::proxy_protocol::Version;
+use crate::routing::outlier::{Streak, Tally};
 use crate::tls::client::explain;
 use bytes::Bytes;
 use hyper::client::conn::http1;
@@ -48,6 +50,9 @@ pub(super) struct LocalTarget {
     shared: http2::Connections,
     in_flight: Cell<usize>,
     failing_until: Cell<Tick>,
+    /// For pools that look for outliers.
+    streak: Cell<Streak>,
+    tally: Cell<Tally>,
     retired: Cell<bool>,
     standing: Cell<Standing>,
     outcomes: std::sync::Arc<crate::boundary::outcomes::TargetOutcomes>,
@@ -93,6 +98,8 @@ impl LocalTarget {
             shared: http2::Connections::default(),
             in_flight: Cell::new(0),
             failing_until: Cell::default(),
+            streak: Cell::default(),
+            tally: Cell::default(),
             retired: Cell::new(false),
             standing: Cell::new(target.standing),
             outcomes: std::sync::Arc::clone(&target.outcomes),
@@ -119,8 +126,9 @@ impl LocalTarget {
     pub(super) fn has_address(&self) -> bool {
         !self.addrs.is_empty()
     }
+    /// It refused a connection a moment ago, or is ejected.
     pub(super) fn is_failing(&self) -> bool {
-        self.failing_until.get() > self.clock.now()
+        self.failing_until.get() > self.clock.now() || self.outcomes.ejection.is_out()
     }
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.get()
@@ -172,6 +180,12 @@ impl LocalTarget {
         }
         let at = idle.iter().rposition(|connection| connection.owned.is_for(owner))?;
         Some(idle.swap_remove(at))
+    }
+
+    /// Drops idle connections that the target has closed, as far as that is seen: one of them just was.
+    #[cold]
+    pub(super) fn sweep_idle(&self) {
+        self.sweep(self.clock.now());
     }
 
     /// Drops idle connections that the target closed or that are too old.
@@ -379,12 +393,27 @@ impl Lease {
         &self.busy.0
     }
 
+    /// For [`pool::LocalPool::lease`], to have another one the next time.
+    pub(super) fn target_ptr(&self) -> *const LocalTarget {
+        Rc::as_ptr(&self.busy.0)
+    }
+
     /// The connection is closed: nothing more comes or goes.
     pub(super) fn is_over(&self) -> bool {
         match &self.stream {
             Some(stream) => stream.is_over(),
             None => self.connection.as_ref().is_none_or(|connection| connection.driver.is_none()),
         }
+    }
+
+    /// Nothing of its request is under way: the connection can serve another, or is closed.
+    pub(super) fn is_settled(&mut self) -> bool {
+        self.connection.as_mut().is_none_or(|connection| {
+            if !connection.is_idle() {
+                connection.drive(&quiet());
+            }
+            connection.is_idle() || connection.driver.is_none()
+        })
     }
 
     /// No request was sent on the connection before.

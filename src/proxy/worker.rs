@@ -6,6 +6,7 @@ use super::connection;
 use super::filter::LocalFilters;
 use super::listener;
 use super::mirror;
+use super::recover::LocalRecoveries;
 use super::tls::Handshakes;
 use super::upstream::pool::LocalPool;
 use crate::boundary::drain::{DrainWatch, Phase};
@@ -59,6 +60,12 @@ async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
     // An error means that control is gone; the process is ending then.
     let _ = drain.wait_for(|phase| *phase >= Phase::Draining).await;
     worker.start_draining();
+    let mut deadline_nears = drain.clone();
+    let part = async {
+        let _ = deadline_nears.wait_for(|phase| *phase >= Phase::Closing).await;
+        worker.part();
+        std::future::pending::<()>().await;
+    };
     let finish = async {
         for listener in accepting {
             listener.await.map_err(std::io::Error::other)??;
@@ -68,6 +75,7 @@ async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
     };
     tokio::select! {
         finished = finish => finished?,
+        () = part => {}
         _ = drain.wait_for(|phase| *phase >= Phase::Cut) => {}
     }
     sweeper.abort();
@@ -83,6 +91,9 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         worker.clock.advance();
+        worker.shard().beats.add(1);
+        #[cfg(debug_assertions)]
+        super::trial::fail_if_asked(worker.id);
         count += 1;
         if count.is_multiple_of(every) {
             let local = worker.local();
@@ -99,6 +110,8 @@ pub(super) struct Worker {
     pub(super) rng: RefCell<SmallRng>,
     pub(super) draining: Cell<bool>,
     pub(super) drain_began: Cell<Tick>,
+    /// The drain's deadline is near.
+    pub(super) parting: Cell<bool>,
     pub(super) handshakes: Rc<Handshakes>,
     pub(super) mirrors: mirror::Budget,
     pub(super) compressors: compress::Places,
@@ -115,6 +128,7 @@ pub(super) struct Local {
     pub(super) published: Arc<Published>,
     pub(super) pools: Vec<Rc<LocalPool>>,
     pub(super) filters: LocalFilters,
+    pub(super) recoveries: LocalRecoveries,
     pub(super) http1: http1::Builder,
     /// Some target is told where clients connected to.
     pub(super) sends_proxy: bool,
@@ -138,6 +152,7 @@ impl Worker {
             rng: RefCell::new(rng),
             draining: Cell::new(false),
             drain_began: Cell::default(),
+            parting: Cell::new(false),
             handshakes: Rc::default(),
             mirrors: mirror::Budget::default(),
             compressors: compress::Places::default(),
@@ -228,6 +243,12 @@ impl Worker {
         self.clock.wake_all();
     }
 
+    /// What is open and can be told so is told to go.
+    fn part(&self) {
+        self.parting.set(true);
+        self.clock.wake_all();
+    }
+
     async fn wait_until_empty(&self) {
         std::future::poll_fn(|cx| {
             if self.open.get() == 0 {
@@ -262,7 +283,9 @@ impl Local {
             .collect();
         let http1 = connection::http1_builder(&published.settings.limits);
         let filters = LocalFilters::new(published.routing.routes(), before.map(|local| &local.filters));
+        let known = before.map(|local| (local.published.routing.routes(), &local.recoveries));
+        let recoveries = LocalRecoveries::new(published.routing.routes(), known, worker.1);
         let sends_proxy = published.pools.iter().any(|pool| pool.send_proxy.is_some());
-        Local { published, pools, filters, http1, sends_proxy }
+        Local { published, pools, filters, recoveries, http1, sends_proxy }
     }
 }

@@ -209,6 +209,7 @@ mod tests {
             filters: None,
             salt: name.to_owned(),
             close_moved_within: None,
+            recovery: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::filters::Filters;
 use super::index::Index;
 use super::matcher::RequestMatch;
+use super::recovery::Recovery;
 use super::rule::index::{INDEXED_FROM, RuleIndex};
 use super::rule::{Outcome, Rule};
 use super::scheme::Scheme;
@@ -29,6 +30,8 @@ pub struct Route {
     pub close_moved_within: Option<Duration>,
     /// What only some routes do to a request and its answer.
     pub filters: Option<Arc<Filters>>,
+    /// What becomes of requests that a target fails.
+    pub recovery: Option<Arc<Recovery>>,
 }
 
 #[derive(Clone, Debug)]
@@ -205,6 +208,7 @@ mod tests {
             salt: name.to_owned(),
             timeout: Duration::from_secs(15),
             close_moved_within: None,
+            recovery: None,
             filters: None,
         }
     }

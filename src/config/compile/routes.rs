@@ -10,6 +10,7 @@ use crate::limits::{BUCKETS, VARIANTS_PER_ROUTE};
 use crate::routing::rule::{Condition, Rule};
 use crate::routing::split::Weight;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -72,6 +73,7 @@ impl Checker<'_> {
             None => Some(None),
         };
         let on_empty = self.on_empty(raw, &names);
+        let recovery = self.recovery(raw);
         let (variants, weights, rules, preview) = versions?;
         let name = raw.name.as_ref()?.value.clone();
         let group = raw.sticky.as_ref().and_then(|sticky| sticky.group.as_ref());
@@ -91,6 +93,7 @@ impl Checker<'_> {
             request_headers: raw.filters.request_headers.as_ref().and_then(written_edits),
             response_headers: raw.filters.response_headers.as_ref().and_then(written_edits),
             mirror: mirror?,
+            recovery: recovery?.map(Arc::new),
         })
     }
 

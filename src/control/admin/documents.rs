@@ -66,10 +66,10 @@ pub fn route(view: &RouteView) -> RouteDocument {
     }
 }
 
-/// It is up and has an address. Where nobody asks it, no worker's last connect failed, either.
+/// It is up, has an address and is not ejected. Where nobody asks it, no worker's last connect failed, either.
 pub fn is_healthy(pool: &Pool, target: &Target) -> bool {
     let up = target.standing == Standing::Up && !target.addrs.is_empty();
-    up && (pool.checked || target.outcomes.is_up())
+    up && !target.outcomes.ejection.is_out() && (pool.checked || target.outcomes.is_up())
 }
 
 /// What a change would do, and the share of clients that it would move to another variant.
@@ -246,6 +246,7 @@ fn variant_stats(total: &VariantTotal) -> Map<String, Value> {
         ("forced", by_code(&total.requests[1])),
         ("errors", Value::Object(errors.collect())),
         ("retries", json!(total.retries)),
+        ("rescued", json!(total.rescued)),
         ("in_flight", json!(total.in_flight)),
         ("tunnels", json!(total.tunnels)),
         ("duration", durations(&total.duration)),
@@ -291,6 +292,7 @@ fn pool_stats(pool: &Pool) -> Value {
             "addresses": target.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "healthy": is_healthy(pool, target),
             "standing": target.standing.word(),
+            "ejected": target.outcomes.ejection.is_out(),
             "connects": shards.iter().map(|shard| shard.connects.load()).sum::<u64>(),
             "connect_failures": shards.iter().map(|shard| shard.connect_failures.load()).sum::<u64>(),
             "in_flight": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.in_flight.load())),

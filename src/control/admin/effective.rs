@@ -19,6 +19,8 @@ use crate::net::proxy_protocol::{Accepts, Version};
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::mirror::Mirror;
 use crate::routing::networks;
+use crate::routing::outlier::Outlier;
+use crate::routing::recovery::{Rescue, Retry};
 use crate::routing::redact::Redact;
 use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use crate::routing::sticky::{Fallback, Sticky};
@@ -176,6 +178,7 @@ fn pool(pool: &PoolConfig) -> Value {
         tls,
         send_proxy,
         health,
+        outlier: ejects,
     } = pool;
     json!({
         "targets": targets.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -189,6 +192,31 @@ fn pool(pool: &PoolConfig) -> Value {
         "slow_start": "0s",
         "send_proxy": send_proxy.map_or("off", Version::word),
         "health": health.as_ref().map(health::check),
+        "outlier": ejects.as_ref().map(outlier),
+    })
+}
+
+fn outlier(outlier: &Outlier) -> Value {
+    let Outlier {
+        consecutive_5xx,
+        consecutive_failures,
+        success_rate_gap,
+        interval,
+        min_requests,
+        eject_for,
+        max_eject_for,
+        max_ejected,
+    } = outlier;
+    let in_a_row = |count: &Option<u32>| count.map_or(json!("off"), |count| json!(count));
+    json!({
+        "consecutive_5xx": in_a_row(consecutive_5xx),
+        "consecutive_failures": in_a_row(consecutive_failures),
+        "success_rate_gap": success_rate_gap.map_or("off".to_owned(), |gap| gap.to_string()),
+        "interval": shown_duration(*interval),
+        "min_requests": min_requests,
+        "eject_for": shown_duration(*eject_for),
+        "max_eject_for": shown_duration(*max_eject_for),
+        "max_ejected": max_ejected.to_string(),
     })
 }
 
@@ -219,6 +247,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         response_headers,
         salt,
         mirror,
+        recovery,
     } = config;
     let variants = variants.iter().map(|one| (one.name.clone(), json!(one.pool.map(|pool| &pools[pool].name))));
     let mut document = json!({
@@ -230,6 +259,8 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "live": {"generation": view.live.generation, "weights": weights(config, &view.live.weights)},
         "sticky": keys.as_ref().map(|keys| sticky(keys, (salt != name).then_some(salt), provenance)),
         "timeout": shown_duration(*timeout),
+        "retry": recovery.as_ref().and_then(|recovery| recovery.retry.as_ref()).map(retry),
+        "rescue": recovery.as_ref().and_then(|recovery| recovery.rescue.as_ref()).map(rescue),
         "mirror": mirror.as_ref().map(|mirror| self::mirror(mirror, pools)),
         "request_headers": request_headers.as_deref().map(filters::header_edits),
         "response_headers": response_headers.as_deref().map(filters::header_edits),
@@ -245,6 +276,23 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         document[key] = value;
     }
     document
+}
+
+fn retry(retry: &Retry) -> Value {
+    let Retry { attempts, on, methods, budget, timeout } = retry;
+    json!({
+        "attempts": attempts,
+        "on": on.words(),
+        "methods": methods.iter().map(|method| method.as_str()).collect::<Vec<_>>(),
+        "budget": budget.to_string(),
+        "timeout": timeout.map(shown_duration),
+    })
+}
+
+fn rescue(rescue: &Rescue) -> Value {
+    let Rescue { on, budget, forced, header } = rescue;
+    let header = header.as_ref().map(|name| name.as_str());
+    json!({"on": on.words(), "budget": budget.to_string(), "forced": forced, "header": header})
 }
 
 fn mirror(mirror: &Mirror, pools: &[PoolConfig]) -> Value {

@@ -127,6 +127,7 @@ pub fn target(
         "addresses": built.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "standing": built.standing.word(),
         "healthy": is_healthy(pool, built),
+        "ejected": built.outcomes.ejection.is_out(),
         "since": since.map(rfc3339),
         "why": Some(health::why(&ground.health, config, written, &built.addrs)).filter(|why| !why.is_empty()),
         "checks": checks.collect::<Vec<_>>(),

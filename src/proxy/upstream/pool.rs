@@ -6,8 +6,11 @@ use super::super::connection::Client;
 use super::super::failure::Failure;
 use super::super::io::TargetStream;
 use super::http2;
+use super::outlier;
 use super::{Busy, ConnectError, Connection, Lease, LocalTarget, Manner, Owned, Owner, within};
+use crate::boundary::ejection::uptime_ms;
 use crate::boundary::table::Pool;
+use crate::routing::outlier::Seen;
 use crate::tls::client::with_own_sessions;
 use rand::rngs::SmallRng;
 use rustls::ClientConfig;
@@ -26,6 +29,9 @@ pub(in crate::proxy) struct LocalPool {
     tls: Option<Arc<ClientConfig>>,
     capacity: Rc<Capacity>,
     clock: Rc<Clock>,
+    /// How many workers have a part in what is counted of targets, and when these were compared.
+    workers: usize,
+    compared: Cell<Tick>,
 }
 
 /// For [`LocalPool::lease`]: when the worker has all the connections that it may, wait for one.
@@ -65,11 +71,42 @@ impl LocalPool {
         }
         let best = shared.best();
         let eligible = targets.iter().filter(|target| Some(target.standing.get()) == best).map(Rc::clone).collect();
-        LocalPool { shared: Arc::clone(shared), targets, eligible, tls, capacity, clock: Rc::clone(clock) }
+        if shared.outlier.is_none() {
+            targets.iter().for_each(|target| target.outcomes.ejection.lift());
+        }
+        let compared = Cell::new(before.map_or(clock.now(), |pool| pool.compared.get()));
+        let (shared, clock) = (Arc::clone(shared), Rc::clone(clock));
+        LocalPool { shared, targets, eligible, tls, capacity, clock, workers, compared }
     }
 
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
         self.targets.iter().for_each(|target| target.sweep(now));
+        let Some(outlier) = &self.shared.outlier else { return };
+        self.targets.iter().for_each(|target| target.outcomes.ejection.settle(uptime_ms()));
+        if self.compared.get().after(outlier.interval) <= now {
+            self.compared.set(now);
+            outlier::compare(outlier, &self.shared, &self.eligible, self.workers);
+        }
+    }
+
+    /// Takes down what a target did with a request, where the pool looks for outliers.
+    #[inline(always)]
+    pub(in crate::proxy) fn saw(&self, target: &LocalTarget, seen: Seen) {
+        if let Some(outlier) = &self.shared.outlier {
+            outlier::saw(outlier, &self.shared, &self.eligible, target, seen);
+        }
+    }
+
+    /// These, unless there is no other.
+    #[cold]
+    fn to_avoid(&self, avoided: &[*const LocalTarget]) -> Vec<*const LocalTarget> {
+        if self.has_other(avoided) { avoided.to_vec() } else { Vec::new() }
+    }
+
+    /// There is a target besides these that may do better.
+    pub(in crate::proxy) fn has_other(&self, tried: &[*const LocalTarget]) -> bool {
+        let is_other = |target: &Rc<LocalTarget>| !target.is_failing() && !tried.contains(&Rc::as_ptr(target));
+        self.eligible.iter().any(|target| target.has_address() && is_other(target))
     }
 
     /// No target can be connected to, or none could a moment ago.
@@ -96,12 +133,13 @@ impl LocalPool {
         end: Tick,
         rng: &RefCell<SmallRng>,
         client: Option<&Client>,
+        avoided: &[*const LocalTarget],
     ) -> Result<Lease, Failure> {
         if self.eligible.is_empty() {
             return Err(Failure::NoTarget);
         }
         let owner = self.shared.send_proxy.and(client).map(Client::owner);
-        let mut tried: Vec<*const LocalTarget> = Vec::new();
+        let mut tried = if avoided.is_empty() { Vec::new() } else { self.to_avoid(avoided) };
         let mut failure = Failure::Connect;
         let mut queued = None;
         loop {
@@ -203,11 +241,16 @@ impl LocalPool {
     }
 
     async fn connect(&self, target: &LocalTarget, end: Tick, owner: Option<&Owner>) -> Result<TargetStream, Failure> {
-        let end = self.clock.now().after(self.shared.connect_timeout).min(end);
+        let whole = self.clock.now().after(self.shared.connect_timeout);
+        let end = whole.min(end);
         match target.connect(end, owner).await {
             Ok(stream) => Ok(stream),
             Err(error) => {
                 target.log_failure(&self.shared.name, "can't connect", &error);
+                // One that had less than its time says nothing of the target.
+                if end == whole || !matches!(error, ConnectError::TimedOut) {
+                    self.saw(target, Seen::Connect);
+                }
                 Err(match error {
                     ConnectError::TimedOut => Failure::ConnectTimeout,
                     ConnectError::Refused(_) | ConnectError::Tls(_) | ConnectError::NoHttp2 => Failure::Connect,
@@ -223,7 +266,7 @@ impl LocalPool {
         }
         if let Some(idle) = self.targets.iter().find_map(|target| target.idle.borrow_mut().pop()) {
             drop(idle);
-        } else if self.shared.send_proxy.is_some() {
+        } else {
             self.targets.iter().find(|target| target.shared.close_idle())?;
         }
         self.capacity.take()
