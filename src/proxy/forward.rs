@@ -188,7 +188,7 @@ impl Tries<'_> {
         match sent {
             Sent::Answered(_) => Err(Failure::BadResponse),
             Sent::Unsent(unsent) => {
-                // A target that takes connections only to close them would have us open them for ever.
+                // A target might take connections only to close them.
                 self.refused += usize::from(lease.is_stream());
                 if sending.fresh && self.closed_fresh || self.refused > REFUSALS {
                     pool.saw(lease.target(), Seen::Reset);

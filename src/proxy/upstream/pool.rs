@@ -8,7 +8,6 @@ use super::super::io::TargetStream;
 use super::http2;
 use super::outlier;
 use super::{Busy, ConnectError, Connection, Lease, LocalTarget, Manner, Owned, Owner, within};
-use crate::boundary::ejection::uptime_ms;
 use crate::boundary::table::Pool;
 use crate::routing::outlier::Seen;
 use crate::tls::client::with_own_sessions;
@@ -82,7 +81,7 @@ impl LocalPool {
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
         self.targets.iter().for_each(|target| target.sweep(now));
         let Some(outlier) = &self.shared.outlier else { return };
-        self.targets.iter().for_each(|target| target.outcomes.ejection.settle(uptime_ms()));
+        outlier::settle(&self.targets);
         if self.compared.get().after(outlier.interval) <= now {
             self.compared.set(now);
             outlier::compare(outlier, &self.shared, &self.eligible, self.workers);
