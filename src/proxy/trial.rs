@@ -9,8 +9,10 @@ pub(super) fn fail_if_asked(worker: usize) {
     let Some((fault, number)) = asked.trim().split_once(' ') else { return };
     if number.parse() == Ok(worker) {
         assert_ne!(fault, "panic", "a panic that was asked for");
-        while fault == "hang" {
-            std::thread::park();
+        if fault == "hang" {
+            loop {
+                std::thread::park();
+            }
         }
     }
 }
