@@ -47,8 +47,12 @@ impl Descriptors {
     /// A table says how many connections there may be, with clients and with targets; the limit is looked at again.
     pub(super) fn divide(&self, clients: usize, targets: usize) {
         self.wanted.set((clients, targets));
+        let before = self.share.get();
         self.measure();
-        self.given.set(self.share.get());
+        // Tables come often; what the system refused a moment ago it would refuse again.
+        if self.share.get() != before {
+            self.given.set(self.share.get());
+        }
     }
 
     fn measure(&self) {

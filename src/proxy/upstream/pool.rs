@@ -25,6 +25,8 @@ use std::task::{Poll, Waker};
 pub(in crate::proxy) struct LocalPool {
     pub(in crate::proxy) shared: Arc<Pool>,
     targets: Vec<Rc<LocalTarget>>,
+    /// Those that may get a request: the ones that are up, else those that nobody has asked yet.
+    eligible: Vec<Rc<LocalTarget>>,
     /// The pool's, with this worker's own sessions.
     tls: Option<Arc<ClientConfig>>,
     capacity: Rc<Capacity>,
@@ -72,12 +74,17 @@ impl LocalPool {
         capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
         capacity.max_requests.set(shared.max_requests.map_or(usize::MAX, |most| most.div_ceil(workers).max(1)));
         capacity.max_pending.set(shared.max_pending.div_ceil(workers));
+        for (local, target) in targets.iter().zip(&shared.targets) {
+            local.stands(target.standing);
+        }
+        let best = shared.best();
+        let eligible = targets.iter().filter(|target| Some(target.standing.get()) == best).map(Rc::clone).collect();
         if shared.outlier.is_none() {
             targets.iter().for_each(|target| target.outcomes.ejection.lift());
         }
         let compared = Cell::new(before.map_or(clock.now(), |pool| pool.compared.get()));
         let (shared, clock) = (Arc::clone(shared), Rc::clone(clock));
-        LocalPool { shared, targets, tls, capacity, clock, worker, workers, compared }
+        LocalPool { shared, targets, eligible, tls, capacity, clock, worker, workers, compared }
     }
 
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
@@ -86,7 +93,7 @@ impl LocalPool {
         outlier::settle(&self.targets);
         if self.compared.get().after(outlier.interval) <= now {
             self.compared.set(now);
-            outlier::compare(outlier, &self.shared, &self.targets, self.workers);
+            outlier::compare(outlier, &self.shared, &self.eligible, self.workers);
         }
     }
 
@@ -94,7 +101,7 @@ impl LocalPool {
     #[inline(always)]
     pub(in crate::proxy) fn saw(&self, target: &LocalTarget, seen: Seen) {
         if let Some(outlier) = &self.shared.outlier {
-            outlier::saw(outlier, &self.shared, &self.targets, target, seen);
+            outlier::saw(outlier, &self.shared, &self.eligible, target, seen);
         }
     }
 
@@ -107,7 +114,7 @@ impl LocalPool {
     /// There is a target besides these that may do better.
     pub(in crate::proxy) fn has_other(&self, tried: &[*const LocalTarget]) -> bool {
         let is_other = |target: &Rc<LocalTarget>| !target.is_failing() && !tried.contains(&Rc::as_ptr(target));
-        self.targets.iter().any(|target| target.has_address() && is_other(target))
+        self.eligible.iter().any(|target| target.has_address() && is_other(target))
     }
 
     /// Gives the descriptors of idle connections back.
@@ -120,7 +127,7 @@ impl LocalPool {
 
     /// No target can be connected to, or none could a moment ago.
     pub(in crate::proxy) fn is_down(&self) -> bool {
-        self.targets.iter().all(|target| !target.has_address() || target.is_failing())
+        self.eligible.iter().all(|target| !target.has_address() || target.is_failing())
     }
 
     /// A mirror's copy may have a connection. Where the pool serves a variant, too, copies get half of them.
@@ -144,7 +151,7 @@ impl LocalPool {
         client: Option<&Client>,
         avoided: &[*const LocalTarget],
     ) -> Result<Lease, Failure> {
-        if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
+        if self.eligible.is_empty() {
             return Err(Failure::NoTarget);
         }
         let owner = self.shared.send_proxy.and(client).map(Client::owner);
@@ -156,7 +163,7 @@ impl LocalPool {
                 Box::pin(self.queue::<AT_CAP>(&mut queued, end)).await?;
                 continue;
             };
-            let Some(target) = balance::pick(&self.targets, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
+            let Some(target) = balance::pick(&self.eligible, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
                 return Err(failure);
             };
             let busy = Busy::new(&target);
