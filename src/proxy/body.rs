@@ -14,7 +14,7 @@ use super::mirror::{self, RequestCopy};
 use super::stay::Endless;
 use super::upstream::{Lease, quiet};
 use super::vet;
-use crate::boundary::outcomes::Reason;
+use crate::boundary::outcomes::{Reason, Timeout};
 use crate::limits::{DROPPED_BODY_BYTES, REPEATED_BODY_BYTES};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -362,6 +362,8 @@ pub(super) struct ResponseBody {
     compressor: Option<Box<Compressor>>,
     /// None for most: it ends when the target ends it.
     endless: Option<Box<Endless>>,
+    /// When it is cut; None for most.
+    until: Option<Box<Watch>>,
 }
 
 enum Source {
@@ -385,7 +387,7 @@ impl ResponseBody {
         compressor: Option<Box<Compressor>>,
     ) -> ResponseBody {
         let source = Source::Target { incoming, lease: Some(lease), upload };
-        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
+        ResponseBody { source, exchange: Some(exchange), compressor, endless: None, until: None }
     }
 
     /// May be ended because its client has moved.
@@ -394,15 +396,21 @@ impl ResponseBody {
         self
     }
 
+    /// All of the request may take no longer.
+    pub(super) fn until(mut self, until: Option<Box<Watch>>) -> ResponseBody {
+        self.until = until;
+        self
+    }
+
     /// Without an exchange: the request matched no route.
     pub(super) fn own(text: Bytes, exchange: Option<Exchange>) -> ResponseBody {
         let source = Source::Own(Some(text).filter(|text| !text.is_empty()));
-        ResponseBody { source, exchange, compressor: None, endless: None }
+        ResponseBody { source, exchange, compressor: None, endless: None, until: None }
     }
 
     pub(super) fn compressed(text: Bytes, exchange: Exchange, compressor: Box<Compressor>) -> ResponseBody {
         let (source, compressor) = (Source::Own(Some(text)), Some(compressor));
-        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
+        ResponseBody { source, exchange: Some(exchange), compressor, endless: None, until: None }
     }
 
     /// Leaves out what the answer to a HEAD does not send; gives its length where there is any.
@@ -458,7 +466,7 @@ impl ResponseBody {
         let ended = match &next {
             Poll::Pending => false,
             Poll::Ready(Some(Ok(_))) => compressor.is_finished(),
-            Poll::Ready(Some(Err(_))) => return self.poll_cut(cx),
+            Poll::Ready(Some(Err(_))) => return self.poll_cut(Reason::Reset, cx),
             Poll::Ready(None) => true,
         };
         if ended {
@@ -470,12 +478,12 @@ impl ResponseBody {
     /// The answer can't be ended in order. hyper would drop what it has not written yet, even the head, at an error: it
     /// gets a poll to write that out first.
     #[cold]
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_cut(&mut self, reason: Reason, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Source::Cut = self.source {
             return Poll::Ready(Some(Err(CUT)));
         }
         if let Some(exchange) = &mut self.exchange {
-            exchange.failed(Some(Reason::Reset));
+            exchange.failed(Some(reason));
             exchange.client.answer_broke();
         }
         self.finish();
@@ -483,6 +491,22 @@ impl ResponseBody {
         self.compressor = None;
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// The answer is cut where the time of its request is over. The target is left as if the client had gone.
+    #[cold]
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(watch) = &self.until else { return Poll::Pending };
+        ready!(watch.poll(cx));
+        self.until = None;
+        if let Source::Target { lease, upload, .. } = std::mem::replace(&mut self.source, Source::Own(None)) {
+            lease.into_iter().for_each(Lease::close);
+            upload.iter().for_each(|upload| upload.give_up());
+        }
+        if let Some(exchange) = &self.exchange {
+            exchange.timed_out(Some(Timeout::Request));
+        }
+        self.poll_cut(Reason::Timeout, cx)
     }
 
     fn finish(&mut self) {
@@ -535,11 +559,17 @@ impl Body for ResponseBody {
         {
             return Poll::Ready(last);
         }
+        if body.until.is_some() {
+            let late = body.poll_late(cx);
+            if late.is_ready() || matches!(body.source, Source::Cut) {
+                return late;
+            }
+        }
         if body.compressor.is_some() {
             return body.poll_compressed(cx);
         }
         if let Source::Cut = body.source {
-            return body.poll_cut(cx);
+            return body.poll_cut(Reason::Reset, cx);
         }
         match ready!(body.source.poll(cx)) {
             Some(Ok(mut frame)) => {
@@ -553,7 +583,7 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(_)) => body.poll_cut(cx),
+            Some(Err(_)) => body.poll_cut(Reason::Reset, cx),
             None => {
                 body.finish();
                 Poll::Ready(None)

@@ -5,9 +5,9 @@ use super::clock::{Tick, Watch};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
-use super::grpc;
 use super::headers;
 use super::mirror::{self, RequestCopy};
+use super::patience;
 use super::upstream::pool::{LocalPool, QUEUE};
 use super::upstream::{self, Lease, LocalTarget, Sent};
 use super::vet;
@@ -101,7 +101,7 @@ pub(super) async fn send<const REPEATED: bool>(
         return Err(Failure::NoTarget);
     };
     sent_by_this_task(upload.as_deref()).await;
-    let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
+    let asked = patience::asked(exchange, request.headers());
     let waiting = Waiting::new(exchange, upload, Times::of(route.timeout, asked, attempt));
     waiting.expect_interim(&mut request);
     let mut tries = Tries { attempt, closed_fresh: false, refused: 0 };
@@ -110,7 +110,7 @@ pub(super) async fn send<const REPEATED: bool>(
         let avoided = attempt.map_or(Vec::new(), |attempt| attempt.tried.borrow().clone());
         let mut lease = match pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided).await {
             Ok(lease) => lease,
-            Err(failure) => return Err(not_sent(attempt, request, failure)),
+            Err(failure) => return Err(not_sent(attempt, request, waiting.or_over(failure))),
         };
         waiting.leased();
         if let Some(attempt) = attempt {
@@ -297,6 +297,8 @@ struct Waiting {
     client: Rc<Client>,
     upload: Option<Rc<Upload>>,
     times: Times,
+    /// When the time for all of the request is over.
+    until: Tick,
     /// When the route's time is over, counted from the request's head.
     end: Tick,
     /// First for the connection, then for the body's progress, and once that has gone out for the response head.
@@ -313,7 +315,7 @@ impl Waiting {
     fn given_up(&self, failure: Failure, lease: &Lease, pool: &LocalPool) -> Failure {
         lease.target().log_failure(&pool.shared.name, "request given up", &failure.detail());
         // One that had less than its time says nothing of the target.
-        if failure == Failure::ResponseTimeout && self.times.is_whole {
+        if matches!(failure, Failure::ResponseTimeout | Failure::SendTimeout) && self.times.is_whole {
             pool.saw(lease.target(), Seen::Timeout);
         }
         failure
@@ -338,19 +340,31 @@ impl Waiting {
             hold.due_after(CONTINUE_AFTER);
         }
         let now = client.worker.clock.now();
-        let end = now.after(times.timeout).min(times.until);
+        let until = exchange.until;
+        let end = now.after(times.timeout).min(times.until).min(until);
         deadline.due_at(end);
         let answering = Cell::new(upload.is_none());
         let owes_continue = Cell::new(hold.is_some());
         let times = Times { is_whole: times.is_whole && end == now.after(times.timeout), ..times };
-        Waiting { client, upload, times, end, deadline, answering, hold, owes_continue }
+        Waiting { client, upload, times, until, end, deadline, answering, hold, owes_continue }
     }
 
     /// There is a connection: the route's time ran while it was found; the time for the body's progress begins now.
     fn leased(&self) {
         if !self.answering.get() {
-            self.deadline.due_after(self.client.worker.limits().body_idle_timeout);
+            self.due(self.client.worker.clock.now().after(self.client.worker.limits().body_idle_timeout));
         }
+    }
+
+    fn due(&self, at: Tick) {
+        self.deadline.due_at(at.min(self.until));
+    }
+
+    /// Where the time for all of the request is over, that is why.
+    #[cold]
+    fn or_over(&self, failure: Failure) -> Failure {
+        let is_over = failure.timeout().is_some() && self.until <= self.client.worker.clock.now();
+        if is_over { Failure::RequestTimeout } else { failure }
     }
 
     /// Interim responses are told of where they are passed on, or let a body go.
@@ -376,19 +390,22 @@ impl Waiting {
     fn poll_time(&self, cx: &mut Context<'_>) -> Poll<Failure> {
         let upload_done = self.upload.as_ref().is_none_or(|upload| upload.is_done());
         if upload_done && !self.answering.replace(true) {
-            self.deadline.due_after(self.times.timeout);
+            self.due(self.client.worker.clock.now().after(self.times.timeout));
         }
         while self.deadline.poll(cx).is_ready() {
+            let worker = &self.client.worker;
+            if self.until <= worker.clock.now() {
+                return Poll::Ready(Failure::RequestTimeout);
+            }
             if self.answering.get() {
                 return Poll::Ready(Failure::ResponseTimeout);
             }
-            let worker = &self.client.worker;
             let due = self.client.pulse.moved().after(worker.limits().body_idle_timeout);
             if due <= worker.clock.now() {
                 let starved = self.upload.as_ref().is_some_and(|upload| upload.is_starved());
-                return Poll::Ready(if starved { Failure::BodyTimeout } else { Failure::ResponseTimeout });
+                return Poll::Ready(if starved { Failure::BodyTimeout } else { Failure::SendTimeout });
             }
-            self.deadline.due_at(due);
+            self.due(due);
         }
         Poll::Pending
     }

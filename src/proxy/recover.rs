@@ -99,11 +99,11 @@ async fn attempts(exchange: &mut Exchange, course: &mut Course, mut outgoing: Ou
             Next::GiveUp => return sent,
             next => next,
         };
-        let reason = sent.as_ref().err().and_then(|failure| failure.reason());
+        let failed = sent.as_ref().err().copied();
         // Before the next one, so that its connection is free.
         drop(sent);
         if goes_on == Next::Rescue {
-            exchange.charge(failure.1, reason);
+            exchange.charge(failure.1, failed);
             course.attempt = Attempt::new(0);
         } else {
             exchange.shard().retries.add(1);
@@ -129,9 +129,9 @@ fn failure(sent: &Result<Answer, Failure>) -> Option<(Failed, u16)> {
         Err(failure) => match failure {
             Failure::Connect => Failed::Connect,
             Failure::NoTarget => Failed::NoTarget,
-            Failure::ConnectTimeout => Failed::ConnectTimeout,
+            Failure::ConnectTimeout | Failure::TlsTimeout => Failed::ConnectTimeout,
             Failure::Reset => Failed::Reset,
-            Failure::ResponseTimeout => Failed::Timeout,
+            Failure::ResponseTimeout | Failure::SendTimeout => Failed::Timeout,
             Failure::BadResponse => Failed::BadResponse,
             Failure::Queue => Failed::Full,
             _ => return None,

@@ -1,6 +1,7 @@
 //! The answer's head: a target's, passed on, or Weir's own as a short problem document (RFC 9457).
 
 use super::body::ResponseBody;
+use super::clock::{Tick, Watch};
 use super::compress;
 use super::connection::Client;
 use super::exchange::Exchange;
@@ -81,7 +82,12 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
         }
     };
     let endless = Endless::of(&exchange, decision, &parts.headers);
-    let body = ResponseBody::of_target(incoming, lease, upload, exchange, compressor);
+    let until = (exchange.until != Tick::NEVER).then(|| {
+        let watch = Watch::new(&exchange.client.worker.clock);
+        watch.due_at(exchange.until);
+        Box::new(watch)
+    });
+    let body = ResponseBody::of_target(incoming, lease, upload, exchange, compressor).until(until);
     Response::from_parts(parts, body.ending(endless))
 }
 
@@ -119,6 +125,7 @@ pub(super) fn failed(
     decision: &Decision,
 ) -> Response<ResponseBody> {
     exchange.failed(failure.reason());
+    exchange.timed_out(failure.timeout());
     exchange.answered(failure.status());
     let mut response = match exchange.is_grpc() {
         true => call_failed(failure),

@@ -41,6 +41,7 @@ mod strict_http2;
 mod strict_requests;
 mod strict_responses;
 mod support;
+mod timeouts;
 mod tls;
 mod tunnels;
 mod upstream_http2;

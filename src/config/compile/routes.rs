@@ -86,6 +86,7 @@ impl Checker<'_> {
             preview,
             sticky: sticky?,
             timeout,
+            request_timeout: raw.request_timeout.as_ref().map(|timeout| timeout.value),
             close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),
             filters: filters?,
             request_headers: raw.filters.request_headers.as_ref().and_then(written_edits),

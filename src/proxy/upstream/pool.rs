@@ -237,11 +237,12 @@ impl LocalPool {
             Err(error) => {
                 target.log_failure(&self.shared.name, "can't connect", &error);
                 // One that had less than its time says nothing of the target.
-                if end == whole || !matches!(error, ConnectError::TimedOut) {
+                if end == whole || !matches!(error, ConnectError::TimedOut | ConnectError::TlsTimedOut) {
                     self.saw(target, Seen::Connect);
                 }
                 Err(match error {
                     ConnectError::TimedOut => Failure::ConnectTimeout,
+                    ConnectError::TlsTimedOut => Failure::TlsTimeout,
                     ConnectError::Refused(_) | ConnectError::Tls(_) | ConnectError::NoHttp2 => Failure::Connect,
                 })
             }
