@@ -74,7 +74,9 @@ pub fn keys(input: &[u8]) {
     for line in cookies.split(|byte| *byte == b'\r').filter_map(|line| HeaderValue::from_bytes(line).ok()) {
         headers.append(COOKIE, line);
     }
-    if let Some(value) = cookie_value(&headers, name) {
+    // The configuration takes no other name for a cookie's.
+    let is_token = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+    if let Some(value) = cookie_value(&headers, name).filter(|_| is_token && !name.is_empty()) {
         let prefix = [name.as_bytes(), b"="].concat();
         let holds = |line: &HeaderValue| {
             line.as_bytes().split(|byte| *byte == b';').any(|pair| {

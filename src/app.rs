@@ -1,20 +1,25 @@
 //! Wiring only: control, workers and signals, put together and taken apart.
 
 mod activation;
+mod notify;
 
 use crate::boundary::drain::{Drain, DrainWatch, Phase};
 use crate::config::{AdminAddr, Bind, Config, Listener};
 use crate::control::command::Origin;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Work};
 use crate::net::address::Address;
 use crate::net::socket_file::{self, SocketFile};
 use crate::proxy::worker::{self, BACKLOG, Ended, ListenerPlan, Listening, WorkerPlan};
 use activation::Passed;
+use notify::Notify;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
+
+/// How long before a drain's deadline WebSockets are told of it, so that both ends can answer.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// Where a running Weir can be reached; ports are those that were bound.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +32,13 @@ pub struct Addresses {
 /// How it ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stopped {
+    /// Requests that ended during the drain, whole.
+    pub finished: u64,
     /// Client connections cut at the drain's deadline.
     pub cut: usize,
+    /// Requests that were under way then, and tunnels such as WebSockets that were open.
+    pub cut_requests: u64,
+    pub cut_tunnels: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +62,7 @@ pub struct App {
     drain_timeout: Duration,
     workers: JoinSet<Result<Ended, AppError>>,
     signals: Signals,
+    notify: Notify,
     /// Removed when this is dropped.
     _files: Vec<SocketFile>,
     pub addresses: Addresses,
@@ -90,7 +101,8 @@ pub async fn start(config: Config) -> Result<App, AppError> {
     let mut admin = control.admin_addrs();
     let metrics = admin.split_off(admin.len().min(admin_sockets)).pop();
     let addresses = Addresses { listeners: bound, admin, metrics };
-    Ok(App { control, drain, drain_timeout, workers: set, signals, _files: files, addresses })
+    let notify = Notify::new(|name| std::env::var(name).ok(), std::process::id());
+    Ok(App { control, drain, drain_timeout, workers: set, signals, notify, _files: files, addresses })
 }
 
 impl App {
@@ -98,6 +110,8 @@ impl App {
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Stopped, AppError> {
         let admin = tokio::spawn(self.control.clone().run(std::future::ready(())));
         let mut stop = std::pin::pin!(stop);
+        let mut beat = tokio::time::interval(self.notify.interval());
+        self.notify.ready(&self.status());
         loop {
             tokio::select! {
                 () = &mut stop => break,
@@ -105,10 +119,11 @@ impl App {
                 _ = self.signals.interrupt.recv() => break,
                 _ = self.signals.quit.recv() => break,
                 _ = self.signals.hangup.recv() => self.reload().await,
+                _ = beat.tick() => self.feed(),
                 Some(ended) = self.workers.join_next() => return Err(ended_by_itself(ended)),
             }
         }
-        let stopped = self.stop().await;
+        let stopped = self.stop(&mut beat).await;
         admin.abort();
         stopped
     }
@@ -124,30 +139,56 @@ impl App {
 
     /// Control says in the log what became of it; the old configuration stays where the new one is bad.
     async fn reload(&self) {
+        self.notify.reloading();
         let _ = self.control.reload(Origin::signal("SIGHUP")).await;
+        self.notify.ready(&self.status());
+    }
+
+    fn status(&self) -> String {
+        format!("version {}, {} workers", env!("CARGO_PKG_VERSION"), self.workers.len())
+    }
+
+    fn feed(&mut self) {
+        self.notify.feed(&self.control.worker_outcomes(), self.workers.len());
     }
 
     /// Unready, no new clients, what is under way is finished; cut at the deadline or at a second signal.
-    async fn stop(&mut self) -> Result<Stopped, AppError> {
+    async fn stop(&mut self, beat: &mut tokio::time::Interval) -> Result<Stopped, AppError> {
         tracing::info!("draining for at most {:?}", self.drain_timeout);
+        self.notify.stopping(self.drain_timeout);
+        let before = self.control.work();
         self.drain.advance(Phase::Draining);
         let mut stopped = Stopped::default();
+        let parting = tokio::time::sleep(self.drain_timeout - PARTING.min(self.drain_timeout / 4));
         let deadline = tokio::time::sleep(self.drain_timeout);
-        let mut deadline = std::pin::pin!(deadline);
+        let (mut parting, mut deadline) = (std::pin::pin!(parting), std::pin::pin!(deadline));
         while !self.workers.is_empty() {
-            let cut = self.drain.phase() == Phase::Cut;
+            let phase = self.drain.phase();
+            let uncut = phase < Phase::Cut;
             tokio::select! {
-                () = &mut deadline, if !cut => self.drain.advance(Phase::Cut),
-                _ = self.signals.terminate.recv(), if !cut => self.drain.advance(Phase::Cut),
-                _ = self.signals.interrupt.recv(), if !cut => self.drain.advance(Phase::Cut),
+                () = &mut parting, if phase < Phase::Closing => self.drain.advance(Phase::Closing),
+                () = &mut deadline, if uncut => self.cut(&mut stopped),
+                _ = self.signals.terminate.recv(), if uncut => self.cut(&mut stopped),
+                _ = self.signals.interrupt.recv(), if uncut => self.cut(&mut stopped),
+                _ = beat.tick() => self.feed(),
                 Some(ended) = self.workers.join_next() => match ended {
                     Ok(Ok(ended)) => stopped.cut += ended.cut,
                     other => return Err(ended_by_itself(other)),
                 },
             }
         }
-        tracing::info!(cut = stopped.cut, "stopped");
+        // Those that were cut are counted as ended, too.
+        stopped.finished = (self.control.work().requests - before.requests).saturating_sub(stopped.cut_requests);
+        let Stopped { finished, cut, cut_requests, cut_tunnels } = stopped;
+        tracing::info!(finished, cut, cut_requests, cut_tunnels, "stopped");
         Ok(stopped)
+    }
+
+    /// Ends what is left, having counted it.
+    fn cut(&self, stopped: &mut Stopped) {
+        let Work { in_flight, tunnels, .. } = self.control.work();
+        (stopped.cut_requests, stopped.cut_tunnels) = (in_flight, tunnels);
+        self.drain.advance(Phase::Cut);
     }
 }
 

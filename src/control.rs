@@ -23,6 +23,8 @@ mod resolve;
 mod save;
 mod tls;
 
+pub use outcomes::Work;
+
 use crate::boundary::drain::{Drain, Phase};
 use crate::boundary::outcomes::{ListenerOutcomes, WorkerOutcomes};
 use crate::boundary::table::{Published, Publisher};
@@ -155,6 +157,11 @@ impl Control {
 
     pub fn worker_outcomes(&self) -> Arc<WorkerOutcomes> {
         Arc::clone(&self.ground().outcomes.worker)
+    }
+
+    /// What is under way and what was done, on all workers.
+    pub fn work(&self) -> Work {
+        self.ground().outcomes.work()
     }
 
     /// The configuration in force.

@@ -30,6 +30,8 @@ mod socket;
 mod stay;
 mod streams;
 mod tls;
+#[cfg(debug_assertions)]
+mod trial;
 mod tunnel;
 mod upstream;
 mod vet;

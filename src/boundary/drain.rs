@@ -8,6 +8,8 @@ pub enum Phase {
     Running,
     /// Readiness fails, listeners stop, connections finish what they have.
     Draining,
+    /// The deadline is near: what can be ended politely is, such as WebSockets with a Close frame.
+    Closing,
     /// The deadline passed: what is left is cut.
     Cut,
 }

@@ -57,6 +57,7 @@ pub struct Ejection {
 /// What an ejection replaced, in case that it was one too many.
 #[derive(Debug)]
 struct Before {
+    end_ms: u64,
     times: u32,
     over_ms: u64,
 }
@@ -98,21 +99,23 @@ impl Ejection {
         if until > now_ms {
             return None;
         }
-        let before = Before { times: self.times.load(SeqCst), over_ms: self.over_ms.load(SeqCst) };
-        let back_for = Duration::from_millis(now_ms.saturating_sub(before.over_ms));
-        let times = outlier.remembered(before.times, back_for).saturating_add(1);
+        let (times, over_ms) = (self.times.load(SeqCst), self.over_ms.load(SeqCst));
+        let back_for = Duration::from_millis(now_ms.saturating_sub(over_ms));
+        let before = Before { end_ms: until, times, over_ms };
+        let times = outlier.remembered(times, back_for).saturating_add(1);
         let length = outlier.length(times);
         let end = now_ms.saturating_add(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
         self.until_ms.compare_exchange(until, end, SeqCst, SeqCst).ok()?;
         self.times.store(times, SeqCst);
         self.over_ms.store(end, SeqCst);
-        Some((before, length))
+        Some((Before { end_ms: end, ..before }, length))
     }
 
     fn undo(&self, before: &Before) {
         self.times.store(before.times, SeqCst);
         self.over_ms.store(before.over_ms, SeqCst);
-        self.until_ms.store(0, SeqCst);
+        // Another's, if this one was over before.
+        let _ = self.until_ms.compare_exchange(before.end_ms, 0, SeqCst, Relaxed);
     }
 }
 

@@ -318,6 +318,8 @@ impl ListenerOutcomes {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerShard {
+    /// Sweeps of the worker's clock: one that stands still is stuck.
+    pub beats: Count,
     pub unrouted: Count,
     /// Request head read to the request being handed to the upstream side: Weir's own time.
     pub overhead: Durations,

@@ -21,6 +21,7 @@ pub fn run(file: &Path) -> ExitCode {
         return ExitCode::FAILURE;
     };
     start_logging(&config.log);
+    end_at_a_panic();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -42,6 +43,17 @@ pub fn run(file: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A panic on any thread ends the process: a worker that is gone would take the clients with it that the kernel goes on
+/// sending to it. A release build cannot do otherwise; this is for the others, and says so.
+fn end_at_a_panic() {
+    let message = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        message(panic);
+        eprintln!("weir: this is a bug, and the process ends; changes that were acknowledged are on disk");
+        std::process::abort();
+    }));
 }
 
 /// Logs to standard error as the configuration says. A second call changes nothing.

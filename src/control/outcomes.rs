@@ -23,7 +23,27 @@ pub struct Registry {
     pub worker: Arc<WorkerOutcomes>,
 }
 
+/// Requests and tunnels of the whole process at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// Ended since the start.
+    pub requests: u64,
+    pub in_flight: u64,
+    pub tunnels: u64,
+}
+
 impl Registry {
+    pub fn work(&self) -> Work {
+        let unrouted = self.worker.shards.iter().map(|shard| shard.unrouted.load()).sum();
+        let mut work = Work { requests: unrouted, ..Work::default() };
+        for total in self.variants.values().map(|outcomes| outcomes.total()) {
+            work.requests += total.requests.iter().flatten().sum::<u64>();
+            work.in_flight += total.in_flight;
+            work.tunnels += total.tunnels;
+        }
+        work
+    }
+
     pub fn new(workers: usize) -> Registry {
         Registry {
             workers,

@@ -3,7 +3,7 @@
 //! Each pulls the next piece only when the other side has room: back-pressure is the absence of a poll. The answer's
 //! body drives the target's connection itself, so that no task stands between the two sockets.
 
-use super::clock::Watch;
+use super::clock::{Tick, Watch};
 use super::compress::Compressor;
 use super::connection::Client;
 use super::exchange::Exchange;
@@ -49,6 +49,8 @@ pub(super) struct Upload {
     starved: Cell<bool>,
     failure: Cell<Option<Failure>>,
     left: Cell<u64>,
+    /// When a piece of it last came.
+    moved: Cell<Tick>,
     /// A shared connection's task reads it, not the request's.
     on_stream: Cell<bool>,
     /// For the route's mirror.
@@ -73,6 +75,7 @@ impl Upload {
             starved: Cell::new(true),
             failure: Cell::new(None),
             left: Cell::new(max_bytes.unwrap_or(u64::MAX)),
+            moved: Cell::new(client.worker.clock.now()),
             on_stream: Cell::new(false),
             copy: Cell::new(None),
             kept: RefCell::new(None),
@@ -137,6 +140,9 @@ impl Upload {
     pub(super) fn is_done(&self) -> bool {
         self.done.get()
     }
+    pub(super) fn moved(&self) -> Tick {
+        self.moved.get()
+    }
     /// Nothing moves: the client's fault, not the target's.
     pub(super) fn is_starved(&self) -> bool {
         self.starved.get()
@@ -154,7 +160,19 @@ impl Upload {
     fn finish(&self) {
         if !self.done.replace(true) {
             self.client.uploads.set(self.client.uploads.get() - 1);
+            if self.client.in_flight.get() == 0 {
+                self.client.late_body_ended();
+            }
         }
+    }
+    /// Holds it against the most that a body may have.
+    fn count(&self, data: &Bytes) -> Result<(), Broken> {
+        let Some(left) = self.left.get().checked_sub(data.len() as u64) else {
+            self.failure.set(Some(Failure::BodyTooLarge));
+            return Err(Broken("the client's body is too large"));
+        };
+        self.left.set(left);
+        Ok(())
     }
     /// All of it has gone on to the target.
     fn complete(&self) {
@@ -295,6 +313,9 @@ impl Body for RequestBody {
         };
         let next = upload.task.poll(|cx| Pin::new(&mut *incoming).poll_frame(cx));
         upload.starved.set(next.is_pending());
+        if next.is_ready() {
+            upload.moved.set(upload.client.worker.clock.now());
+        }
         let frame = match next {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => {
@@ -315,13 +336,7 @@ impl Body for RequestBody {
             }
         };
         if let Some(data) = frame.data_ref() {
-            match upload.left.get().checked_sub(data.len() as u64) {
-                Some(left) => upload.left.set(left),
-                None => {
-                    upload.failure.set(Some(Failure::BodyTooLarge));
-                    return Poll::Ready(Some(Err(Broken("the client's body is too large"))));
-                }
-            }
+            upload.count(data)?;
         }
         if let Some(copy) = upload.copy.take() {
             upload.copy.set(mirror::collect(copy, &frame));
@@ -537,13 +552,18 @@ impl Source {
 
     /// Gives the target's connection back, or has it take the rest of the request's body.
     fn release(&mut self) {
-        if let Source::Target { lease, upload, .. } = self {
-            match (lease.take(), upload.take().filter(|upload| !upload.is_done())) {
-                // The connection's task goes on with it, or the target has reset the stream.
-                (Some(lease), _) if lease.is_stream() => drop(lease),
-                (Some(lease), Some(upload)) => drop(tokio::task::spawn_local(finish_upload(lease, upload))),
-                (lease, _) => drop(lease),
-            }
+        let Source::Target { lease, upload, .. } = self else { return };
+        let (Some(mut lease), Some(upload)) = (lease.take(), upload.take()) else { return };
+        if lease.is_stream() {
+            // The connection's task goes on with it, or the target has reset the stream.
+            return;
+        }
+        if upload.is_held() {
+            // The client was not asked for it.
+            return lease.close();
+        }
+        if !upload.is_done() || !lease.is_settled() {
+            tokio::task::spawn_local(finish_upload(lease, upload));
         }
     }
 }
@@ -608,17 +628,25 @@ impl Body for ResponseBody {
     }
 }
 
-/// The answer is through before the request's body: that goes on to the target, so that both connections stay in step
-/// and can be used again. Given up when nothing moves.
+/// The answer is through before the request's body: that goes on to the target, all of it, so that both connections stay
+/// in step and can be used again. Given up when nothing moves.
 async fn finish_upload(mut lease: Lease, upload: Rc<Upload>) {
     let stalled = Watch::new(&upload.client.worker.clock);
+    let mut all_came = false;
     std::future::poll_fn(|cx| {
         upload.sent_by(cx);
         lease.drive(cx);
-        if upload.is_done() || lease.is_over() {
+        if upload.is_done() && lease.is_settled() || lease.is_over() {
             return Poll::Ready(());
         }
-        upload.poll_stall(&stalled, cx)
+        if !upload.is_done() {
+            return upload.poll_stall(&stalled, cx);
+        }
+        // The last pieces are the target's to take.
+        if !std::mem::replace(&mut all_came, true) {
+            stalled.due_after(upload.client.worker.limits().body_idle_timeout);
+        }
+        stalled.poll(cx)
     })
     .await;
 }

@@ -200,6 +200,12 @@ impl Client {
         self.pulse.head_done();
     }
 
+    /// The rest of a body was read whose request had ended: what came of it was no request's head.
+    pub(super) fn late_body_ended(&self) {
+        self.idle_since.set(self.worker.clock.now());
+        self.pulse.head_done();
+    }
+
     pub(super) fn is_http2(&self) -> bool {
         self.h2.get()
     }
@@ -229,7 +235,7 @@ impl Client {
     /// Nothing has moved for too long. The target is to blame when the client has taken all that there was.
     fn give_up(&self) {
         self.stalled.set(self.answering.get() > 0 && self.uploads.get() == 0 && self.pulse.flushed());
-        if self.answering.get() > 0 {
+        if self.answering.get() > 0 || !self.pulse.flushed() {
             self.answer_broke();
         }
     }

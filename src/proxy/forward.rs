@@ -81,7 +81,7 @@ fn not_sent(attempt: Option<&Attempt>, request: Request<RequestBody>, failure: F
 pub(super) struct Answer {
     pub(super) response: http::Response<Incoming>,
     pub(super) lease: Lease,
-    /// The request's body, where it is still under way: the target answered early.
+    /// The request's body: it may be under way still, where the target answered early.
     pub(super) upload: Option<Rc<Upload>>,
 }
 
@@ -129,12 +129,11 @@ pub(super) async fn send<const REPEATED: bool>(
         match lease.send(request, |cx| waiting.poll(cx)).await {
             Ok(Sent::Answered(response)) => {
                 let (response, lease) = vetted(response, lease, upgrade, pool)?;
-                let upload = waiting.upload.filter(|upload| !upload.is_done());
                 if !REPEATED {
                     exchange.shard().upstream.observe_us(micros(handed_over.elapsed()));
-                    upload.iter().for_each(|upload| upload.forget());
+                    waiting.upload.iter().for_each(|upload| upload.forget());
                 }
-                return Ok(Answer { response, lease, upload });
+                return Ok(Answer { response, lease, upload: waiting.upload });
             }
             Ok(unanswered) => request = tries.next(unanswered, sending, &waiting, &lease, pool)?,
             Err(failure) => return Err(waiting.given_up(failure, &lease, pool)),
@@ -189,7 +188,7 @@ impl Tries<'_> {
         match sent {
             Sent::Answered(_) => Err(Failure::BadResponse),
             Sent::Unsent(unsent) => {
-                // A target that takes connections only to close them would have us open them for ever.
+                // A target might take connections only to close them.
                 self.refused += usize::from(lease.is_stream());
                 if sending.fresh && self.closed_fresh || self.refused > REFUSALS {
                     pool.saw(lease.target(), Seen::Reset);
@@ -203,8 +202,10 @@ impl Tries<'_> {
                 Ok(*unsent)
             }
             Sent::Failed { error, untouched } => {
-                self.refused += usize::from(untouched);
-                let again = sending.again.filter(|_| !lease.is_stream() || untouched && self.refused <= REFUSALS);
+                // A request that its target dies of would take all of them along.
+                let may_repeat = untouched || !lease.is_stream();
+                self.refused += usize::from(may_repeat);
+                let again = sending.again.filter(|_| may_repeat && self.refused <= REFUSALS);
                 if let Some(again) = again.and_then(|again| waiting.with_body(again, sending.bodiless)) {
                     return Ok(again);
                 }
@@ -249,7 +250,7 @@ async fn sent_by_this_task(upload: Option<&Upload>) {
 /// An HTTP/1.0 client may name no host; the target's own name stands in.
 #[inline(always)]
 pub(super) fn name_host(request: &mut Request<RequestBody>, lease: &Lease) {
-    // One that was for an HTTP/2 connection has its host there.
+    // In an authority it stands when the request was made ready for HTTP/2 before.
     if request.headers().contains_key(http::header::HOST) || request.uri().authority().is_some() {
         return;
     }
@@ -299,6 +300,8 @@ struct Waiting {
     times: Times,
     /// When the time for all of the request is over.
     until: Tick,
+    /// A gRPC call.
+    is_call: bool,
     /// When the route's time is over, counted from the request's head.
     end: Tick,
     /// First for the connection, then for the body's progress, and once that has gone out for the response head.
@@ -346,7 +349,8 @@ impl Waiting {
         let answering = Cell::new(upload.is_none());
         let owes_continue = Cell::new(hold.is_some());
         let times = Times { is_whole: times.is_whole && end == now.after(times.timeout), ..times };
-        Waiting { client, upload, times, until, end, deadline, answering, hold, owes_continue }
+        let is_call = exchange.is_grpc();
+        Waiting { client, upload, times, until, is_call, end, deadline, answering, hold, owes_continue }
     }
 
     /// There is a connection: the route's time ran while it was found; the time for the body's progress begins now.
@@ -400,7 +404,7 @@ impl Waiting {
             if self.answering.get() {
                 return Poll::Ready(Failure::ResponseTimeout);
             }
-            let due = self.client.pulse.moved().after(worker.limits().body_idle_timeout);
+            let due = self.moved().after(worker.limits().body_idle_timeout);
             if due <= worker.clock.now() {
                 let starved = self.upload.as_ref().is_some_and(|upload| upload.is_starved());
                 return Poll::Ready(if starved { Failure::BodyTimeout } else { Failure::SendTimeout });
@@ -408,6 +412,15 @@ impl Waiting {
             self.due(due);
         }
         Poll::Pending
+    }
+
+    /// When the client last did something for the body. An HTTP/2 client's other streams do nothing for it; a call may
+    /// stand still for as long as its client answers pings.
+    fn moved(&self) -> Tick {
+        match &self.upload {
+            Some(upload) if self.client.is_http2() && !self.is_call => upload.moved(),
+            _ => self.client.pulse.moved(),
+        }
     }
 
     /// A second request with the body of the first. None where that is no longer there.

@@ -75,8 +75,9 @@ impl Pulse {
     pub(super) fn head_done(&self) {
         self.head_since.set(None);
     }
+    /// All that is to go out has been handed to the kernel. What waits behind an interim response is with hyper.
     pub(super) fn flushed(&self) -> bool {
-        self.flushed.get()
+        self.flushed.get() && !self.has_interim.get()
     }
     /// Queues a whole interim response; it leaves with the next write or flush. Those that a client does not take are
     /// not kept without end.
@@ -422,17 +423,30 @@ pub(super) struct HearsOut {
     stream: TargetStream,
     /// A write failed: nothing more goes out.
     refused: bool,
+    /// How, where that was no orderly end: the kernel tells it once, and after it a reset looks like one.
+    reset: Option<io::Error>,
 }
 
 impl HearsOut {
     pub(super) fn new(stream: TargetStream) -> HearsOut {
-        HearsOut { stream, refused: false }
+        HearsOut { stream, refused: false, reset: None }
+    }
+
+    fn refuse(&mut self, error: io::Error) {
+        self.refused = true;
+        self.reset = Some(error).filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
     }
 }
 
 impl AsyncRead for HearsOut {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        match this.reset.take_if(|_| buf.filled().len() == before) {
+            None => Poll::Ready(Ok(())),
+            Some(error) => Poll::Ready(Err(error)),
+        }
     }
 }
 
@@ -441,7 +455,7 @@ impl AsyncWrite for HearsOut {
         let this = self.get_mut();
         if !this.refused {
             match Pin::new(&mut this.stream).poll_write(cx, buf) {
-                Poll::Ready(Err(_)) => this.refused = true,
+                Poll::Ready(Err(error)) => this.refuse(error),
                 written => return written,
             }
         }
@@ -455,7 +469,7 @@ impl AsyncWrite for HearsOut {
         let this = self.get_mut();
         if !this.refused {
             match Pin::new(&mut this.stream).poll_write_vectored(cx, bufs) {
-                Poll::Ready(Err(_)) => this.refused = true,
+                Poll::Ready(Err(error)) => this.refuse(error),
                 written => return written,
             }
         }
@@ -470,7 +484,7 @@ impl AsyncWrite for HearsOut {
             && !this.refused
         {
             match Pin::new(tls).poll_flush(cx) {
-                Poll::Ready(Err(_)) => this.refused = true,
+                Poll::Ready(Err(error)) => this.refuse(error),
                 flushed => return flushed,
             }
         }

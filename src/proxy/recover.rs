@@ -15,7 +15,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// How often a request is sent again at once because a kept connection was at its end: a target that goes closes all
 /// that it has, and not all of them may be seen to be over at the first.

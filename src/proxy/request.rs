@@ -216,6 +216,9 @@ async fn switch(
 
 /// Brings the head into the form that goes on: origin form, one hop less of an OPTIONS, a length as everybody writes it.
 fn vetted(client: &Client, parts: &mut request::Parts, has_body: bool) -> Result<Hops, Refusal> {
+    if client.is_http2() && parts.headers.keys_len() > client.worker.limits().max_headers {
+        return Err(Refusal::TOO_MANY_FIELDS);
+    }
     to_origin_form(parts)?;
     let hops = if parts.method == Method::OPTIONS { headers::count_hop(&mut parts.headers) } else { Hops::Left };
     let has_length = has_body || client.is_http2();

@@ -1,6 +1,6 @@
 //! The answer's head: a target's, passed on, or Weir's own as a short problem document (RFC 9457).
 
-use super::body::ResponseBody;
+use super::body::{ResponseBody, Upload};
 use super::clock::{Tick, Watch};
 use super::compress;
 use super::connection::Client;
@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version};
 use http_body::Body;
+use std::rc::Rc;
 use std::time::Duration;
 
 const PASSED_ON: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -44,6 +45,10 @@ impl Refusal {
     pub(super) const BAD_NUMBER: Refusal =
         Refusal::new(StatusCode::BAD_REQUEST, "Content-Length and Max-Forwards must be one number each", true);
 
+    /// Names over HTTP/2, which sends a cookie in pieces. Of HTTP/1.1 hyper counts the lines.
+    pub(super) const TOO_MANY_FIELDS: Refusal =
+        Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "more header fields than limits.max_headers", true);
+
     const fn new(status: StatusCode, detail: &'static str, close: bool) -> Refusal {
         Refusal { status, detail, close }
     }
@@ -64,8 +69,10 @@ impl From<Unfit> for Refusal {
 pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision) -> Response<ResponseBody> {
     let Answer { response, lease, upload } = answer;
     let (mut parts, incoming) = response.into_parts();
-    // A target that answers early and closes does not read the rest of the body, so nobody will.
-    let close = upload.is_some() && headers::says_close(&parts.headers);
+    // A target that answers early and closes does not read the rest of the body, so nobody will; nor does one that
+    // answers in place of the 100 (Continue) that the client waits for.
+    let unread = |upload: &Rc<Upload>| upload.is_held() || headers::says_close(&parts.headers);
+    let close = upload.as_ref().is_some_and(|upload| !upload.is_done() && unread(upload));
     headers::for_client(&mut parts.headers);
     parts.version = Version::HTTP_11;
     exchange.edit_answer(&mut parts.headers);

@@ -2,7 +2,7 @@
 //! end.
 //!
 //! A route's `on_move` asks for it: who has moved to another variant is let go within a time, each at a random moment of
-//! it, so that a rollback empties the canary without all clients coming back at once.
+//! it, so that a rollback empties the canary without all clients coming back at once. A drain moves everybody.
 
 use super::clock::{Tick, Watch};
 use super::exchange::Exchange;
@@ -61,18 +61,26 @@ impl Stay {
     }
 
     pub(super) fn is_over(&mut self, worker: &Worker, now: Tick) -> bool {
+        if self.due.is_none() && worker.draining.get() {
+            self.let_go(worker, worker.drain_began.get());
+        }
         if self.due.is_none() && self.looked.after(LOOK_EVERY) <= now {
             self.looked = now;
             let published = &worker.local().published;
             if published.serial != self.serial {
                 self.serial = published.serial;
                 if !self.belongs(published) {
-                    let share: f64 = worker.rng.borrow_mut().random();
-                    self.due = Some(now.after(self.within.mul_f64(share)));
+                    self.let_go(worker, now);
                 }
             }
         }
         self.due.is_some_and(|due| due <= now)
+    }
+
+    /// At a random moment of the route's time.
+    fn let_go(&mut self, worker: &Worker, from: Tick) {
+        let share: f64 = worker.rng.borrow_mut().random();
+        self.due = Some(from.after(self.within.mul_f64(share)));
     }
 
     /// Whether the client would get this variant today.

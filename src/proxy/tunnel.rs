@@ -3,7 +3,8 @@
 //!
 //! An idle tunnel costs its two sockets and no buffer: bytes are read into room on the stack and written on at once;
 //! only what the other side does not take then is kept. A tunnel outlives the table that routed it, so it looks once a
-//! second whether its client still belongs to its variant, if the route wants such tunnels closed.
+//! second whether its client still belongs to its variant, if the route wants such tunnels closed. Shortly before a
+//! drain's deadline both ends of a WebSocket are told with a Close frame that it goes away.
 
 mod frames;
 
@@ -164,22 +165,21 @@ pub(super) async fn run(mut client: impl AsyncRead + AsyncWrite + Unpin, early: 
     let Tunnel { mut target, early: answered, _lease, open, websocket, mut stay } = tunnel;
     let worker = &open.worker;
     let watch = Watch::new(&worker.clock);
-    let frames = || (stay.is_some() && websocket).then(Frames::default);
+    let frames = || websocket.then(Frames::default);
     let (mut up, mut down) = (Pump::new(early, frames()), Pump::new(answered, frames()));
     let mut moved = worker.clock.now();
     let mut closing: Option<Tick> = None;
     std::future::poll_fn(|cx| {
         loop {
             let now = worker.clock.now();
-            if stay.as_mut().is_some_and(|stay| stay.is_over(worker, now)) {
-                if !websocket || closing.is_some_and(|end| end <= now) {
-                    return Poll::Ready(());
-                }
-                if closing.is_none() {
-                    closing = Some(now.after(CLOSING));
-                    up.close(Some(worker.rng.borrow_mut().random()));
-                    down.close(None);
-                }
+            let over = stay.as_mut().is_some_and(|stay| stay.is_over(worker, now));
+            if (over && !websocket) || closing.is_some_and(|end| end <= now) {
+                return Poll::Ready(());
+            }
+            if (over || worker.parting.get()) && websocket && closing.is_none() {
+                closing = Some(now.after(CLOSING));
+                up.close(Some(worker.rng.borrow_mut().random()));
+                down.close(None);
             }
             let before = up.passed + down.passed;
             let ended = [up.poll(cx, &mut client, &mut target), down.poll(cx, &mut target, &mut client)];

@@ -403,6 +403,16 @@ impl Lease {
         }
     }
 
+    /// Nothing of its request is under way: the connection can serve another, or is closed.
+    pub(super) fn is_settled(&mut self) -> bool {
+        self.connection.as_mut().is_none_or(|connection| {
+            if !connection.is_idle() {
+                connection.drive(&quiet());
+            }
+            connection.is_idle() || connection.driver.is_none()
+        })
+    }
+
     /// No request was sent on the connection before.
     pub(super) fn is_fresh(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| !connection.used)

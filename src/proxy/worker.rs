@@ -60,6 +60,12 @@ async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
     // An error means that control is gone; the process is ending then.
     let _ = drain.wait_for(|phase| *phase >= Phase::Draining).await;
     worker.start_draining();
+    let mut deadline_nears = drain.clone();
+    let part = async {
+        let _ = deadline_nears.wait_for(|phase| *phase >= Phase::Closing).await;
+        worker.part();
+        std::future::pending::<()>().await;
+    };
     let finish = async {
         for listener in accepting {
             listener.await.map_err(std::io::Error::other)??;
@@ -69,6 +75,7 @@ async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
     };
     tokio::select! {
         finished = finish => finished?,
+        () = part => {}
         _ = drain.wait_for(|phase| *phase >= Phase::Cut) => {}
     }
     sweeper.abort();
@@ -84,6 +91,9 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         worker.clock.advance();
+        worker.shard().beats.add(1);
+        #[cfg(debug_assertions)]
+        super::trial::fail_if_asked(worker.id);
         count += 1;
         if count.is_multiple_of(every) {
             let local = worker.local();
@@ -100,6 +110,8 @@ pub(super) struct Worker {
     pub(super) rng: RefCell<SmallRng>,
     pub(super) draining: Cell<bool>,
     pub(super) drain_began: Cell<Tick>,
+    /// The drain's deadline is near.
+    pub(super) parting: Cell<bool>,
     pub(super) handshakes: Rc<Handshakes>,
     pub(super) mirrors: mirror::Budget,
     pub(super) compressors: compress::Places,
@@ -140,6 +152,7 @@ impl Worker {
             rng: RefCell::new(rng),
             draining: Cell::new(false),
             drain_began: Cell::default(),
+            parting: Cell::new(false),
             handshakes: Rc::default(),
             mirrors: mirror::Budget::default(),
             compressors: compress::Places::default(),
@@ -227,6 +240,12 @@ impl Worker {
         self.draining.set(true);
         self.drain_began.set(self.clock.now());
         self.wake_waiting();
+        self.clock.wake_all();
+    }
+
+    /// What is open and can be told so is told to go.
+    fn part(&self) {
+        self.parting.set(true);
         self.clock.wake_all();
     }
 

@@ -2,6 +2,7 @@
 
 use crate::support::weir::SHORT;
 use crate::support::*;
+use crate::tunnels::{echo, switch};
 
 fn held_site(server: &str) -> (Gate, Upstream, Weir) {
     let gate = Gate::default();
@@ -91,8 +92,9 @@ fn the_drain_ends_at_its_time_out() {
     client.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
     eventually("the request is at the target", || upstream.count() == 1);
     weir.signal("TERM");
-    assert!(weir.exit().code().is_some(), "it ends by itself, not by a signal");
+    assert_eq!(weir.exit().code(), Some(0), "{}", weir.log());
     assert!(client.try_answer(false).is_err());
+    eventually("it says what was cut", || weir.log().contains("stopped finished=0 cut=1 cut_requests=1 cut_tunnels=0"));
 }
 
 #[test]
@@ -119,5 +121,72 @@ fn clients_that_arrive_while_it_stops_are_refused_or_answered() {
             assert!(thread.join().expect("no connection was dropped") > 0);
         }
     });
+    assert_eq!(weir.exit().code(), Some(0));
+}
+
+#[test]
+fn what_was_finished_is_counted() {
+    let (gate, upstream, mut weir) = held_site("workers = 2");
+    let mut clients: Vec<Wire> = (0..5).map(|_| weir.client()).collect();
+    assert_eq!(clients[0].get("/", "").status, 200, "before the drain");
+    clients.iter_mut().for_each(|client| {
+        client.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n");
+    });
+    eventually("the requests are at the target", || upstream.count() == 6);
+    weir.signal("TERM");
+    eventually("it drains", || weir.log().contains("draining for"));
+    gate.open();
+    assert!(clients.iter_mut().all(|client| client.answer().status == 200));
+    assert_eq!(weir.exit().code(), Some(0));
+    eventually("it says so", || weir.log().contains("stopped finished=5 cut=0 cut_requests=0 cut_tunnels=0"));
+}
+
+const CLOSE: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+
+#[test]
+fn websockets_stay_until_shortly_before_the_deadline_and_end_with_a_close() {
+    let upstream = echo("");
+    let mut weir = Site::new().server("workers = 2\ndrain_timeout = \"6s\"").to(upstream.addr, "", "").start();
+    let mut client = weir.client();
+    switch(&mut client);
+    weir.signal("TERM");
+    let asked = std::time::Instant::now();
+    eventually("it drains", || weir.log().contains("draining for"));
+    client.send(b"\x81\x01x");
+    assert_eq!(client.exactly(3).unwrap(), b"\x81\x01x", "it goes on meanwhile");
+    assert_eq!(client.exactly(4).unwrap(), CLOSE, "going away");
+    assert!(asked.elapsed().as_millis() >= 4400, "told after {:?}", asked.elapsed());
+    client.send([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]);
+    assert_eq!(client.rest(), b"", "then the end");
+    assert_eq!(weir.exit().code(), Some(0));
+    eventually("nothing was cut", || weir.log().contains("cut=0 cut_requests=0 cut_tunnels=0"));
+}
+
+#[test]
+fn a_websocket_that_does_not_answer_the_close_is_cut_at_the_deadline() {
+    let upstream = echo("");
+    let mut weir = Site::new().server("workers = 1\ndrain_timeout = \"1s\"").to(upstream.addr, "", "").start();
+    let mut client = weir.client();
+    switch(&mut client);
+    // In the middle of a frame there is no place for a Close.
+    client.send(b"\x81\x03ab");
+    assert_eq!(client.exactly(4).unwrap(), b"\x81\x03ab");
+    weir.signal("TERM");
+    assert_eq!(weir.exit().code(), Some(0));
+    assert_eq!(client.rest(), b"");
+    eventually("it says so", || weir.log().contains("cut=1 cut_requests=0 cut_tunnels=1"));
+}
+
+#[test]
+fn a_route_s_on_move_lets_its_websockets_go_early() {
+    let upstream = echo("");
+    let on_move = "on_move = { close_within = \"200ms\" }";
+    let mut weir = Site::new().server("workers = 2\ndrain_timeout = \"60s\"").to(upstream.addr, "", on_move).start();
+    let mut client = weir.client();
+    switch(&mut client);
+    weir.signal("TERM");
+    assert_eq!(client.exactly(4).unwrap(), CLOSE);
+    client.send([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]);
+    assert_eq!(client.rest(), b"");
     assert_eq!(weir.exit().code(), Some(0));
 }

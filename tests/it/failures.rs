@@ -3,6 +3,8 @@
 
 use crate::support::weir::SHORT;
 use crate::support::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 const CLOSED_WORD: &str = "HTTP/1.1 200 X\r\nContent-Length: 10\r\n\r\nhello";
 
@@ -228,6 +230,31 @@ fn a_reused_connection_carries_nothing_over() {
         let answer = client.get("/", "");
         assert_ne!(answer.text(), "evil", "bytes beyond an answer became another's answer");
     }
+}
+
+#[test]
+fn a_get_that_its_target_dies_of_does_not_take_all_connections_along() {
+    let (died, warm) = (Arc::new(AtomicUsize::new(0)), Gate::default());
+    let (count, gate) = (Arc::clone(&died), warm.clone());
+    let upstream = Upstream::raw(move |mut wire| {
+        while let Ok(Some(head)) = wire.head() {
+            if head.start.contains("/poison") {
+                count.fetch_add(1, SeqCst);
+                return;
+            }
+            gate.pass();
+            let _ = wire.try_send("HTTP/1.1 200 X\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let weir = Site::new().server("workers = 1").to(upstream.addr, "", "").start();
+    std::thread::scope(|scope| {
+        (0..30).for_each(|_| drop(scope.spawn(|| assert_eq!(weir.get("/", "").status, 200))));
+        eventually("thirty connections are open", || upstream.connections() == 30);
+        warm.open();
+    });
+    settled("the connections are idle", || upstream.connections() as u64);
+    assert_eq!(weir.get("/poison", "").status, 502);
+    assert!((2..=10).contains(&died.load(SeqCst)), "{} connections died", died.load(SeqCst));
 }
 
 /// The target closes with the body unread, and its kernel resets the connection: Weir's next write fails.

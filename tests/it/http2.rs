@@ -3,7 +3,7 @@
 use crate::support::http2::{block_on, connect, post};
 use crate::support::*;
 use http::{Request, StatusCode};
-use http_body_util::Empty;
+use http_body_util::{Either, Empty};
 use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +27,23 @@ fn http2_by_prior_knowledge_is_served_beside_http1() {
         }
     });
     assert_eq!(weir.get("/one", "").text(), "/one 0 test");
+}
+
+#[test]
+fn too_many_fields_are_431_over_http2_too() {
+    let upstream = Upstream::named("hello");
+    let weir = Site::new().limits("max_headers = 30").to(upstream.addr, "", "").start();
+    let asked = |fields: usize| {
+        block_on(async {
+            let mut sender = connect(weir.addr("http")).await;
+            let request =
+                (0..fields).fold(Request::get("http://test/"), |request, at| request.header(format!("x-{at}"), ""));
+            let request = request.body(Either::Right(Empty::new())).expect("a request");
+            sender.send_request(request).await.expect("an answer").status().as_u16()
+        })
+    };
+    assert_eq!((asked(20), asked(40)), (200, 431));
+    assert_eq!(upstream.count(), 1);
 }
 
 #[test]

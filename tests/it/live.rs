@@ -32,10 +32,10 @@ fn changes_under_load_drop_nothing() {
                 }
             });
         }
+        let _raised = RaisedAtLast(&done);
         for percent in (1..=100).cycle().take(200) {
             weir.shift("shop", &format!("\"canary\":{percent}"));
         }
-        done.store(true, SeqCst);
     });
     assert_eq!(stable.count() + canary.count(), sent.load(SeqCst) as usize);
     assert_eq!(weir.route("shop")["generation"], 201);

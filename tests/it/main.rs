@@ -40,6 +40,7 @@ mod streaming;
 mod strict_http2;
 mod strict_requests;
 mod strict_responses;
+mod supervised;
 mod support;
 mod timeouts;
 mod tls;

@@ -5,6 +5,7 @@ use crate::support::*;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi";
 const KEYED: &str = "POST / HTTP/1.1\r\nHost: test\r\nIdempotency-Key: a1\r\nContent-Length: 2\r\n\r\nhi";
@@ -26,6 +27,12 @@ fn canary_site(stable: &Upstream, canary: SocketAddr, rescue: &str) -> Site {
 
 fn failing(status: u16) -> Upstream {
     Upstream::answering(move |_| Reply::status(status, "", "failed"))
+}
+
+/// The most that budgets give whatever the traffic: 100 in each ten seconds, of which a slow machine needs several.
+fn floor_since(began: Instant) -> usize {
+    let windows = 1 + usize::try_from(began.elapsed().as_secs() / 10).expect("a test is short");
+    100 * (windows + 1)
 }
 
 fn retries(weir: &Weir) -> f64 {
@@ -111,12 +118,12 @@ fn attempts_bound_one_request_and_the_budget_all_of_them() {
 
     let bad = failing(503);
     let weir = site(&[bad.addr], "{ attempts = 1, budget = \"0.001%\" }").start();
-    let mut client = weir.client();
+    let (mut client, began) = (weir.client(), Instant::now());
     for _ in 0..300 {
         assert_eq!(client.get("/", "").text(), "failed", "the target's own answer, once there is no retry");
     }
     let again = bad.count() - 300;
-    assert!((100..=200).contains(&again), "the floor is 100 in ten seconds, not {again}");
+    assert!((100..=floor_since(began)).contains(&again), "the floor is 100 in ten seconds, not {again}");
     assert_eq!(retries(&weir), again as f64);
 }
 
@@ -150,7 +157,7 @@ fn a_canary_that_fails_is_charged_and_the_client_has_the_baseline_s_answer() {
         for _ in 0..5 {
             let answer = client.get("/", "");
             assert_eq!((answer.status, answer.text()), (200, "baseline"));
-            assert_eq!(answer.field("x-weir-rescued"), Some("canary"));
+            assert_eq!(answer.head.field("x-weir-rescued"), Some("canary"));
         }
         eventually("all are counted", || counted(&weir, "canary", code) == 5.0);
         assert_eq!((rescued(&weir), stable.count()), (5.0, 5));
@@ -196,9 +203,9 @@ fn what_no_target_had_goes_to_the_baseline_whatever_it_is() {
 fn the_rescue_s_budget_and_what_it_does_not_name() {
     let (stable, canary) = (Upstream::named("baseline"), failing(500));
     let weir = canary_site(&stable, canary.addr, "{ budget = \"0.001%\" }").start();
-    let mut client = weir.client();
+    let (mut client, began) = (weir.client(), Instant::now());
     let failed = (0..300).filter(|_| client.get("/", "").status == 500).count();
-    assert!((100..=200).contains(&failed), "{failed} of 300 beyond the budget");
+    assert!((100..=floor_since(began)).contains(&(300 - failed)), "{failed} of 300 beyond the budget");
     assert_eq!(rescued(&weir), (300 - failed) as f64);
 
     let weir = canary_site(&stable, canary.addr, "{ on = [\"reset\"] }").start();

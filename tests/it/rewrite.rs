@@ -349,6 +349,18 @@ fn a_small_body_is_read_behind_the_answer_and_a_large_one_is_not() {
 }
 
 #[test]
+fn a_body_behind_its_answer_is_not_taken_for_a_head_that_does_not_end() {
+    let weir = answering("redirect = { host = \"b.example\" }").limits("header_timeout = \"200ms\"").start();
+    let mut client = weir.client();
+    client.send("POST /x HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n");
+    assert_eq!(client.answer().status, 302);
+    client.send("hello");
+    let late = || weir.metric("weir_header_timeouts_total", &[]) as u64;
+    assert_eq!(settled("the head's time is over", late), 0);
+    assert_eq!(client.get("/y", "").head.field("location"), Some("http://b.example/y"), "no 408 meanwhile");
+}
+
+#[test]
 fn a_small_body_that_never_comes_ends_with_the_time_out() {
     let weir = answering("respond = { status = 200 }").limits("body_idle_timeout = \"300ms\"").start();
     let mut client = weir.client();

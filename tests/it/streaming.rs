@@ -36,6 +36,37 @@ fn a_client_goes_on_after_an_answer_that_came_before_its_body() {
     assert!(connections <= 3, "the target's connections are used again, too: {connections} for 20 requests");
 }
 
+/// The target takes the body only when the client has sent all of it: what the sockets don't hold is Weir's to pass on.
+#[test]
+fn the_end_of_a_body_behind_an_early_answer_reaches_a_slow_target() {
+    const LENGTH: usize = 8 << 20;
+    let (sent, taken) = (Gate::default(), Arc::new(AtomicU64::new(0)));
+    let (begin, count) = (sent.clone(), Arc::clone(&taken));
+    let upstream = early("", move |wire| {
+        begin.pass();
+        while count.load(SeqCst) < LENGTH as u64 && wire.exactly(4096).is_ok() {
+            count.fetch_add(4096, SeqCst);
+        }
+    });
+    let weir = Site::new().server("workers = 1").to(upstream.addr, "", "").start();
+    let mut client = weir.client();
+    client.send(format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {LENGTH}\r\n\r\n"));
+    assert_eq!(client.answer().text(), "early");
+    let written = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..LENGTH / 4096 {
+                client.send([b'x'; 4096]);
+                written.fetch_add(4096, SeqCst);
+            }
+        });
+        // What is left when all sockets and buffers are full goes when the target begins to read.
+        settled("the client stops writing", || written.load(SeqCst));
+        sent.open();
+    });
+    eventually("all of it came", || taken.load(SeqCst) == LENGTH as u64);
+}
+
 #[test]
 fn a_target_that_answers_early_and_closes_is_announced() {
     let upstream = early("Connection: close\r\n", |wire| drop(wire.exactly(10)));
@@ -176,6 +207,25 @@ fn a_final_answer_to_expect_comes_without_the_body() {
         client.send("POST / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").answer();
     assert_eq!((answer.status, answer.text()), (403, "no"));
     assert!(answer.interim.is_empty(), "nobody asked for the body: {:?}", answer.interim);
+}
+
+#[test]
+fn a_final_answer_to_expect_holds_no_connection() {
+    let upstream = Upstream::raw(|mut wire| {
+        let _ = wire.head();
+        let _ = wire.try_send("HTTP/1.1 403 X\r\nContent-Length: 2\r\n\r\nno");
+        let _ = wire.head();
+    });
+    let weir = Site::new().to(upstream.addr, "max_connections = 1", "").server("workers = 1").start();
+    let expects = "POST / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    for _ in 0..3 {
+        let mut client = weir.client();
+        let answer = client.send(expects).answer();
+        assert_eq!((answer.status, answer.text()), (403, "no"));
+        assert_eq!(answer.head.field("connection"), Some("close"), "where the body would begin is open");
+        assert!(client.is_closed());
+    }
+    eventually("the target's connections are closed", || upstream.open() == 0);
 }
 
 #[test]

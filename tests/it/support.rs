@@ -21,7 +21,7 @@ pub use wire::{Answer, Wire};
 use std::time::{Duration, Instant};
 
 /// No wait in a test takes longer: what has not come by then does not come.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` holds; panics with `what` after [`PATIENCE`].
 #[track_caller]
@@ -30,6 +30,15 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         pause(Duration::from_millis(5));
+    }
+}
+
+/// A flag that threads wait for: raised when this goes, also by a panic, which would wait for them for ever.
+pub struct RaisedAtLast<'f>(pub &'f std::sync::atomic::AtomicBool);
+
+impl Drop for RaisedAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
     }
 }
 

@@ -8,7 +8,7 @@ const AGREE: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// Agrees to switch, sends `first` at once and echoes what comes; says `bye` when the client has ended.
-fn echo(first: &'static str) -> Upstream {
+pub fn echo(first: &'static str) -> Upstream {
     Upstream::raw(move |mut wire| {
         let Ok(Some(head)) = wire.head() else { return };
         if head.field("upgrade").is_none() {
@@ -29,7 +29,7 @@ fn echo(first: &'static str) -> Upstream {
 }
 
 #[track_caller]
-fn switch(client: &mut Wire) {
+pub fn switch(client: &mut Wire) {
     client.send(ASK);
     let answer = client.try_answer_head().expect("an answer");
     assert_eq!(answer.status, 101, "{answer:?}");

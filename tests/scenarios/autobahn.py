@@ -53,7 +53,13 @@ def results(port, cases, way):
     passed = sum(one.passed for one in done)
     verdicts = collections.Counter(one.behavior.value for one in done)
     print(f"      {way}: {passed} of {len(done)} pass in {time.monotonic() - began:.0f} s, {dict(verdicts)}", flush=True)
-    return {one.case_id: (one.behavior.value, one.behavior_close.value) for one in done}
+    return {one.case_id: (alike(one.behavior.value), one.behavior_close.value) for one in done}
+
+
+def alike(verdict):
+    """Autobahn passes both: NON-STRICT where the server closed before its echo went out. Which of the two it is depends on
+    how much of the client's bytes the server reads at once, and changes from run to run without Weir, too."""
+    return "OK" if verdict == "NON-STRICT" else verdict
 
 
 def main():

@@ -33,7 +33,7 @@ fn with_all_its_keys_and_with_none() {
 
 /// A line, the one finding, its message.
 const WRONG: &[(&str, &str, &str)] = &[
-    ("outlier = 3", "wrong-type 3:11 3", "`pool.c.outlier` is a number, expected a table"),
+    ("outlier = 3", "wrong-type 3:11 3", "`pool.c.outlier` is an integer, expected a table"),
     (
         "outlier = { consecutive_5xx = 0 }",
         "out-of-range 3:31 0",

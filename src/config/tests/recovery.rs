@@ -49,7 +49,7 @@ fn a_rescue_with_all_its_keys_and_with_none() {
 
 /// A line, the one finding, its message.
 const WRONG: &[(&str, &str, &str)] = &[
-    ("retry = 3", "wrong-type 5:9 3", "`route.r.retry` is a number, expected a table"),
+    ("retry = 3", "wrong-type 5:9 3", "`route.r.retry` is an integer, expected a table"),
     ("retry = { attempts = 0 }", "out-of-range 5:22 0", "`route.r.retry.attempts` is not a whole number from 1 to 10"),
     ("retry = { on = [] }", "bad-value 5:16 []", "`route.r.retry.on` names no failure"),
     ("retry = { on = [\"404\"] }", "bad-value 5:17 \"404\"", "\"404\" is no failure that `route.r.retry.on` can name"),

@@ -12,7 +12,7 @@ use super::{LocalTarget, Owned, Owner, Sent, pool};
 use crate::limits::{UPSTREAM_IDLE, UPSTREAM_STREAMS};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
-use http::{Request, Uri, Version};
+use http::{Method, Request, Uri, Version};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::{Cell, RefCell};
@@ -42,9 +42,23 @@ struct Connection {
     sender: SendRequest<RequestBody>,
     tls: bool,
     streams: Cell<usize>,
+    /// How many the target takes; 0 until it has said so.
+    allowed: Rc<Cell<usize>>,
     idle_since: Cell<Tick>,
     owned: Owned,
     _place: pool::Place,
+}
+
+impl Connection {
+    /// What has no stream waits in hyper, and is not sent elsewhere when the target says GOAWAY. Before the target has said
+    /// how many it takes, hyper knows of none.
+    fn has_room(&self) -> bool {
+        let most = match self.allowed.get() {
+            0 => UPSTREAM_STREAMS,
+            allowed => allowed.min(UPSTREAM_STREAMS),
+        };
+        self.streams.get() < most
+    }
 }
 
 impl Connections {
@@ -52,9 +66,7 @@ impl Connections {
     pub(super) fn stream(&self, clock: &Rc<Clock>, owner: Option<&Owner>) -> Option<Stream> {
         let open = self.open.borrow();
         let has_room = |connection: &&Rc<Connection>| {
-            !connection.sender.is_closed()
-                && connection.streams.get() < UPSTREAM_STREAMS
-                && connection.owned.is_for(owner)
+            !connection.sender.is_closed() && connection.has_room() && connection.owned.is_for(owner)
         };
         open.iter().find(has_room).map(|connection| Stream::new(connection, clock))
     }
@@ -127,13 +139,21 @@ impl Opening<'_> {
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_AFTER);
         let (sender, driver) = builder.handshake(TokioIo::new(HearsOut::new(stream))).await?;
+        let allowed = Rc::new(Cell::new(0));
+        let told = Rc::clone(&allowed);
         tokio::task::spawn_local(async move {
+            let mut driver = std::pin::pin!(driver);
             // How it ends is seen by the requests on it.
-            let _ = driver.await;
+            let _ = std::future::poll_fn(|cx| {
+                let end = driver.as_mut().poll(cx);
+                told.set(driver.current_max_send_streams());
+                end
+            })
+            .await;
         });
         let idle_since = Cell::new(target.clock.now());
         let streams = Cell::new(0);
-        let connection = Rc::new(Connection { sender, tls, streams, idle_since, owned, _place: place });
+        let connection = Rc::new(Connection { sender, tls, streams, allowed, idle_since, owned, _place: place });
         if !target.retired.get() {
             self.0.open.borrow_mut().push(Rc::clone(&connection));
         }
@@ -173,6 +193,8 @@ impl Stream {
         mut each_poll: impl FnMut(&mut Context<'_>) -> Poll<Failure>,
     ) -> Result<Sent, Failure> {
         let request = to_http2(request, target, self.connection.tls);
+        let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+            && matches!(request.body(), RequestBody::Empty);
         let mut sender = self.connection.sender.clone();
         let mut answer = std::pin::pin!(sender.try_send_request(request));
         let sent = std::future::poll_fn(|cx| {
@@ -189,7 +211,8 @@ impl Stream {
                 Some(request) => Sent::Unsent(Box::new(request)),
                 None => {
                     let error = error.into_error();
-                    Sent::Failed { untouched: is_untouched(&error), error }
+                    // hyper drops one that waits for a stream, and does not say whether it had got that.
+                    Sent::Failed { untouched: is_untouched(&error) || is_safe && error.is_user(), error }
                 }
             },
         })
@@ -221,7 +244,7 @@ fn to_http2(mut request: Request<RequestBody>, target: &str, tls: bool) -> Reque
     let named = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
-    parts.authority = named.or(parts.authority).or_else(|| Authority::try_from(target).ok());
+    parts.authority = named.or(parts.authority.take()).or_else(|| Authority::try_from(target).ok());
     parts.path_and_query = parts.path_and_query.or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     *request.version_mut() = Version::HTTP_2;
@@ -244,5 +267,9 @@ mod tests {
         let mut request = Request::new(RequestBody::Empty);
         request.headers_mut().insert(HOST, http::HeaderValue::from_static(""));
         assert_eq!(to_http2(request, "10.0.0.1:80", false).uri(), "http://10.0.0.1:80/");
+        let mut request = Request::new(RequestBody::Empty);
+        request.headers_mut().insert(HOST, http::HeaderValue::from_static("shop.test"));
+        let again = to_http2(to_http2(request, "10.0.0.1:80", false), "10.0.0.2:80", false);
+        assert_eq!(again.uri(), "http://shop.test/", "sent again to another");
     }
 }

@@ -40,6 +40,16 @@ fn failed(
     }
 }
 
+/// Brings back those whose time is over, and forgets what led to it of the others; called once a second.
+pub(super) fn settle(targets: &[Rc<LocalTarget>]) {
+    for target in targets {
+        match target.outcomes.ejection.is_out() {
+            true => target.streak.set(Streak::default()),
+            false => target.outcomes.ejection.settle(uptime_ms()),
+        }
+    }
+}
+
 /// Compares the targets with each other; called once an interval.
 pub(super) fn compare(outlier: &Outlier, pool: &Pool, targets: &[Rc<LocalTarget>], workers: usize) {
     let inside: Vec<_> = targets.iter().filter(|target| !target.outcomes.ejection.is_out()).collect();

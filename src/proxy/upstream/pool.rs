@@ -8,7 +8,6 @@ use super::super::io::TargetStream;
 use super::http2;
 use super::outlier;
 use super::{Busy, ConnectError, Connection, Lease, LocalTarget, Manner, Owned, Owner, within};
-use crate::boundary::ejection::uptime_ms;
 use crate::boundary::table::Pool;
 use crate::routing::outlier::Seen;
 use crate::tls::client::with_own_sessions;
@@ -74,7 +73,7 @@ impl LocalPool {
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
         self.targets.iter().for_each(|target| target.sweep(now));
         let Some(outlier) = &self.shared.outlier else { return };
-        self.targets.iter().for_each(|target| target.outcomes.ejection.settle(uptime_ms()));
+        outlier::settle(&self.targets);
         if self.compared.get().after(outlier.interval) <= now {
             self.compared.set(now);
             outlier::compare(outlier, &self.shared, &self.targets, self.workers);
@@ -87,6 +86,12 @@ impl LocalPool {
         if let Some(outlier) = &self.shared.outlier {
             outlier::saw(outlier, &self.shared, &self.targets, target, seen);
         }
+    }
+
+    /// These, unless there is no other.
+    #[cold]
+    fn to_avoid(&self, avoided: &[*const LocalTarget]) -> Vec<*const LocalTarget> {
+        if self.has_other(avoided) { avoided.to_vec() } else { Vec::new() }
     }
 
     /// There is a target besides these that may do better.
@@ -125,10 +130,7 @@ impl LocalPool {
             return Err(Failure::NoTarget);
         }
         let owner = self.shared.send_proxy.and(client).map(Client::owner);
-        let mut tried: Vec<*const LocalTarget> = Vec::new();
-        if !avoided.is_empty() && self.has_other(avoided) {
-            tried.extend_from_slice(avoided);
-        }
+        let mut tried = if avoided.is_empty() { Vec::new() } else { self.to_avoid(avoided) };
         let mut failure = Failure::Connect;
         let mut queued = None;
         loop {
@@ -256,7 +258,7 @@ impl LocalPool {
         }
         if let Some(idle) = self.targets.iter().find_map(|target| target.idle.borrow_mut().pop()) {
             drop(idle);
-        } else if self.shared.send_proxy.is_some() {
+        } else {
             self.targets.iter().find(|target| target.shared.close_idle())?;
         }
         self.capacity.take()
