@@ -152,6 +152,12 @@ impl Exchange {
         }
     }
 
+    /// The route has an answer end whose client has moved.
+    #[inline(always)]
+    pub(super) fn may_be_endless(&self) -> bool {
+        self.local.published.routing.routes()[self.route].close_moved_within.is_some()
+    }
+
     pub(super) fn is_forced(&self) -> bool {
         self.forced
     }
@@ -194,9 +200,9 @@ impl Drop for Exchange {
         shard.duration.observe_us(elapsed_us);
         let reason = match reason {
             None if !self.whole => {
-                let cut = self.client.cut_reason();
-                self.timed_out((cut == Reason::Timeout).then_some(Timeout::Body));
-                Some(cut)
+                let late = self.client.late();
+                self.timed_out(late);
+                Some(if late == Some(Timeout::Body) { Reason::Timeout } else { Reason::ClientAbort })
             }
             reason => reason,
         };

@@ -1,5 +1,6 @@
 //! How long a client waits, where it says so: it may shorten the route's time, never lengthen it.
 
+use super::clock::Tick;
 use super::exchange::Exchange;
 use super::grpc;
 use http::HeaderMap;
@@ -8,20 +9,21 @@ use std::time::Duration;
 
 const X_REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 
-/// By `grpc-timeout` of a call, and by `X-Request-Timeout` of what a trusted proxy sends.
+/// Until when, by `grpc-timeout` of a call and by `X-Request-Timeout` of what a trusted proxy sends.
 #[inline(always)]
-pub(super) fn asked(exchange: &Exchange, headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn asked(exchange: &Exchange, headers: &HeaderMap) -> Tick {
     if !exchange.is_grpc() && !exchange.client.hop.is_trusted() {
-        return None;
+        return Tick::NEVER;
     }
     either(exchange, headers)
 }
 
 #[inline(never)]
-fn either(exchange: &Exchange, headers: &HeaderMap) -> Option<Duration> {
+fn either(exchange: &Exchange, headers: &HeaderMap) -> Tick {
     let call = if exchange.is_grpc() { grpc::deadline(headers) } else { None };
     let said = if exchange.client.hop.is_trusted() { said(headers) } else { None };
-    call.into_iter().chain(said).min()
+    let least = call.into_iter().chain(said).min();
+    least.map_or(Tick::NEVER, |least| exchange.client.worker.clock.now().after(least))
 }
 
 /// Seconds, with or without `s` and decimals, or milliseconds: `2`, `1.5`, `2s`, `250ms`. None when there is none, or

@@ -8,6 +8,7 @@ use super::body::{RequestBody, Upload};
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::forward::{self, AGAIN, Answer, Attempt, Outgoing};
+use super::patience;
 use crate::routing::recovery::{self, Budget, Failed, Recovery, Retry, Share};
 use crate::routing::table::Route;
 use http::{Method, Request};
@@ -103,7 +104,7 @@ async fn attempts(exchange: &mut Exchange, course: &mut Course, mut outgoing: Ou
         drop(sent);
         if goes_on == Next::Rescue {
             exchange.charge(failure.1, failed);
-            course.attempt = Attempt::new(0);
+            course.attempt = Attempt { asked: course.attempt.asked, ..Attempt::new(0) };
         } else {
             exchange.shard().retries.add(1);
         }
@@ -180,6 +181,7 @@ impl Course {
             upload.keep();
         }
         let mut attempt = Attempt::new(exchange.variant);
+        attempt.asked = patience::asked(exchange, request.headers());
         attempt.timeout = recovery.shared.retry.as_ref().and_then(|retry| retry.timeout);
         // What has a body has the time again that its body took.
         attempt.until = upload.is_none().then(|| clock.now().after(exchange.timeout()));
@@ -193,6 +195,9 @@ impl Course {
             return Next::GiveUp;
         }
         let clock = &exchange.client.worker.clock;
+        if exchange.until.min(self.attempt.asked) <= clock.now() {
+            return Next::GiveUp;
+        }
         let on_time = self.attempt.until.is_none_or(|until| clock.now() < until);
         let is_safe = matches!(*head.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let is_safe = is_safe && self.upload.is_none();

@@ -1,7 +1,6 @@
 //! The answer's head: a target's, passed on, or Weir's own as a short problem document (RFC 9457).
 
-use super::body::{ResponseBody, Upload};
-use super::clock::{Tick, Watch};
+use super::body::{Ending, ResponseBody, Upload};
 use super::compress;
 use super::connection::Client;
 use super::exchange::Exchange;
@@ -9,7 +8,6 @@ use super::failure::Failure;
 use super::forward::Answer;
 use super::grpc;
 use super::headers;
-use super::stay::Endless;
 use crate::routing::compress::Asked;
 use crate::routing::request::Unfit;
 use crate::routing::sticky::Fallback;
@@ -88,14 +86,9 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
             compress::begin(&exchange, asked, parts.status, &mut parts.headers, length).flatten()
         }
     };
-    let endless = Endless::of(&exchange, decision, &parts.headers);
-    let until = (exchange.until != Tick::NEVER).then(|| {
-        let watch = Watch::new(&exchange.client.worker.clock);
-        watch.due_at(exchange.until);
-        Box::new(watch)
-    });
-    let body = ResponseBody::of_target(incoming, lease, upload, exchange, compressor).until(until);
-    Response::from_parts(parts, body.ending(endless))
+    let ending = Ending::of(&exchange, decision, &parts.headers);
+    let body = ResponseBody::of_target(incoming, lease, upload, exchange, compressor);
+    Response::from_parts(parts, body.ending(ending))
 }
 
 /// The target's 101 (Switching Protocols) as the client gets it: over HTTP/2 it is a 200 (RFC 8441 §5). The request ends
@@ -140,7 +133,7 @@ pub(super) fn failed(
     };
     exchange.edit_answer(response.headers_mut());
     give_cookie(response.headers_mut(), &exchange, decision);
-    let close = failure.leaves_body_unread();
+    let close = failure.leaves_body_unread() || exchange.client.unread_body.get();
     exchange.client.finish_head(response.headers_mut(), close);
     response.map(|text| ResponseBody::own(text, Some(exchange)))
 }

@@ -436,6 +436,13 @@ impl Lease {
         }
     }
 
+    /// The target takes no more of what it is sent. Known of a connection of one's own, which is over with this.
+    #[cold]
+    pub(super) fn is_stuck(&mut self) -> bool {
+        let driver = self.connection.as_mut().and_then(|connection| connection.driver.take());
+        driver.is_some_and(|driver| driver.into_parts().io.into_inner().is_stuck())
+    }
+
     /// The request asks to switch protocols: the connection serves no other.
     pub(super) fn will_switch(&mut self) {
         if let Some(connection) = &mut self.connection {
