@@ -7,6 +7,7 @@
 use super::audit::{Refusals, Refused};
 use super::command::{ChangeError, Changed, Command, Installed, Origin, Relisted, WeightChange};
 use super::ground::{Addresses, Cause, Ground, listed};
+use super::handover::{self, Handed};
 use super::history::{Entry, FILE, Trimming};
 use super::persist::{Commit, StateDir, StateError};
 use super::save::{self, Env, SaveError, SaveRequest, Saving};
@@ -26,6 +27,8 @@ pub struct Controller {
     pub ground: Ground,
     /// None: memory only.
     pub state: Option<Arc<StateDir>>,
+    /// Another process has the state: nothing is changed any more.
+    pub handed: Option<Handed>,
     pub publisher: Publisher,
     pub snapshot: Arc<ArcSwap<Ground>>,
     pub trimming: Trimming,
@@ -38,7 +41,9 @@ impl Controller {
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.commands.recv_many(&mut batch, BATCH).await > 0 {
-            self.commit(std::mem::take(&mut batch)).await;
+            let (batch, handing) = handover::parted(std::mem::take(&mut batch), self.handed.is_some());
+            self.commit(batch).await;
+            self.hand_over(handing).await;
         }
     }
 
@@ -53,6 +58,8 @@ impl Controller {
                 }
                 Command::Save { request, env, reply } => saves.push((request, env, reply)),
                 Command::Refused(one) => refused.push(one),
+                // Parted from the batch: it comes after.
+                Command::HandOver(_) => {}
                 Command::Resolved(addresses) => {
                     // Holds whether or not the rest of the batch can be saved.
                     if let Some(ground) = self.ground.resolved(addresses.clone()) {

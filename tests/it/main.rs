@@ -45,5 +45,6 @@ mod support;
 mod timeouts;
 mod tls;
 mod tunnels;
+mod upgrade;
 mod upstream_http2;
 mod upstream_tls;
