@@ -20,7 +20,11 @@ fn with_and_without() {
 #[test]
 fn bad_ones_are_errors_with_their_place() {
     for (line, place, message) in [
-        ("request_timeout = 5", "wrong-type 5:19 5", "`route.r.request_timeout` is an integer, expected a duration such as \"30s\""),
+        (
+            "request_timeout = 5",
+            "wrong-type 5:19 5",
+            "`route.r.request_timeout` is an integer, expected a duration such as \"30s\"",
+        ),
         ("request_timeout = \"0s\"", "out-of-range 5:19 \"0s\"", "`route.r.request_timeout` is not from 1ms to 24h"),
         ("request_timeout = \"25h\"", "out-of-range 5:19 \"25h\"", "`route.r.request_timeout` is not from 1ms to 24h"),
     ] {
