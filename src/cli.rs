@@ -5,6 +5,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod diff;
+pub mod drain;
 pub mod explain;
 pub mod history;
 pub mod judge;
@@ -64,6 +65,10 @@ enum Verb {
     Shift(shift::ShiftArgs),
     /// Give everything to one variant, if its targets are healthy
     Switch(switch::SwitchArgs),
+    /// Take a target out: it gets no new requests, and ends those that it has
+    Drain(drain::DrainArgs),
+    /// Bring a drained target back
+    Enable(drain::DrainArgs),
     /// Bring an earlier revision back, client for client
     Undo(undo::UndoArgs),
     /// Show who changed a route, when, why and to what
@@ -106,6 +111,8 @@ pub fn main() -> ExitCode {
         Verb::Explain(args) => explain::run(&args, &admin),
         Verb::Shift(args) => shift::run(&args, &admin),
         Verb::Switch(args) => switch::run(&args, &admin),
+        Verb::Drain(args) => drain::drain(&args, &admin),
+        Verb::Enable(args) => drain::enable(&args, &admin),
         Verb::Undo(args) => undo::run(&args, &admin),
         Verb::History(args) => history::run(&args, &admin),
         Verb::Judge(args) => judge::run(&args),

@@ -13,6 +13,7 @@ mod derive;
 mod fixtures;
 mod ground;
 pub mod handover;
+mod health;
 mod history;
 mod lists;
 mod metrics;
@@ -33,10 +34,14 @@ use crate::config::{self, AdminAddr, Config};
 use crate::net::inherited::Sockets;
 use arc_swap::ArcSwap;
 use audit::{Refusals, Refused};
-use command::{BadFile, ChangeError, Changed, Command, Installed, Origin, ReloadError, ReloadSummary, WeightChange};
+use command::{
+    BadFile, ChangeError, Changed, Command, DrainError, DrainOrder, Installed, Origin, ReloadError, ReloadSummary,
+    WeightChange,
+};
 use controller::{Controller, file_lines, log_change, log_installed};
 use ground::{Addresses, Cause, Ground};
 use handover::Upgrades;
+use health::Board;
 use history::Trimming;
 use jiff::Timestamp;
 use persist::{Commit, Found, SetAside, StateDir, StateError};
@@ -49,7 +54,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use tls::Tls;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// How many commands may wait; a sender past that waits too.
@@ -86,6 +91,8 @@ pub enum StartError {
 
 struct Shared {
     ground: Arc<ArcSwap<Ground>>,
+    /// What health checks heard last.
+    board: Arc<Board>,
     publisher: Publisher,
     commands: mpsc::Sender<Command>,
     sockets: Mutex<Vec<admin::Socket>>,
@@ -167,11 +174,19 @@ async fn begin(
     let publisher = Publisher::new(derive::table(&ground, 1));
     let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
     let snapshot = Arc::new(ArcSwap::from_pointee(ground.clone()));
+    let (changed, board) = (Arc::new(Notify::new()), Arc::new(Board::default()));
+    tokio::spawn(health::keep_checking(health::Links {
+        ground: Arc::clone(&snapshot),
+        changed: Arc::clone(&changed),
+        commands: commands.downgrade(),
+        board: Arc::clone(&board),
+    }));
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(lists::keep_reading(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(tls::watch::keep_watching(Arc::clone(&snapshot), commands.downgrade()));
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
+        board,
         publisher: publisher.clone(),
         commands,
         sockets: Mutex::new(sockets),
@@ -193,11 +208,13 @@ async fn begin(
         handed: None,
         publisher: publisher.clone(),
         snapshot,
+        changed,
         trimming,
         refusals,
         commands: queue,
     };
     tokio::spawn(controller.run());
+    health::first_round(&shared.ground).await;
     Ok((Control { shared }, publisher))
 }
 
@@ -299,6 +316,18 @@ impl Control {
             // What the disk or the end of the process prevented was not refused.
             Ok(_) | Err(ChangeError::NotSaved(_) | ChangeError::Stopped) => {}
             Err(error) => self.refused(Refused::change(change, error, Timestamp::now())).await,
+        }
+        result
+    }
+
+    /// Takes a target out or back in, and says whether that changed anything. When this returns it is saved, and no
+    /// request that starts later goes to one that was taken out.
+    async fn drain(&self, order: &DrainOrder) -> Result<bool, DrainError> {
+        let (reply, answer) = oneshot::channel();
+        let drained = self.ask(Command::Drain { order: order.clone(), reply }, answer).await;
+        let result = drained.unwrap_or(Err(DrainError::Stopped));
+        if let Err(error @ (DrainError::NoPool(_) | DrainError::NoTarget { .. })) = &result {
+            self.refused(Refused::drain(order, error, Timestamp::now())).await;
         }
         result
     }

@@ -61,6 +61,12 @@ pub const REFUSAL_WINDOW: Duration = Duration::from_secs(60);
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that a switch opens at once.
 pub const PROBES: usize = 256;
+/// Health checks under way at once.
+pub const CHECKS_AT_ONCE: usize = 256;
+/// What is read of a health check's answer, in bytes.
+pub const HEALTH_BODY_BYTES: usize = 64 * 1024;
+/// The longest that a start waits for the first checks.
+pub const FIRST_CHECKS_WAIT: Duration = Duration::from_secs(3);
 /// The longest that a process may take to take this one's place, if nothing else is said; and the most that may be said.
 /// Less than an admin connection's age.
 pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -67,6 +67,8 @@ pub struct Pool {
     /// What the configuration calls the version, for explanations.
     pub version: Option<String>,
     pub targets: Vec<Target>,
+    /// Targets are asked whether they are well: their standing is what they say.
+    pub checked: bool,
     pub connect_timeout: Duration,
     /// Whole process; a worker takes its share.
     pub max_connections: usize,
@@ -90,6 +92,51 @@ pub struct Target {
     /// With TLS: the name that it must prove to have.
     pub server_name: Option<ServerName<'static>>,
     pub outcomes: Arc<TargetOutcomes>,
+    pub standing: Standing,
+}
+
+/// What control knows of a target, and so which requests it gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// It is well, or nobody asks.
+    #[default]
+    Up,
+    /// Not asked yet: requests go there only where no other target of the pool is up.
+    Unknown,
+    Down,
+    /// An operator took it out.
+    Draining,
+}
+
+impl Standing {
+    pub fn word(self) -> &'static str {
+        match self {
+            Standing::Up => "up",
+            Standing::Unknown => "unknown",
+            Standing::Down => "down",
+            Standing::Draining => "draining",
+        }
+    }
+
+    /// It may get a request, if no better one is there.
+    pub fn is_usable(self) -> bool {
+        matches!(self, Standing::Up | Standing::Unknown)
+    }
+}
+
+impl Target {
+    /// It may get a request, if no better one is there.
+    pub fn is_usable(&self) -> bool {
+        self.standing.is_usable() && !self.addrs.is_empty()
+    }
+}
+
+impl Pool {
+    /// The standing of the targets that requests go to: they are up, else not known. None: there is no such target.
+    pub fn best(&self) -> Option<Standing> {
+        let here = |of| self.targets.iter().any(|target| target.standing == of && !target.addrs.is_empty());
+        [Standing::Up, Standing::Unknown].into_iter().find(|of| here(*of))
+    }
 }
 
 /// Where control publishes and workers look.

@@ -3,6 +3,7 @@
 
 mod compress;
 mod filters;
+mod health;
 mod listen;
 mod lists;
 mod loops;

@@ -5,6 +5,7 @@
 //! at the first error and lose the places of what they flatten.
 
 pub mod filters;
+pub mod health;
 mod matches;
 pub mod outlier;
 pub mod recovery;
@@ -123,6 +124,7 @@ pub struct Pool {
     pub tls: Option<PoolTls>,
     pub http2: bool,
     pub send_proxy: Option<At<String>>,
+    pub health: Option<health::Health>,
     pub outlier: Option<outlier::Outlier>,
 }
 
@@ -154,6 +156,7 @@ pub struct Route {
     pub timeout: Option<At<Duration>>,
     pub request_timeout: Option<At<Duration>>,
     pub on_move: Option<OnMove>,
+    pub on_empty: Option<At<String>>,
     pub rules: Vec<Rule>,
     pub preview: Option<When>,
     pub filters: filters::Filters,
@@ -414,7 +417,7 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         let written = shown_duration(slow_start.value);
         cx.not_built(slow_start.place, format_args!("{} = {written:?}", table.path_of("slow_start")));
     }
-    table.not_built(cx, &["health"]);
+    let health = table.table(cx, "health").map(|table| health::health(cx, table));
     let outlier = table.table(cx, "outlier").map(|table| outlier::outlier(cx, table));
     let tls = table.table(cx, "tls").map(|table| pool_tls(cx, table));
     let pool = Pool {
@@ -426,6 +429,7 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         queue_timeout: table.duration(cx, "queue_timeout", FROM_ZERO),
         http2: protocol.is_some_and(|protocol| protocol.value == "h2"),
         send_proxy: table.string(cx, "send_proxy"),
+        health,
         outlier,
         tls,
     };
@@ -479,7 +483,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
     let preview = table.table(cx, "preview").map(|table| when(cx, table));
-    let later = ["on_empty", "rollout"];
+    let later = ["rollout"];
     table.not_built(cx, &later);
     let filters = filters::filters(cx, &mut table);
     let route = Route {
@@ -496,6 +500,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         timeout: table.duration(cx, "timeout", POSITIVE),
         request_timeout: table.duration(cx, "request_timeout", POSITIVE),
         on_move: table.table(cx, "on_move").map(|table| on_move(cx, table)),
+        on_empty: on_empty(cx, &mut table),
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
         preview,
         filters,
@@ -505,6 +510,12 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     };
     table.finish(cx);
     route
+}
+
+fn on_empty(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<String>> {
+    let written = table.string(cx, "on_empty");
+    one_of(cx, written.as_ref(), &table.path_of("on_empty"), &["stable", "fail"]);
+    written
 }
 
 fn on_move(cx: &mut Context<'_>, mut table: Cursor<'_>) -> OnMove {

@@ -3,7 +3,7 @@
 //! A refused change has no place in the history and moves nothing, so nothing waits for its line, and an actor gets only
 //! so many of them in a time: a script that tries for ever must not push out the changes that came into force.
 
-use super::command::{Edit, Installed, Origin, WeightChange};
+use super::command::{DrainOrder, Edit, Installed, Origin, WeightChange};
 use super::history::{self, Entry, Revision};
 use super::save::{SaveRequest, Saving};
 use crate::limits::{REFUSAL_WINDOW, REFUSALS_PER_ACTOR};
@@ -45,6 +45,15 @@ pub fn saved(saving: &Saving, origin: &Origin, now: Timestamp) -> String {
     let files = saving.files.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>();
     members.insert("routes".to_owned(), json!(routes));
     members.insert("files".to_owned(), json!(files));
+    members.insert("result".to_owned(), json!("done"));
+    line(members)
+}
+
+/// A target that was taken out or back in.
+pub fn drained(order: &DrainOrder, now: Timestamp) -> String {
+    let mut members = who(&order.origin, order.action(), now);
+    members.insert("pool".to_owned(), json!(order.pool));
+    members.insert("target".to_owned(), json!(order.target));
     members.insert("result".to_owned(), json!("done"));
     line(members)
 }
@@ -102,6 +111,12 @@ impl Refused {
         let routes = request.routes.as_ref();
         let routes = routes.map(|routes| routes.iter().take(REFUSED_WEIGHTS).map(|name| cut(name)).collect::<Vec<_>>());
         Refused::new(&request.origin, "save", [("routes", json!(routes))], why, now)
+    }
+
+    /// Of a target that should have been taken out or back in.
+    pub fn drain(order: &DrainOrder, why: &impl ToString, now: Timestamp) -> Refused {
+        let about = [("pool", json!(cut(&order.pool))), ("target", json!(cut(&order.target)))];
+        Refused::new(&order.origin, order.action(), about, why, now)
     }
 
     fn new<const N: usize>(

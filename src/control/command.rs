@@ -3,6 +3,7 @@
 use super::audit::Refused;
 use super::ground::{Addresses, LiveRoute};
 use super::handover::HandOver;
+use super::health::{Key, Verdict};
 use super::history::Entry;
 use super::persist::StateError;
 use super::save::{Env, SaveError, SaveRequest, Saving};
@@ -30,6 +31,12 @@ pub enum Command {
         origin: Origin,
         reply: oneshot::Sender<Result<Installed, StateError>>,
     },
+    /// Take a target out, or back in.
+    Drain {
+        order: DrainOrder,
+        /// Whether that changed anything.
+        reply: oneshot::Sender<Result<bool, DrainError>>,
+    },
     /// Write live weights into the files that define the routes.
     Save {
         request: SaveRequest,
@@ -47,6 +54,8 @@ pub enum Command {
         tls: Arc<Tls>,
         instead_of: Arc<Tls>,
     },
+    /// What health checks came to. Not part of what is saved.
+    Checked(Vec<(Arc<Key>, Verdict)>),
     /// Files of `in_file` read again. Not part of what is saved.
     Relisted(Relisted),
 }
@@ -57,6 +66,34 @@ pub enum Command {
 pub struct Relisted {
     pub config: Arc<Config>,
     pub lists: Vec<(usize, ListFile)>,
+}
+
+/// Which target is to get no new requests any more, or to get them again.
+#[derive(Clone, Debug)]
+pub struct DrainOrder {
+    pub pool: String,
+    /// As the configuration has it.
+    pub target: String,
+    pub drain: bool,
+    pub origin: Origin,
+}
+
+impl DrainOrder {
+    pub fn action(&self) -> &'static str {
+        if self.drain { "drain" } else { "enable" }
+    }
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DrainError {
+    #[error("there is no pool {0:?}")]
+    NoPool(String),
+    #[error("pool {pool:?} has no target {target:?}")]
+    NoTarget { pool: String, target: String },
+    #[error(transparent)]
+    NotSaved(StateError),
+    #[error("weir is stopping")]
+    Stopped,
 }
 
 #[derive(Clone, Debug)]

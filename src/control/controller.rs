@@ -5,9 +5,12 @@
 //! nothing. Readers look at the last published snapshot and never wait for this task.
 
 use super::audit::{Refusals, Refused};
-use super::command::{ChangeError, Changed, Command, Installed, Origin, Relisted, WeightChange};
+use super::command::{
+    ChangeError, Changed, Command, DrainError, DrainOrder, Installed, Origin, Relisted, WeightChange,
+};
 use super::ground::{Addresses, Cause, Ground, listed};
 use super::handover::{self, Handed};
+use super::health::{self, Key, Verdict};
 use super::history::{Entry, FILE, Trimming};
 use super::persist::{Commit, StateDir, StateError};
 use super::save::{self, Env, SaveError, SaveRequest, Saving};
@@ -18,7 +21,7 @@ use crate::config::Config;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// How many queued commands are taken at once.
 const BATCH: usize = 256;
@@ -31,6 +34,8 @@ pub struct Controller {
     pub handed: Option<Handed>,
     pub publisher: Publisher,
     pub snapshot: Arc<ArcSwap<Ground>>,
+    /// Told of every published state.
+    pub changed: Arc<Notify>,
     pub trimming: Trimming,
     pub refusals: Refusals,
     pub commands: mpsc::Receiver<Command>,
@@ -56,6 +61,7 @@ impl Controller {
                 Command::Install { config, addresses, tls, origin, reply } => {
                     draft.install(*config, (addresses, tls), origin, reply);
                 }
+                Command::Drain { order, reply } => draft.drain(order, reply),
                 Command::Save { request, env, reply } => saves.push((request, env, reply)),
                 Command::Refused(one) => refused.push(one),
                 // Parted from the batch: it comes after.
@@ -72,6 +78,12 @@ impl Controller {
                         self.publish(self.ground.certified(Arc::clone(&tls)));
                     }
                     draft.certify(tls, &instead_of);
+                }
+                Command::Checked(verdicts) => {
+                    let ground = self.ground.checked(&verdicts);
+                    health::log_changes(&self.ground, &ground);
+                    self.publish(ground);
+                    draft.check(&verdicts);
                 }
                 Command::Relisted(relisted) => {
                     // As with addresses.
@@ -148,6 +160,7 @@ impl Controller {
         self.publisher.publish(derive::table(&ground, serial));
         self.ground = ground.clone();
         self.snapshot.store(Arc::new(ground));
+        self.changed.notify_one();
     }
 }
 
@@ -167,6 +180,11 @@ enum Reply {
         change: WeightChange,
         result: Result<Changed, ChangeError>,
         to: oneshot::Sender<Result<Changed, ChangeError>>,
+    },
+    Drain {
+        order: DrainOrder,
+        result: Result<bool, DrainError>,
+        to: oneshot::Sender<Result<bool, DrainError>>,
     },
     Install {
         installed: Installed,
@@ -202,6 +220,20 @@ impl Draft {
         self.replies.push(Reply::Change { change, result, to });
     }
 
+    fn drain(&mut self, order: DrainOrder, to: oneshot::Sender<Result<bool, DrainError>>) {
+        let result = self.ground.drained(&order).map(|ground| match ground {
+            Some(ground) => {
+                self.ground = ground;
+                self.audit.push(audit::drained(&order, self.now));
+                self.save = true;
+                self.publish = true;
+                true
+            }
+            None => false,
+        });
+        self.replies.push(Reply::Drain { order, result, to });
+    }
+
     fn install(
         &mut self,
         config: Config,
@@ -233,6 +265,10 @@ impl Draft {
         }
     }
 
+    fn check(&mut self, verdicts: &[(Arc<Key>, Verdict)]) {
+        self.ground = self.ground.checked(verdicts);
+    }
+
     fn certify(&mut self, tls: Arc<Tls>, instead_of: &Arc<Tls>) {
         if Arc::ptr_eq(&self.ground.tls, instead_of) {
             self.ground = self.ground.certified(tls);
@@ -253,6 +289,14 @@ impl Reply {
                 };
                 log_change(&change, &result);
                 // The caller may have gone; the change stands.
+                let _ = to.send(result);
+            }
+            Reply::Drain { order, result, to } => {
+                let result = match (result, saved) {
+                    (Ok(_), Err(error)) => Err(DrainError::NotSaved(error.clone())),
+                    (result, _) => result,
+                };
+                log_drain(&order, &result);
                 let _ = to.send(result);
             }
             Reply::Install { installed, to } => {
@@ -288,6 +332,20 @@ pub fn log_change(change: &WeightChange, result: &Result<Changed, ChangeError>) 
             route = ?change.route, actor = ?origin.actor, source = origin.source, reason = ?reason, %error,
             "weights not changed"
         ),
+    }
+}
+
+fn log_drain(order: &DrainOrder, result: &Result<bool, DrainError>) {
+    let DrainOrder { pool, target, drain, origin } = order;
+    let reason = origin.reason.as_deref().unwrap_or("");
+    let (actor, source) = (&origin.actor, &origin.source);
+    match (result, drain) {
+        (Ok(true), true) => tracing::info!(?pool, ?target, ?actor, source, ?reason, "a target is drained"),
+        (Ok(true), false) => tracing::info!(?pool, ?target, ?actor, source, ?reason, "a drained target is back"),
+        (Ok(false), _) => {}
+        (Err(error), _) => {
+            tracing::warn!(?pool, ?target, ?actor, source, ?reason, %error, "drain or enable was not done");
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use super::Control;
 use super::admin::Taken;
 use super::audit::{self, Refused};
-use super::command::{ChangeError, Command, Origin};
+use super::command::{ChangeError, Command, DrainError, Origin};
 use super::controller::Controller;
 use super::persist::{Commit, Found, StateDir, StateError};
 use super::save::SaveError;
@@ -163,6 +163,9 @@ pub(super) fn parted(batch: Vec<Command>, handed: bool) -> (Vec<Command>, Vec<Ha
                 drop(reply.send(Err(ChangeError::NotSaved(StateError::HandedOver))));
             }
             Command::Install { reply, .. } if handed => drop(reply.send(Err(StateError::HandedOver))),
+            Command::Drain { reply, .. } if handed => {
+                drop(reply.send(Err(DrainError::NotSaved(StateError::HandedOver))))
+            }
             Command::Save { reply, .. } if handed => drop(reply.send(Err(SaveError::HandedOver))),
             other => stay.push(other),
         }

@@ -6,6 +6,7 @@
 
 use super::Control;
 use super::admin::is_healthy;
+use super::derive::effective_weights;
 use super::ground::Ground;
 use crate::boundary::compress::CompressTotal;
 use crate::boundary::ejection::Ejected;
@@ -195,7 +196,7 @@ const GENERATION: Shape = Shape(
 );
 const TARGET_UP: Shape = Shape(
     "weir_target_up",
-    "1 when the target has an address, no worker's last connect to it failed and it is not ejected, else 0.",
+    "1 when the target is up by its health check, or without one no worker's last connect to it failed, and is not ejected; else 0.",
     MetricType::GAUGE,
     &["pool", "target"],
 );
@@ -373,8 +374,9 @@ fn per_listener(scrape: &Scrape, shape: &Shape, read: fn(&ListenerShard) -> u64)
 fn weights(scrape: &Scrape) -> MetricFamily {
     let mut children = Vec::new();
     for (route, live) in scrape.ground.config.routes.iter().zip(&scrape.ground.routes) {
+        let effective = effective_weights(route, live, &scrape.ground.pools);
         for (place, variant) in route.variants.iter().enumerate() {
-            let kinds = [("live", &live.weights), ("configured", &route.weights), ("effective", &live.weights)];
+            let kinds = [("live", &live.weights), ("configured", &route.weights), ("effective", &effective)];
             for (kind, weights) in kinds {
                 children.push(gauge(&WEIGHT, &[&route.name, &variant.name, kind], weights[place].percent()));
             }
@@ -392,7 +394,7 @@ fn generations(scrape: &Scrape) -> MetricFamily {
 fn targets_up(scrape: &Scrape) -> MetricFamily {
     let targets = scrape.ground.pools.iter().flat_map(|pool| pool.targets.iter().map(move |target| (pool, target)));
     let child = |(pool, target): (&Arc<Pool>, &Target)| {
-        gauge(&TARGET_UP, &[&pool.name, &target.name], f64::from(u8::from(is_healthy(target))))
+        gauge(&TARGET_UP, &[&pool.name, &target.name], f64::from(u8::from(is_healthy(pool, target))))
     };
     family(&TARGET_UP, targets.map(child).collect())
 }

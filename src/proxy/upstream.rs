@@ -14,7 +14,7 @@ use super::io::{Driving, TargetIo, TargetStream};
 use super::preface::{self, Owned, Owner};
 use super::socket::Socket;
 use crate::boundary::outcomes::TargetShard;
-use crate::boundary::table::Target;
+use crate::boundary::table::{Standing, Target};
 use crate::limits::UPSTREAM_IDLE;
 use crate::net::address::Address;
 use crate::net::proxy_protocol::Version;
@@ -54,6 +54,7 @@ pub(super) struct LocalTarget {
     streak: Cell<Streak>,
     tally: Cell<Tally>,
     retired: Cell<bool>,
+    standing: Cell<Standing>,
     outcomes: std::sync::Arc<crate::boundary::outcomes::TargetOutcomes>,
     worker: usize,
     clock: Rc<Clock>,
@@ -100,6 +101,7 @@ impl LocalTarget {
             streak: Cell::default(),
             tally: Cell::default(),
             retired: Cell::new(false),
+            standing: Cell::new(target.standing),
             outcomes: std::sync::Arc::clone(&target.outcomes),
             worker,
             clock: Rc::clone(clock),
@@ -155,6 +157,19 @@ impl LocalTarget {
         self.retired.set(true);
         self.idle.borrow_mut().clear();
         self.shared.retire();
+    }
+
+    /// What the table says of it now. One that gets no requests keeps only the connections that have one.
+    fn stands(&self, standing: Standing) {
+        self.standing.set(standing);
+        if !standing.is_usable() {
+            self.idle.borrow_mut().clear();
+            while self.shared.close_idle() {}
+        }
+    }
+
+    fn keeps_idle(&self) -> bool {
+        !self.retired.get() && self.standing.get().is_usable()
     }
 
     /// An idle connection that may serve `owner`.
@@ -509,7 +524,7 @@ impl Drop for Lease {
             connection.drive(&quiet());
         }
         let target = &self.busy.0;
-        if connection.is_idle() && self.capacity.keeps_idle() && !target.retired.get() {
+        if connection.is_idle() && self.capacity.keeps_idle() && target.keeps_idle() {
             connection.idle_since = target.clock.now();
             target.idle.borrow_mut().push(connection);
             self.capacity.wake_next();

@@ -24,6 +24,7 @@ impl Checker<'_> {
         let targets = raw.targets.as_ref().and_then(|targets| self.targets(&raw.name.value, targets));
         let most = raw.max_connections.as_ref().and_then(|most| usize::try_from(most.value).ok());
         let send_proxy = self.sends(raw);
+        let health = raw.health.as_ref().map(|health| self.health(health));
         let outlier = raw.outlier.as_ref().map(|outlier| self.outlier(&raw.name.value, outlier));
         let tls =
             raw.tls.as_ref().map(|tls| self.pool_tls(&raw.name.value, tls, targets.as_deref().unwrap_or_default()));
@@ -41,6 +42,10 @@ impl Checker<'_> {
                 None => None,
             },
             send_proxy: send_proxy?,
+            health: match health {
+                Some(health) => Some(health?),
+                None => None,
+            },
             outlier: match outlier {
                 Some(outlier) => Some(outlier?),
                 None => None,

@@ -155,6 +155,13 @@ pub fn undo(bytes: &[u8]) -> Result<UndoBody, Problem> {
     Ok(UndoBody { to, reason })
 }
 
+/// The body of a call that needs no more than why: `{"reason":"…"}`, where it is wanted.
+pub fn reason(bytes: &[u8]) -> Result<Option<String>, Problem> {
+    let reason = Members::read(bytes, &["reason"])?.take("reason")?;
+    bounded_reason(&reason)?;
+    Ok(reason)
+}
+
 /// The body of an upgrade: `{"binary":"/opt/weir","timeout_seconds":30,"reason":"…"}`, each where it is wanted.
 pub fn upgrade(bytes: &[u8]) -> Result<UpgradeBody, Problem> {
     let mut members = Members::read(bytes, &["binary", "timeout_seconds", "reason"])?;

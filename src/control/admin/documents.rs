@@ -5,10 +5,11 @@ use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{
     Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, Timeout, VariantTotal,
 };
-use crate::boundary::table::{Pool, Target};
+use crate::boundary::table::{Pool, Standing, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
 use crate::control::command::{Changed, ReloadSummary, RouteView};
+use crate::control::derive::effective_weights;
 use crate::control::ground::Ground;
 use crate::control::history::{Revision, percent, rfc3339, shares};
 use crate::control::outcomes::compresses;
@@ -44,18 +45,18 @@ struct VariantDocument {
 
 pub fn route(view: &RouteView) -> RouteDocument {
     let config = &view.config.routes[view.index];
+    let effective = effective_weights(config, &view.live, &view.pools);
     let variants = config.variants.iter().enumerate().map(|(place, variant)| {
         let pool = variant.pool.map(|pool| &view.pools[pool]);
-        let targets = pool.map_or(&[][..], |pool| &pool.targets);
         VariantDocument {
             name: variant.name.clone(),
             pool: pool.map(|pool| pool.name.clone()),
             version: variant.pool.and_then(|pool| view.config.pools[pool].version.clone()),
             weight: percent(view.live.weights[place]),
             configured_weight: percent(config.weights[place]),
-            effective_weight: percent(view.live.weights[place]),
-            targets: targets.len(),
-            healthy_targets: targets.iter().filter(|target| is_healthy(target)).count(),
+            effective_weight: percent(effective[place]),
+            targets: pool.map_or(0, |pool| pool.targets.len()),
+            healthy_targets: pool.map_or(0, |pool| pool.targets.iter().filter(|one| is_healthy(pool, one)).count()),
         }
     });
     RouteDocument {
@@ -67,9 +68,10 @@ pub fn route(view: &RouteView) -> RouteDocument {
     }
 }
 
-/// It has an address and no worker's last connect failed.
-pub fn is_healthy(target: &Target) -> bool {
-    !target.addrs.is_empty() && target.outcomes.is_up()
+/// It is up, has an address and is not ejected. Where nobody asks it, no worker's last connect failed, either.
+pub fn is_healthy(pool: &Pool, target: &Target) -> bool {
+    let up = target.standing == Standing::Up && !target.addrs.is_empty();
+    up && !target.outcomes.ejection.is_out() && (pool.checked || target.outcomes.is_up())
 }
 
 /// What a change would do, and the share of clients that it would move to another variant.
@@ -292,7 +294,8 @@ fn pool_stats(pool: &Pool) -> Value {
         json!({
             "name": target.name,
             "addresses": target.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "healthy": is_healthy(target),
+            "healthy": is_healthy(pool, target),
+            "standing": target.standing.word(),
             "ejected": target.outcomes.ejection.is_out(),
             "connects": shards.iter().map(|shard| shard.connects.load()).sum::<u64>(),
             "connect_failures": shards.iter().map(|shard| shard.connect_failures.load()).sum::<u64>(),

@@ -9,8 +9,8 @@ mod filters;
 use super::documents::weights;
 use crate::config::provenance::Provenance;
 use crate::config::{
-    Admin, AdminAddr, Bind, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, PoolConfig, PoolTls, Role,
-    RouteConfig, Server, Token, shown_duration,
+    Admin, AdminAddr, Bind, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, OnEmpty, PoolConfig, PoolTls,
+    Role, RouteConfig, Server, Token, shown_duration,
 };
 use crate::control::command::RouteView;
 use crate::control::ground::Ground;
@@ -26,6 +26,8 @@ use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use crate::routing::sticky::{Fallback, Sticky};
 use serde_json::{Map, Value, json};
 use std::path::Path;
+
+mod health;
 
 const MASKED: &str = "***";
 
@@ -175,6 +177,7 @@ fn pool(pool: &PoolConfig) -> Value {
         queue_timeout,
         tls,
         send_proxy,
+        health,
         outlier: ejects,
     } = pool;
     json!({
@@ -188,6 +191,7 @@ fn pool(pool: &PoolConfig) -> Value {
         "queue_timeout": shown_duration(*queue_timeout),
         "slow_start": "0s",
         "send_proxy": send_proxy.map_or("off", Version::word),
+        "health": health.as_ref().map(health::check),
         "outlier": ejects.as_ref().map(outlier),
     })
 }
@@ -237,6 +241,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         timeout,
         request_timeout,
         close_moved_within,
+        on_empty,
         preview,
         filters: own_filters,
         request_headers,
@@ -262,6 +267,10 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "request_headers": request_headers.as_deref().map(filters::header_edits),
         "response_headers": response_headers.as_deref().map(filters::header_edits),
         "preview": preview.as_ref().map(|when| condition(when, provenance)),
+        "on_empty": match on_empty {
+            OnEmpty::Fail => "fail",
+            OnEmpty::Baseline => "stable",
+        },
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
     });

@@ -22,6 +22,8 @@ use std::task::{Poll, Waker};
 pub(in crate::proxy) struct LocalPool {
     pub(in crate::proxy) shared: Arc<Pool>,
     targets: Vec<Rc<LocalTarget>>,
+    /// Those that may get a request: the ones that are up, else those that nobody has asked yet.
+    eligible: Vec<Rc<LocalTarget>>,
     /// The pool's, with this worker's own sessions.
     tls: Option<Arc<ClientConfig>>,
     capacity: Rc<Capacity>,
@@ -63,11 +65,17 @@ impl LocalPool {
         before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
         let capacity = before.map(|pool| Rc::clone(&pool.capacity)).unwrap_or_default();
         capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
+        for (local, target) in targets.iter().zip(&shared.targets) {
+            local.stands(target.standing);
+        }
+        let best = shared.best();
+        let eligible = targets.iter().filter(|target| Some(target.standing.get()) == best).map(Rc::clone).collect();
         if shared.outlier.is_none() {
             targets.iter().for_each(|target| target.outcomes.ejection.lift());
         }
         let compared = Cell::new(before.map_or(clock.now(), |pool| pool.compared.get()));
-        LocalPool { shared: Arc::clone(shared), targets, tls, capacity, clock: Rc::clone(clock), workers, compared }
+        let (shared, clock) = (Arc::clone(shared), Rc::clone(clock));
+        LocalPool { shared, targets, eligible, tls, capacity, clock, workers, compared }
     }
 
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
@@ -76,7 +84,7 @@ impl LocalPool {
         outlier::settle(&self.targets);
         if self.compared.get().after(outlier.interval) <= now {
             self.compared.set(now);
-            outlier::compare(outlier, &self.shared, &self.targets, self.workers);
+            outlier::compare(outlier, &self.shared, &self.eligible, self.workers);
         }
     }
 
@@ -84,7 +92,7 @@ impl LocalPool {
     #[inline(always)]
     pub(in crate::proxy) fn saw(&self, target: &LocalTarget, seen: Seen) {
         if let Some(outlier) = &self.shared.outlier {
-            outlier::saw(outlier, &self.shared, &self.targets, target, seen);
+            outlier::saw(outlier, &self.shared, &self.eligible, target, seen);
         }
     }
 
@@ -97,12 +105,12 @@ impl LocalPool {
     /// There is a target besides these that may do better.
     pub(in crate::proxy) fn has_other(&self, tried: &[*const LocalTarget]) -> bool {
         let is_other = |target: &Rc<LocalTarget>| !target.is_failing() && !tried.contains(&Rc::as_ptr(target));
-        self.targets.iter().any(|target| target.has_address() && is_other(target))
+        self.eligible.iter().any(|target| target.has_address() && is_other(target))
     }
 
     /// No target can be connected to, or none could a moment ago.
     pub(in crate::proxy) fn is_down(&self) -> bool {
-        self.targets.iter().all(|target| !target.has_address() || target.is_failing())
+        self.eligible.iter().all(|target| !target.has_address() || target.is_failing())
     }
 
     /// A mirror's copy may have a connection. Where the pool serves a variant, too, copies get half of them.
@@ -126,7 +134,7 @@ impl LocalPool {
         client: Option<&Client>,
         avoided: &[*const LocalTarget],
     ) -> Result<Lease, Failure> {
-        if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
+        if self.eligible.is_empty() {
             return Err(Failure::NoTarget);
         }
         let owner = self.shared.send_proxy.and(client).map(Client::owner);
@@ -134,7 +142,7 @@ impl LocalPool {
         let mut failure = Failure::Connect;
         let mut queued = None;
         loop {
-            let Some(target) = balance::pick(&self.targets, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
+            let Some(target) = balance::pick(&self.eligible, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
                 return Err(failure);
             };
             let busy = Busy::new(&target);
