@@ -418,7 +418,9 @@ fn poll_time(client: &Client, watch: &Watch, cx: &mut Context<'_>) -> Poll<End> 
     }
     loop {
         let (due, end) = if client.in_flight.get() > 0 || client.uploads.get() > 0 || !pulse.flushed() {
-            let moving = client.uploads.get() > 0 || client.answering.get() > 0 || !pulse.flushed();
+            // A request that is not answered yet keeps the time of its body itself, and answers when that is over.
+            let is_late_body = client.in_flight.get() == 0 && client.uploads.get() > 0;
+            let moving = is_late_body || client.answering.get() > 0 || !pulse.flushed();
             (if moving { pulse.moved().after(limits.body_idle_timeout) } else { Tick::NEVER }, End::Close)
         } else if let Some(since) = pulse.head_since() {
             (since.after(limits.header_timeout), End::HeadTimeout)

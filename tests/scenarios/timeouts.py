@@ -10,6 +10,7 @@ import collections
 import json
 import multiprocessing
 import os
+import resource
 import socket
 import statistics
 import struct
@@ -94,7 +95,7 @@ class NeverReads(Silent):
         super().connection_made(transport)
         transport.pause_reading()
         # Who does not read does not hear of the end; and what nobody refers to, Python closes.
-        asyncio.get_running_loop().call_later(2, transport.abort)
+        asyncio.get_running_loop().call_later(10, transport.abort)
 
 
 KINDS = (Silent, SlowHead, SlowBody, Stops, Dies, NoTls, NeverReads)
@@ -102,6 +103,9 @@ KINDS = (Silent, SlowHead, SlowBody, Stops, Dies, NoTls, NeverReads)
 
 def serve(ports):
     """A port for each kind of target; runs in a process of its own."""
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def run():
         loop, found = asyncio.get_running_loop(), {}
@@ -189,8 +193,10 @@ POST = b"POST /%s HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length:
 class Case:
     """`counted`: code, reason and time-out that Weir counts the requests with."""
 
-    def __init__(self, name, seen, counted, request=None, at_once=False, about=""):
+    def __init__(self, name, seen, counted, request=None, at_once=False, room=6 << 20, about=""):
         self.name, self.seen, self.counted, self.at_once, self.about = name, seen, counted, at_once, about
+        # What the allocator may have kept after the requests and not before.
+        self.room = room
         self.request = request or GET % name.encode()
 
 
@@ -204,7 +210,7 @@ CASES = [
     Case("notls", "504 the service did not finish the TLS handshake in time", ("5xx", "timeout", "tls"),
          about="a TLS handshake that is never finished"),
     Case("neverreads", "504 the service did not take the request in time", ("5xx", "timeout", "send"),
-         request=POST % b"neverreads" + UPLOAD, about="an upload that is never read"),
+         request=POST % b"neverreads" + UPLOAD, room=2 * AT_ONCE << 20, about="an upload that is never read"),
     Case("silent", "408 the request's body did not arrive in time", ("4xx", "client_abort", "client"),
          request=POST % b"silent" + b"half", about="a client that stops in its body"),
 ]
@@ -245,7 +251,7 @@ def run(weir, case, quick):
     lib.claim(in_time, times)
     lib.until(f"{case.about}: no more than {files + 8} files are open", lambda: weir.memory()[1] <= files + 8, 30)
     grown = weir.memory()[0] - memory
-    lib.claim(grown < 6 << 20, f"{case.about}: memory has grown by {grown / 1024:,.0f} KiB, files {files} to {weir.memory()[1]}")
+    lib.claim(grown < case.room, f"{case.about}: memory has grown by {grown / 1024:,.0f} KiB, files {files} to {weir.memory()[1]}")
 
 
 def start(binary, ports, tls):
