@@ -24,6 +24,8 @@ LIMIT_MS = 300
 LIMIT = LIMIT_MS / 1000
 GRAIN = 0.1
 AT_ONCE = 100
+# What the allocator may have kept after the requests and not before.
+ROOM = 6 << 20
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
 UPLOAD = b"x" * 1_000_000
 REASONS = ("connect", "reset", "timeout", "bad_response", "no_target", "queue", "client_abort")
@@ -193,9 +195,8 @@ POST = b"POST /%s HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length:
 class Case:
     """`counted`: code, reason and time-out that Weir counts the requests with."""
 
-    def __init__(self, name, seen, counted, request=None, at_once=False, room=6 << 20, about=""):
+    def __init__(self, name, seen, counted, request=None, at_once=False, room=ROOM, about=""):
         self.name, self.seen, self.counted, self.at_once, self.about = name, seen, counted, at_once, about
-        # What the allocator may have kept after the requests and not before.
         self.room = room
         self.request = request or GET % name.encode()
 
@@ -245,8 +246,9 @@ def run(weir, case, quick):
     lib.claim(seen == {case.seen: count} and counted == wanted, f"{case.about}: {count:,}; seen {seen}, counted {counted}")
     median, late, last = statistics.median(took), took[int(len(took) * 0.99)], took[-1]
     times = f"{case.about}: after {median:.3f} s, 99 of 100 by {late:.3f}, the last {last:.3f}"
-    # A short run has a machine full of other tests.
-    slack = 1 if quick else GRAIN
+    # A short run may have a machine full of other tests: then it is no other time-out that answers. An upload's own
+    # time counts from its last byte.
+    slack = 5 if quick else GRAIN + (0.5 if case.room > ROOM else 0)
     in_time = (case.at_once or took[0] > LIMIT - 0.01) and late < LIMIT + slack
     lib.claim(in_time, times)
     lib.until(f"{case.about}: no more than {files + 8} files are open", lambda: weir.memory()[1] <= files + 8, 30)
