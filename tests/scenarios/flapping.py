@@ -7,11 +7,10 @@ five minutes with `retry` and two without; --quick: nine seconds and five.
 """
 import asyncio
 import collections
-import itertools
 
 import lib
 from load import Load
-from target import Target
+from target import Target, flap
 
 RATE = 2000
 RETRY = 'retry = { attempts = 2, on = ["connect", "reset", "502", "503", "504"], methods = ["GET"], budget = "20%" }'
@@ -24,19 +23,10 @@ class Kill:
         self.target, self.outstanding = target, outstanding
 
 
-async def flap(targets, load, kills, up, down):
-    for target in itertools.cycle(targets):
-        await asyncio.sleep(up)
-        # This process sends nothing until the target is gone: what it kills is what is outstanding.
-        kills.append(Kill(target, load.outstanding()))
-        target.kill()
-        await asyncio.sleep(down)
-        await target.back()
-
-
 async def scene(load, targets, up, down):
     kills = []
-    flapping = asyncio.ensure_future(flap(targets, load, kills, up, down))
+    # This process sends nothing until the target is gone: what it kills is what is outstanding.
+    flapping = asyncio.ensure_future(flap(targets, up, down, lambda target: kills.append(Kill(target, load.outstanding()))))
     running = asyncio.ensure_future(load.run())
     await asyncio.wait([flapping, running], return_when=asyncio.FIRST_COMPLETED)
     flapping.cancel()

@@ -23,6 +23,9 @@ def post(number, length, path="/"):
 
 
 class Connection(asyncio.Protocol):
+    """Over HTTP/1.1. Another kind has the same `ask`, `under_way` and `transport`, and calls the load's `free`, `heard`
+    and `lost`."""
+
     def __init__(self, load):
         self.load, self.number, self.buffer = load, None, b""
 
@@ -54,6 +57,9 @@ class Connection(asyncio.Protocol):
         else:
             self.load.free(self)
 
+    def under_way(self):
+        return [] if self.number is None else [self.number]
+
     def connection_lost(self, _):
         self.load.lost(self)
 
@@ -67,10 +73,10 @@ class Load:
     A request that is due while all connections are busy is sent when one is free: none is left out.
     """
 
-    def __init__(self, port, rate, total, request=get, connections=64, context=None, first=0):
+    def __init__(self, port, rate, total, request=get, connections=64, context=None, kind=Connection):
         self.port, self.rate, self.total, self.request = port, rate, total, request
-        self.connections, self.context = connections, context
-        self.first, self.sent, self.done, self.reopened = first, 0, 0, 0
+        self.connections, self.context, self.kind = connections, context, kind
+        self.sent, self.done, self.reopened = 0, 0, 0
         self.idle, self.under_way, self.all = collections.deque(), {}, set()
         self.counts, self.failures, self.slowest, self.took = collections.Counter(), {}, 0.0, 0.0
         self.look, self.opening, self.broken = None, set(), None
@@ -97,10 +103,8 @@ class Load:
 
     def lost(self, connection):
         self.all.discard(connection)
-        if connection in self.idle:
-            self.idle.remove(connection)
-        if connection.number is not None:
-            number, connection.number = connection.number, None
+        self.idle = collections.deque(other for other in self.idle if other is not connection)
+        for number in connection.under_way():
             self.heard(number, 0, None, b"", b"")
         if self.done < self.total:
             self.reopened += 1
@@ -112,7 +116,7 @@ class Load:
         name = "localhost" if self.context else None
         loop = asyncio.get_running_loop()
         try:
-            await loop.create_connection(lambda: Connection(self), "127.0.0.1", self.port, ssl=self.context, server_hostname=name)
+            await loop.create_connection(lambda: self.kind(self), "127.0.0.1", self.port, ssl=self.context, server_hostname=name)
         except OSError as error:
             self.end(f"no connection: {error}")
 
@@ -125,7 +129,7 @@ class Load:
             now = time.monotonic()
             due = int(min(self.total, (now - began) * self.rate + 1))
             while self.sent < due and self.idle:
-                number = self.first + self.sent
+                number = self.sent
                 self.under_way[number] = now
                 self.sent += 1
                 self.idle.popleft().ask(number, self.request(number))

@@ -6,6 +6,7 @@ The file is written at once, so that it is right after kill -9, too. Standard li
 """
 import argparse
 import asyncio
+import itertools
 import os
 import re
 import signal
@@ -93,6 +94,16 @@ class Target:
         with open(self.log) as text:
             pairs = (line.split() for line in text)
             return [(number, int(length)) for number, length in pairs]
+
+
+async def flap(targets, up, down, about_to_kill):
+    """Kills one after the other and starts it again, for ever: `up` seconds of rest, then `down` seconds without it."""
+    for target in itertools.cycle(targets):
+        await asyncio.sleep(up)
+        about_to_kill(target)
+        target.kill()
+        await asyncio.sleep(down)
+        await target.back()
 
 
 def main():
