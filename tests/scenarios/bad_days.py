@@ -6,11 +6,13 @@ can't be done says so.
 knows; the DNS server is this script. Needs root: for the mounts, which only Weir sees, and for port 53. `--quick` jumps
 four times instead of forty, and tries fewer degrees of a full disk. Files that run out: exhausted.py has those.
 """
+import atexit
 import calendar
 import email.utils
 import glob
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -63,8 +65,8 @@ class Caged(lib.Weir):
         return status, text, time.monotonic() - began
 
 
-def served(weir, steady, what, slowest=1.0):
-    """The load's end: all was answered well, in time, and counted."""
+def served(weir, steady, what, slowest=3.0):
+    """The load's end: all was answered well and in time."""
     load = steady.stop()
     lib.until("the last request is counted", lambda: weir.metric("weir_requests_in_flight") == 0)
     lib.claim(load.sent > 100 and not load.failures, f"{what}: {load.sent:,} requests, all answered well {load.failures}")
@@ -119,14 +121,38 @@ def disk(given, targets):
         out.write(config)
     weir.reload()
     lib.claim("No space left" in weir.log(), "disk: the log says why")
-    served(weir, steady, "disk")
+    follower = upgraded(weir)
+    load = served(weir, steady, "disk")
+    lib.claim(load.reopened > 0, f"disk: with the upgrade {load.reopened} connections went over to the new process")
+    os.kill(follower, signal.SIGKILL)
+    lib.until("it is gone", lambda: not lib.answers(weir.port))
+    weir.start()
     restarts(given, weir)
+
+
+def upgraded(weir):
+    """The process that serves now."""
+    status, _, text = weir.ask("POST", "/api/v1/upgrade", {})
+    lib.claim(status == 200, f"disk: an upgrade on a full disk is answered {status} {text}")
+    lib.until("the old process ends", lambda: weir.process.poll() is not None)
+    lib.claim(weir.process.returncode == 0 and weir.weight("canary") == 1, "disk: the old process ends, the state is kept")
+    pid = json.loads(text)["pid"]
+    atexit.register(end, pid, weir.home)
+    return pid
+
+
+def end(pid, home):
+    """Kills what is left of it, if the script fails before it has."""
+    try:
+        with open(f"/proc/{pid}/cmdline") as command:
+            if home in command.read():
+                os.kill(pid, signal.SIGKILL)
+    except OSError:
+        pass
 
 
 def restarts(given, weir):
     """With ever more free pages: what was acknowledged, and nothing else, is there after kill -9."""
-    weir.kill()
-    weir.start()
     outcomes, number = {200: 0, 507: 0}, 100
     for free in range(0, 5 if given.quick else 12):
         for _ in range(2 if given.quick else 6):
@@ -214,6 +240,9 @@ variants = {{ only = "silent" }}
     time_of.jump(-1)
     for load in (served(weir, steady, "clock"), served(weir, tls, "clock, TLS")):
         lib.claim(load.reopened == 0, "clock: no connection was closed")
+    total = steady.load.sent + tls.load.sent
+    good, all_of_it = (int(weir.metric("weir_requests_total", route=lib.ROUTE, **more)) for more in ({"code": "2xx"}, {}))
+    lib.claim(good == all_of_it == total, f"clock: Weir counted {good:,} of {total:,}")
     again(weir, time_of, weight)
 
 
@@ -226,14 +255,14 @@ def jumped(weir, time_of, weight, authority, tls_port):
     # hyper's Date waits for the second after the last one that it wrote: where the clock goes back, it stands still.
     highest = max(3600 * hours for hours in time_of.been)
     lib.claim(time_of.hours * 3600 - 5 < at < highest + 5, f"{said}: answers bear the date {at:+.0f} s")
-    lib.claim(status == 200 and took < 1 and newest["after"]["canary"] == weight, f"{said}: a change takes {took * 1000:.0f} ms")
+    lib.claim(status == 200 and took < 3 and newest["after"]["canary"] == weight, f"{said}: a change takes {took * 1000:.0f} ms")
     stamp = time.strptime(newest["time"][:19], "%Y-%m-%dT%H:%M:%S")
     off = calendar.timegm(stamp) - time.time()
     lib.claim(abs(off - time_of.hours * 3600) < 5, f"{said}: and is in the history at its time")
     began = time.monotonic()
     status = first_line(weir.port, b"GET /silent HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     took = time.monotonic() - began
-    lib.claim(b" 504 " in status and 0.35 < took < 0.6, f"{said}: a time-out of 400 ms fires after {took * 1000:.0f} ms")
+    lib.claim(b" 504 " in status and 0.35 < took < 2, f"{said}: a time-out of 400 ms fires after {took * 1000:.0f} ms")
     with socket.create_connection(("127.0.0.1", tls_port), timeout=10) as tcp:
         with authority.context().wrap_socket(tcp, server_hostname="localhost") as connection:
             lib.claim(connection.version() == "TLSv1.3", f"{said}: a new client's handshake is done")
@@ -336,14 +365,17 @@ variants = {{ only = "named" }}
         changing = weir.shifted(weight)
         reloading.join()
         status, text, took = slow[0]
-        lib.claim(status == 200 and took < 4.5, f"dns: {mode}: a reload is answered {status} after {took:.1f} s {text if status != 200 else ''}")
-        lib.claim(changing[0] == 200 and changing[2] < 4.5, f"dns: {mode}: a change meanwhile {changing[0]} after {changing[2]:.1f} s")
+        # The resolver itself would take ten seconds.
+        lib.claim(status == 200 and took < 8, f"dns: {mode}: a reload is answered {status} after {took:.1f} s {text if status != 200 else ''}")
+        lib.claim(changing[0] == 200 and changing[2] < 8, f"dns: {mode}: a change meanwhile {changing[0]} after {changing[2]:.1f} s")
         status, _, took = weir.shifted(weight)
-        lib.claim(status == 200 and took < 1, f"dns: {mode}: a change after it takes {took * 1000:.0f} ms")
+        lib.claim(status == 200 and took < 3, f"dns: {mode}: a change after it takes {took * 1000:.0f} ms")
         lib.claim(weir.metric("weir_target_up", pool="named") == 1, f"dns: {mode}: the target keeps its address")
     lib.claim("does not resolve" in weir.log(), "dns: the log names the target")
     for load, what in zip(loads, ("by address", "by name")):
-        served(weir, load, f"dns, {what}")
+        load = served(weir, load, f"dns, {what}")
+        counted = int(weir.metric("weir_requests_total", route=lib.ROUTE if what == "by address" else "named"))
+        lib.claim(counted == load.sent, f"dns, {what}: Weir counted {counted:,} of {load.sent:,}")
     unknown(weir, server)
 
 
