@@ -1,6 +1,6 @@
 //! Starting the process that takes this one's place. It serves before this one stops accepting, or this one goes on.
 
-mod trial;
+mod dry_run;
 
 use super::handover::{Channel, Message, SOCKETS_AT_ONCE, STDIN, VARIABLE, unexpected};
 use crate::control::Control;
@@ -93,7 +93,7 @@ impl Upgrading {
         };
         if request.dry_run {
             let file = self.control.config().path.clone();
-            return trial::tried(&program, &file, request.timeout, aborted).await.map(Done::Would);
+            return dry_run::tried(&program, &file, request.timeout, aborted).await.map(Done::Would);
         }
         let shown = program.display().to_string();
         let failed = |what: &str| format!("{shown} {what}; this process goes on");
@@ -252,7 +252,8 @@ impl Started {
         let end = Instant::now() + END_GRACE;
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         let asked = pid.is_some_and(|pid| rustix::process::kill_process(pid, Signal::TERM).is_ok());
-        while asked && Instant::now() < end && self.0.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
+        while asked && Instant::now() < end && self.0.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.end()
