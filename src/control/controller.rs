@@ -46,6 +46,7 @@ impl Controller {
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.commands.recv_many(&mut batch, BATCH).await > 0 {
+            self.resume_if_back(&batch).await;
             let (batch, handing) = handover::parted(std::mem::take(&mut batch), self.handed.is_some());
             self.commit(batch).await;
             self.hand_over(handing).await;
