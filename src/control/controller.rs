@@ -61,10 +61,10 @@ impl Controller {
                 Command::Refused(one) => refused.push(one),
                 Command::Resolved(addresses) => {
                     // Holds whether or not the rest of the batch can be saved.
-                    if let Some(ground) = self.ground.resolved(addresses.clone()) {
+                    if let Some(ground) = self.ground.resolved(&addresses) {
                         self.publish(ground);
                     }
-                    draft.resolve(addresses);
+                    draft.resolve(&addresses);
                 }
                 Command::Certified { tls, instead_of } => {
                     if Arc::ptr_eq(&self.ground.tls, &instead_of) {
@@ -252,7 +252,7 @@ impl Draft {
         }
     }
 
-    fn resolve(&mut self, addresses: Addresses) {
+    fn resolve(&mut self, addresses: &Addresses) {
         if let Some(ground) = self.ground.resolved(addresses) {
             self.ground = ground;
         }

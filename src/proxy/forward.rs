@@ -100,6 +100,7 @@ pub(super) async fn send<const REPEATED: bool>(
     let Some(pool) = route.variants[variant].pool.map(|pool| &local.pools[pool]) else {
         return Err(Failure::NoTarget);
     };
+    let key = if variant == exchange.variant { exchange.keys.own } else { exchange.keys.baseline };
     sent_by_this_task(upload.as_deref()).await;
     let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
     let waiting = Waiting::new(exchange, upload, Times::of(route.timeout, asked, attempt));
@@ -108,7 +109,8 @@ pub(super) async fn send<const REPEATED: bool>(
     loop {
         let client = &exchange.client;
         let avoided = attempt.map_or(Vec::new(), |attempt| attempt.tried.borrow().clone());
-        let mut lease = match pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided).await {
+        let leased = pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided, key);
+        let mut lease = match leased.await {
             Ok(lease) => lease,
             Err(failure) => return Err(not_sent(attempt, request, failure)),
         };
