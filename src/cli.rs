@@ -17,6 +17,7 @@ pub mod status;
 pub mod switch;
 pub mod token;
 pub mod undo;
+pub mod upgrade;
 pub mod write;
 
 use clap::{Parser, Subcommand};
@@ -76,6 +77,8 @@ enum Verb {
     Judge(judge::JudgeArgs),
     /// Read the configuration file again
     Reload(reload::ReloadArgs),
+    /// Have a new binary take the running one's place, without closing a connection
+    Upgrade(upgrade::UpgradeArgs),
     /// Show where live weights are not the file's, and which files are not what is running
     Diff(diff::DiffArgs),
     /// Write live weights into the files that define the routes
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         Verb::History(args) => history::run(&args, &admin),
         Verb::Judge(args) => judge::run(&args),
         Verb::Reload(args) => reload::run(&args, &admin),
+        Verb::Upgrade(args) => upgrade::run(&args, &admin),
         Verb::Diff(args) => diff::run(&args, &admin),
         Verb::Save(args) => save::run(&args, &admin),
         Verb::Token(args) => token::run(&args),

@@ -12,6 +12,7 @@ mod derive;
 #[cfg(test)]
 mod fixtures;
 mod ground;
+pub mod handover;
 mod health;
 mod history;
 mod lists;
@@ -30,6 +31,7 @@ use crate::boundary::drain::{Drain, Phase};
 use crate::boundary::outcomes::{ListenerOutcomes, WorkerOutcomes};
 use crate::boundary::table::{Published, Publisher};
 use crate::config::{self, AdminAddr, Config};
+use crate::net::inherited::Sockets;
 use arc_swap::ArcSwap;
 use audit::{Refusals, Refused};
 use command::{
@@ -38,6 +40,7 @@ use command::{
 };
 use controller::{Controller, file_lines, log_change, log_installed};
 use ground::{Addresses, Cause, Ground};
+use handover::Upgrades;
 use health::Board;
 use history::Trimming;
 use jiff::Timestamp;
@@ -45,6 +48,7 @@ use persist::{Commit, Found, SetAside, StateDir, StateError};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -93,6 +97,9 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     sockets: Mutex<Vec<admin::Socket>>,
     admin_addrs: Vec<SocketAddr>,
+    /// Of the admin addresses, for the process that takes this one's place.
+    handles: Mutex<Vec<(String, OwnedFd)>>,
+    upgrades: Upgrades,
     /// One reload at a time.
     reloading: Semaphore,
     reload_ok: AtomicBool,
@@ -110,18 +117,53 @@ struct StateStatus {
     history_set_aside: Option<SetAside>,
 }
 
-/// Binds the admin addresses, reads the state directory and derives the first table.
-///
-/// Errors are for the operator: an admin address that is taken, a state directory that can't be written or that
-/// another process has.
+/// A control plane that has all it needs but the state directory.
+pub struct Prepared {
+    start: Start,
+    tls: Arc<Tls>,
+    sockets: Vec<admin::Socket>,
+    handles: Vec<(String, OwnedFd)>,
+    addresses: Addresses,
+}
+
+/// [`prepare`] and [`Prepared::start`] in one.
 pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
-    let Start { config, workers, drain, env } = start;
+    prepare(start, &mut Sockets::default()).await?.start(None).await
+}
+
+/// Reads certificates, takes the admin addresses and looks names up: all that another process need not stop for.
+///
+/// Errors are for the operator: an admin address that is taken, a certificate that can't be used.
+pub async fn prepare(start: Start, inherited: &mut Sockets) -> Result<Prepared, StartError> {
+    let config = &start.config;
     let tls = load_tls(config.clone(), Arc::default()).await.map_err(StartError::Tls)?;
-    let sockets = admin_sockets(&config).await?;
+    let sockets = admin_sockets(config, inherited).await?;
+    // What can't be handed over is bound anew; descriptors are short then anyway.
+    let handles = sockets.iter().filter_map(|socket| socket.handle().ok()).collect();
+    let addresses = resolve::addresses(config, &Addresses::new()).await;
+    Ok(Prepared { start, tls, sockets, handles, addresses })
+}
+
+impl Prepared {
+    /// Reads the state directory and derives the first table. Without a `state_dir`, `copy` is where the process
+    /// before this one left its live weights and history.
+    ///
+    /// Errors are for the operator: a state directory that can't be written or that another process has.
+    pub async fn start(self, copy: Option<PathBuf>) -> Result<(Control, Publisher), StartError> {
+        let dir = self.start.config.server.state_dir.clone();
+        let (state, found) = open_state(dir, copy).await.map_err(state_error)?;
+        begin(self, state, found).await
+    }
+}
+
+async fn begin(
+    prepared: Prepared,
+    state: Option<Arc<StateDir>>,
+    mut found: Found,
+) -> Result<(Control, Publisher), StartError> {
+    let Prepared { start: Start { config, workers, drain, env }, tls, sockets, handles, addresses } = prepared;
     let admin_addrs = sockets.iter().filter_map(admin::Socket::addr).collect();
-    let (state, mut found) = open_state(config.server.state_dir.clone()).await.map_err(state_error)?;
     let dir = config.server.state_dir.clone();
-    let addresses = resolve::addresses(&config, &Addresses::new()).await;
     let cause = Cause { origin: Origin::file(&config.path), now: Timestamp::now() };
     let (ground, mut installed) = Ground::start(config, std::mem::take(&mut found.past), addresses, workers, &cause);
     let mut ground = ground.certified(tls);
@@ -149,6 +191,8 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
         commands,
         sockets: Mutex::new(sockets),
         admin_addrs,
+        handles: Mutex::new(handles),
+        upgrades: Upgrades::default(),
         reloading: Semaphore::new(1),
         reload_ok: AtomicBool::new(true),
         ready: AtomicBool::new(false),
@@ -161,6 +205,7 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     let controller = Controller {
         ground,
         state,
+        handed: None,
         publisher: publisher.clone(),
         snapshot,
         changed,
@@ -205,7 +250,7 @@ impl Control {
         let api = admin::Api::new(self.clone());
         let mut serving = JoinSet::new();
         for socket in sockets {
-            serving.spawn(admin::serve(socket, api.clone()));
+            serving.spawn(admin::serve(socket, api.clone(), self.shared.upgrades.taken()));
         }
         let mut phase = self.shared.drain.watch();
         let report_ready = async {
@@ -216,6 +261,8 @@ impl Control {
         tokio::select! {
             _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
             () = report_ready => {}
+            // Another process has the addresses, and the last answer is out.
+            () = all_ended(&mut serving) => {}
         }
     }
 
@@ -332,6 +379,14 @@ impl Control {
     }
 }
 
+/// Waits for ever where there is none.
+async fn all_ended(serving: &mut JoinSet<()>) {
+    if serving.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    while serving.join_next().await.is_some() {}
+}
+
 /// Reads the certificates of a configuration. What `before` has is kept where its files hold the same.
 async fn load_tls(config: Config, before: Arc<Tls>) -> Result<Arc<Tls>, String> {
     let now = crate::tls::time::unix(SystemTime::now());
@@ -339,28 +394,28 @@ async fn load_tls(config: Config, before: Arc<Tls>) -> Result<Arc<Tls>, String> 
     loaded.unwrap_or_else(|error| Err(error.to_string())).map(Arc::new)
 }
 
-async fn admin_sockets(config: &Config) -> Result<Vec<admin::Socket>, StartError> {
+async fn admin_sockets(config: &Config, inherited: &mut Sockets) -> Result<Vec<admin::Socket>, StartError> {
     let mut sockets = Vec::new();
     for addr in &config.admin.listen {
         let shown = match addr {
             AdminAddr::Tcp(addr) => addr.to_string(),
             AdminAddr::Unix(path) => format!("unix:{}", path.display()),
         };
-        let bound = admin::Socket::bind(addr, admin::Scope::Everything).await;
+        let bound = admin::Socket::open(addr, admin::Scope::Everything, inherited).await;
         sockets.push(bound.map_err(|source| StartError::Listen { key: "admin.listen", addr: shown, source })?);
     }
     if let Some(addr) = config.admin.metrics {
-        let bound = admin::Socket::bind(&AdminAddr::Tcp(addr), admin::Scope::MetricsOnly).await;
+        let bound = admin::Socket::open(&AdminAddr::Tcp(addr), admin::Scope::MetricsOnly, inherited).await;
         let failed = |source| StartError::Listen { key: "admin.metrics", addr: addr.to_string(), source };
         sockets.push(bound.map_err(failed)?);
     }
     Ok(sockets)
 }
 
-async fn open_state(dir: Option<PathBuf>) -> Result<(Option<Arc<StateDir>>, Found), StateError> {
+async fn open_state(dir: Option<PathBuf>, copy: Option<PathBuf>) -> Result<(Option<Arc<StateDir>>, Found), StateError> {
     let Some(dir) = dir else {
         tracing::warn!("server.state_dir is not set: live weights are kept in memory only and end with this process");
-        return Ok((None, Found::default()));
+        return Ok((None, copy.map(|copy| handover::read_copy(&copy)).transpose()?.unwrap_or_default()));
     };
     let opened = tokio::task::spawn_blocking(move || {
         let state = StateDir::open(&dir)?;

@@ -67,6 +67,10 @@ pub const CHECKS_AT_ONCE: usize = 256;
 pub const HEALTH_BODY_BYTES: usize = 64 * 1024;
 /// The longest that a start waits for the first checks.
 pub const FIRST_CHECKS_WAIT: Duration = Duration::from_secs(3);
+/// The longest that a process may take to take this one's place, if nothing else is said; and the most that may be said.
+/// Less than an admin connection's age.
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(30);
+pub const UPGRADE_TIMEOUT_MOST: Duration = Duration::from_secs(100);
 /// Idempotency keys remembered, and for how long.
 pub const IDEMPOTENCY_KEYS: usize = 1024;
 pub const IDEMPOTENCY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -126,6 +130,7 @@ const _: () = assert!(HISTORY_PER_ROUTE < HISTORY_REVISIONS);
 // A reason's bytes may be written as six each.
 const _: () = assert!(HISTORY_PER_ROUTE * 6 * REASON_BYTES < HISTORY_BYTES && ADMIN_BODY_BYTES < AUDIT_BYTES as usize);
 const _: () = assert!(PROBE_TIMEOUT.as_millis() < ADMIN_CONNECTION_AGE.as_millis());
+const _: () = assert!(UPGRADE_TIMEOUT_MOST.as_millis() < ADMIN_CONNECTION_AGE.as_millis());
 // A value's place in a list is 32 bits.
 const _: () = assert!(LIST_BYTES < u32::MAX as u64);
 const _: () = assert!(REGEX_BYTES <= ALL_REGEX_BYTES);

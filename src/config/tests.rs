@@ -374,13 +374,13 @@ fn other_tables_that_are_wrong() {
 #[test]
 fn all_errors_at_once_even_beside_broken_lines() {
     let text = "[server]\nworkerz = 3\ndrain_timeout = \n[limits]\nmax_headers = \"x\nidle_timeout = \"5\"\n\
-                [pool.a]\nslow_start = \"5s\"\n[pool.a]\ntargets = [\"b:1\"]\n";
+                [pool.a]\nslow_start = \"25h\"\n[pool.a]\ntargets = [\"b:1\"]\n";
     let expected = [
         "unknown-key 2:1 workerz",
         "syntax 3:17",
         "syntax 5:17",
         "bad-duration 6:16 \"5\"",
-        "not-built 8:14 \"5s\"",
+        "out-of-range 8:14 \"25h\"",
         "duplicate-key 9:7 a",
     ];
     let loaded = check(text);

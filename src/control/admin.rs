@@ -17,7 +17,7 @@ mod problem;
 mod server;
 
 pub use documents::is_healthy;
-pub use server::{Scope, Socket, serve};
+pub use server::{Scope, Socket, Taken, serve};
 
 use super::Control;
 use super::metrics::Exposition;
@@ -80,6 +80,7 @@ fn router(scope: Scope, api: Api) -> Router {
             .route("/api/v1/pools/{pool}/targets/{target}/enable", post(pools::enable))
             .route("/api/v1/stats", get(handlers::stats))
             .route("/api/v1/reload", post(handlers::reload))
+            .route("/api/v1/upgrade", post(handlers::upgrade))
             .route("/api/v1/config/effective", get(configuration::effective))
             .route("/api/v1/config/diff", get(configuration::diff))
             .route("/api/v1/config/validate", post(configuration::validate))

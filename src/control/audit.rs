@@ -58,6 +58,14 @@ pub fn drained(order: &DrainOrder, now: Timestamp) -> String {
     line(members)
 }
 
+/// The state goes to another process. Should that not serve, a line of what was refused follows.
+pub fn handed_over(binary: &str, origin: &Origin, now: Timestamp) -> String {
+    let mut members = who(origin, UPGRADE, now);
+    members.insert("binary".to_owned(), json!(cut(binary)));
+    members.insert("result".to_owned(), json!("handed over"));
+    line(members)
+}
+
 /// A change that was refused.
 #[derive(Debug)]
 pub struct Refused {
@@ -67,6 +75,8 @@ pub struct Refused {
 
 /// The longest text of a refused change that is kept, in bytes: it is whatever somebody sent.
 const REFUSED_TEXT_BYTES: usize = 500;
+/// What an upgrade's lines call it.
+const UPGRADE: &str = "upgrade";
 /// The most weights of it.
 const REFUSED_WEIGHTS: usize = 16;
 
@@ -89,6 +99,11 @@ impl Refused {
     /// Of a configuration that should have been swapped in.
     pub fn reload(origin: &Origin, why: &impl ToString, now: Timestamp) -> Refused {
         Refused::new(origin, "reload", [], why, now)
+    }
+
+    /// Of a process that should have taken this one's place.
+    pub fn upgrade(origin: &Origin, why: &impl ToString, now: Timestamp) -> Refused {
+        Refused::new(origin, UPGRADE, [], why, now)
     }
 
     /// Of live weights that should have gone into the files.

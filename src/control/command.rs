@@ -2,6 +2,7 @@
 
 use super::audit::Refused;
 use super::ground::{Addresses, LiveRoute};
+use super::handover::HandOver;
 use super::health::{Key, Verdict};
 use super::history::Entry;
 use super::persist::StateError;
@@ -42,6 +43,8 @@ pub enum Command {
         env: Env,
         reply: oneshot::Sender<Result<Saving, SaveError>>,
     },
+    /// The state goes to another process, or comes back.
+    HandOver(HandOver),
     /// Something was refused, here or before it came here: for the audit log. Nobody waits.
     Refused(Refused),
     /// Names resolved again. Not part of what is saved.

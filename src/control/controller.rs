@@ -9,6 +9,7 @@ use super::command::{
     ChangeError, Changed, Command, DrainError, DrainOrder, Installed, Origin, Relisted, WeightChange,
 };
 use super::ground::{Addresses, Cause, Ground, listed};
+use super::handover::{self, Handed};
 use super::health::{self, Key, Verdict};
 use super::history::{Entry, FILE, Trimming};
 use super::persist::{Commit, StateDir, StateError};
@@ -29,6 +30,8 @@ pub struct Controller {
     pub ground: Ground,
     /// None: memory only.
     pub state: Option<Arc<StateDir>>,
+    /// Another process has the state: nothing is changed any more.
+    pub handed: Option<Handed>,
     pub publisher: Publisher,
     pub snapshot: Arc<ArcSwap<Ground>>,
     /// Told of every published state.
@@ -43,7 +46,9 @@ impl Controller {
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.commands.recv_many(&mut batch, BATCH).await > 0 {
-            self.commit(std::mem::take(&mut batch)).await;
+            let (batch, handing) = handover::parted(std::mem::take(&mut batch), self.handed.is_some());
+            self.commit(batch).await;
+            self.hand_over(handing).await;
         }
     }
 
@@ -59,6 +64,8 @@ impl Controller {
                 Command::Drain { order, reply } => draft.drain(order, reply),
                 Command::Save { request, env, reply } => saves.push((request, env, reply)),
                 Command::Refused(one) => refused.push(one),
+                // Parted from the batch: it comes after.
+                Command::HandOver(_) => {}
                 Command::Resolved(addresses) => {
                     // Holds whether or not the rest of the batch can be saved.
                     if let Some(ground) = self.ground.resolved(&addresses) {

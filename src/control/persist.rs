@@ -88,6 +88,8 @@ pub enum StateError {
     Io { doing: &'static str, path: PathBuf, source: Arc<io::Error> },
     #[error("{} is in use by another weir{holder}; give each process a server.state_dir of its own", .path.display())]
     Locked { path: PathBuf, holder: String },
+    #[error("another process takes over and has the state now; try again")]
+    HandedOver,
     #[error("saving the live state failed: {0}")]
     Writer(String),
 }
@@ -133,6 +135,10 @@ impl StateDir {
         // Only a hint for the message above: a full disk must not stop a start.
         let _ = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| write!(lock, "{}", std::process::id()));
         Ok(StateDir { dir: dir.to_owned(), log: Mutex::new(log::Log::in_dir(dir)), _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.dir
     }
 
     /// What is saved. Nothing is taken from a `live.json` that can't be trusted, and from a damaged history the records

@@ -48,5 +48,6 @@ mod supervised;
 mod support;
 mod tls;
 mod tunnels;
+mod upgrade;
 mod upstream_http2;
 mod upstream_tls;

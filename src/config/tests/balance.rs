@@ -50,7 +50,7 @@ fn how_names_are_looked_up() {
 const WRONG: &[(&str, &str, &str)] = &[
     (
         "[pool.c]\ntargets = [{ addr = \"x:1\", weight = 0 }]",
-        "out-of-range 2:35 0",
+        "out-of-range 2:37 0",
         "`pool.c.targets.weight` is not a whole number from 1 to 65535",
     ),
     ("[pool.c]\ntargets = [{ weight = 2 }]", "missing-key 2:12 { weight = 2 }", "pool.c.targets has no `addr`"),

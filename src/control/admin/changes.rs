@@ -136,7 +136,7 @@ fn refusal(error: ChangeError) -> Problem {
             Problem::new(409, "targets-not-healthy", detail).with("targets", targets.collect())
         }
         ChangeError::Unprobed(_) => Problem::new(409, "targets-changed", detail),
-        ChangeError::NotSaved(error) => not_saved(&error.to_string()),
+        ChangeError::NotSaved(error) => not_saved(&error),
         ChangeError::Stopped => stopping(),
     }
 }

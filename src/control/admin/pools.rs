@@ -80,7 +80,7 @@ fn refusal(error: &DrainError) -> Problem {
         DrainError::NoTarget { .. } => {
             Problem::new(404, "no-such-target", format!("{error}; GET /api/v1/pools lists them"))
         }
-        DrainError::NotSaved(error) => not_saved(&error.to_string()),
+        DrainError::NotSaved(error) => not_saved(error),
         DrainError::Stopped => stopping(),
     }
 }
