@@ -83,6 +83,8 @@ pub const RESOLVE_RETRY: Duration = Duration::from_secs(5);
 pub const RESOLVE_HOSTS: Duration = Duration::from_secs(5);
 /// The longest until a new configuration's names are looked at.
 pub const RESOLVE_LOOK: Duration = Duration::from_secs(1);
+/// How often at most it is looked which names are due.
+pub const RESOLVE_GRAIN: Duration = Duration::from_millis(20);
 /// Look-ups of names under way at once.
 pub const LOOKUPS_AT_ONCE: usize = 64;
 /// How often a worker looks at its connections' deadlines; the grain of every time-out there.

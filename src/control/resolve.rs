@@ -9,7 +9,7 @@ mod lookup;
 use super::command::Command;
 use super::ground::{Addresses, Ground};
 use crate::config::{Config, TargetAddr};
-use crate::limits::{LOOKUPS_AT_ONCE, RESOLVE_LOOK, RESOLVE_RETRY};
+use crate::limits::{LOOKUPS_AT_ONCE, RESOLVE_GRAIN, RESOLVE_LOOK, RESOLVE_RETRY};
 use arc_swap::ArcSwap;
 use lookup::Resolver;
 use std::collections::{BTreeSet, HashMap};
@@ -102,42 +102,81 @@ pub async fn addresses(config: &Config, known: &Addresses) -> Addresses {
 /// Looks all names up again, each when its answer is too old, for as long as there is a controller, and tells it of
 /// changes.
 pub async fn keep_resolving(ground: Arc<ArcSwap<Ground>>, commands: mpsc::WeakSender<Command>) {
-    let mut lookups = Lookups::default();
-    let mut due: HashMap<TargetAddr, Instant> = HashMap::new();
-    let mut resolver: Option<Arc<Resolver>> = None;
+    let mut course = Course::default();
     loop {
-        let current = Arc::clone(&ground.load());
-        let names = names(&current.config);
         let now = Instant::now();
-        due.retain(|name, _| names.contains(name));
-        current.outcomes.names.only(&names);
-        let is_due = |name: &&TargetAddr| due.get(*name).is_none_or(|at| *at <= now) && !lookups.has(name);
-        let ready: Vec<TargetAddr> = names.iter().filter(is_due).cloned().collect();
-        if !ready.is_empty() {
-            let still = resolver.take().filter(|resolver| resolver.is_current(&current.config.dns));
-            let asked = still.unwrap_or_else(|| Arc::new(Resolver::new(&current.config.dns)));
-            ready.iter().for_each(|name| lookups.begin(&asked, name, &current.addresses));
-            resolver = Some(asked);
+        if course.look_at <= now {
+            course.begin_due(&ground.load(), now);
         }
-        let look = now + RESOLVE_LOOK;
-        let next = names.iter().filter(|name| !lookups.has(name)).filter_map(|name| due.get(name)).min();
-        let wake = next.map_or(look, |next| look.min(*next));
-        drop(current);
         let done = tokio::select! {
-            done = lookups.next(), if !lookups.is_empty() => done,
-            () = tokio::time::sleep_until(wake) => None,
+            done = course.lookups.next(), if !course.lookups.is_empty() => done,
+            () = tokio::time::sleep_until(course.look_at) => None,
         };
         let Some(commands) = commands.upgrade() else { return };
         let Some((name, result)) = done else { continue };
         let current = Arc::clone(&ground.load());
-        let wait = noted(&current, &name, &result);
-        due.insert(name.clone(), Instant::now() + wait);
+        course.is_due(&name, Instant::now() + noted(&current, &name, &result));
         if let Ok(answer) = result
             && current.addresses.get(&name) != Some(&answer.found)
             && commands.send(Command::Resolved([(name, answer.found)].into())).await.is_err()
         {
             return;
         }
+    }
+}
+
+/// Which names are looked up when.
+struct Course {
+    /// Of this configuration.
+    names: BTreeSet<TargetAddr>,
+    config: Option<Arc<Config>>,
+    /// A name that is not here is due.
+    due: HashMap<TargetAddr, Instant>,
+    lookups: Lookups,
+    resolver: Option<Arc<Resolver>>,
+    /// When the next one may be due, or the configuration another.
+    look_at: Instant,
+}
+
+impl Default for Course {
+    fn default() -> Course {
+        Course {
+            names: BTreeSet::new(),
+            config: None,
+            due: HashMap::new(),
+            lookups: Lookups::default(),
+            resolver: None,
+            look_at: Instant::now(),
+        }
+    }
+}
+
+impl Course {
+    fn begin_due(&mut self, ground: &Ground, now: Instant) {
+        let config = &ground.config;
+        if !self.config.as_ref().is_some_and(|known| Arc::ptr_eq(known, config)) {
+            self.names = names(config);
+            self.config = Some(Arc::clone(config));
+            self.due.retain(|name, _| self.names.contains(name));
+            ground.outcomes.names.only(&self.names);
+        }
+        let idle: Vec<&TargetAddr> = self.names.iter().filter(|name| !self.lookups.has(name)).collect();
+        let is_due = |name: &&TargetAddr| self.due.get(*name).is_none_or(|at| *at <= now);
+        let ready: Vec<TargetAddr> = idle.iter().copied().filter(is_due).cloned().collect();
+        let next = idle.iter().filter_map(|name| self.due.get(*name)).filter(|at| **at > now).min();
+        self.look_at = next.map_or(now + RESOLVE_LOOK, |next| (now + RESOLVE_LOOK).min(*next)).max(now + RESOLVE_GRAIN);
+        if ready.is_empty() {
+            return;
+        }
+        let still = self.resolver.take().filter(|resolver| resolver.is_current(&config.dns));
+        let resolver = still.unwrap_or_else(|| Arc::new(Resolver::new(&config.dns)));
+        ready.iter().for_each(|name| self.lookups.begin(&resolver, name, &ground.addresses));
+        self.resolver = Some(resolver);
+    }
+
+    fn is_due(&mut self, name: &TargetAddr, at: Instant) {
+        self.due.insert(name.clone(), at);
+        self.look_at = self.look_at.min(at.max(Instant::now() + RESOLVE_GRAIN));
     }
 }
 

@@ -558,7 +558,7 @@ variants = { only = "v1" }
         let shop = &document["route"][0];
         assert_eq!(shop["rule"][0]["when"]["equals"], "${file:key}");
         assert_eq!(document["admin"]["token"], json!([{"name": "ci", "role": "operator", "hash": "***"}]));
-        assert_eq!(shop["file"], json!({"path": folder.path().join("weir.toml"), "line": 20}));
+        assert_eq!(shop["file"], json!({"path": folder.path().join("weir.toml"), "line": 26}));
         assert_eq!(shop["weights"], json!({"stable": 99.999, "canary": 0.001}));
         assert_eq!(shop["live"], json!({"generation": 1, "weights": {"stable": 99.999, "canary": 0.001}}));
         assert_eq!(
