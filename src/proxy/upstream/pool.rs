@@ -159,10 +159,7 @@ impl LocalPool {
         let mut failure = Failure::Connect;
         let mut queued = None;
         loop {
-            let picked = balance::pick(&self.chooser, &self.eligible, &tried, key, &mut *rng.borrow_mut());
-            let Some(target) = picked.map(Rc::clone) else {
-                return Err(failure);
-            };
+            let Some(target) = self.picked(&tried, key, rng) else { return Err(failure) };
             let busy = Busy::new(&target);
             let idle = target.idle_for(owner);
             if let Some(connection) = idle {
@@ -214,6 +211,12 @@ impl LocalPool {
             }
             tried.push(Rc::as_ptr(&target));
         }
+    }
+
+    /// The target for a request that these have failed.
+    #[inline(always)]
+    fn picked(&self, tried: &[*const LocalTarget], key: u64, rng: &RefCell<SmallRng>) -> Option<Rc<LocalTarget>> {
+        balance::pick(&self.chooser, &self.eligible, tried, key, &mut *rng.borrow_mut()).map(Rc::clone)
     }
 
     async fn open(
