@@ -83,6 +83,9 @@ pub struct Listener {
     pub bind: Bind,
     /// Every connection begins with a PROXY protocol header of these versions.
     pub proxy_protocol: Option<Accepts>,
+    /// Of the whole process.
+    pub max_connections: Option<usize>,
+    pub max_connections_per_client: Option<u32>,
     pub tls: Option<ListenerTls>,
 }
 
@@ -145,6 +148,9 @@ pub struct PoolConfig {
     pub connect_timeout: Duration,
     pub http2: bool,
     pub max_connections: usize,
+    /// None: as many as connections carry.
+    pub max_requests: Option<usize>,
+    pub max_pending: usize,
     pub queue_timeout: Duration,
     pub tls: Option<PoolTls>,
     /// Connections to targets begin with a PROXY protocol header of this version.
@@ -235,6 +241,8 @@ pub struct RouteConfig {
     /// What is hashed with a client's key: the sticky group's name, otherwise the route's.
     pub salt: String,
     pub timeout: Duration,
+    /// For all of a request; None: as long as it takes.
+    pub request_timeout: Option<Duration>,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
     pub on_empty: OnEmpty,

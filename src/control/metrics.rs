@@ -4,14 +4,20 @@
 //! that a rate over a first failure is right. Counters of routes that a reload removed stay: a counter that goes away
 //! is a hole in every sum over it.
 
+mod limits;
+pub mod workers;
+
 use super::Control;
 use super::admin::is_healthy;
 use super::derive::effective_weights;
 use super::ground::Ground;
+use super::outcomes::Registry;
 use crate::boundary::compress::CompressTotal;
 use crate::boundary::ejection::Ejected;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
+use crate::boundary::outcomes::{
+    Code, Count, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, Timeout, VariantTotal, WorkerShard,
+};
 use crate::boundary::table::{Pool, Target};
 use crate::config::Listener;
 use crate::limits::DURATION_BOUNDS_US;
@@ -104,6 +110,12 @@ const ERRORS: Shape = Shape(
     MetricType::COUNTER,
     &["route", "variant", "reason"],
 );
+const TIMEOUTS: Shape = Shape(
+    "weir_request_timeouts_total",
+    "Requests whose time was over, by which time: connect, tls, send, response_head, response_body, request, client.",
+    MetricType::COUNTER,
+    &["route", "variant", "timeout"],
+);
 const RETRIES: Shape =
     Shape("weir_retries_total", "Requests that were sent to a target once more.", MetricType::COUNTER, VARIANT);
 const RESCUED: Shape = Shape(
@@ -152,7 +164,7 @@ const ACCEPTED: Shape =
     Shape("weir_connections_accepted_total", "Client connections accepted.", MetricType::COUNTER, &["listener"]);
 const PAUSED: Shape = Shape(
     "weir_accept_paused_total",
-    "Times that accepting paused because limits.max_connections was reached.",
+    "Times that accepting paused at limits.max_connections, or at what file descriptors are enough for.",
     MetricType::COUNTER,
     &["listener"],
 );
@@ -234,6 +246,7 @@ const TLS_RELOAD: Shape = Shape(
 const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     requests,
     request_errors,
+    request_timeouts,
     |scrape| per_variant(scrape, &DURATION, |shape, labels, total| histogram(shape, labels, &total.duration)),
     |scrape| per_variant(scrape, &UPSTREAM, |shape, labels, total| histogram(shape, labels, &total.upstream)),
     overhead,
@@ -254,6 +267,15 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |scrape| per_listener(scrape, &REJECTED, |shard| shard.rejected.load()),
     |scrape| per_listener(scrape, &LATE_HEADS, |shard| shard.late_heads.load()),
     |scrape| per_listener(scrape, &FLOODS, |shard| shard.floods.load()),
+    limits::accept_failures,
+    limits::pending,
+    limits::queue_refused,
+    limits::greedy,
+    limits::rate_limited,
+    workers::requests,
+    workers::open,
+    workers::busy,
+    workers::handed_over,
     weights,
     generations,
     targets_up,
@@ -284,6 +306,15 @@ fn request_errors(scrape: &Scrape) -> MetricFamily {
         children.extend(Reason::ALL.map(child));
     }
     family(&ERRORS, children)
+}
+
+fn request_timeouts(scrape: &Scrape) -> MetricFamily {
+    let mut children = Vec::new();
+    for (route, variant, total) in &scrape.variants {
+        let child = |of: Timeout| counter(&TIMEOUTS, &[route, variant, of.label()], total.timeouts[of as usize]);
+        children.extend(Timeout::ALL.map(child));
+    }
+    family(&TIMEOUTS, children)
 }
 
 fn per_variant(scrape: &Scrape, shape: &Shape, child: fn(&Shape, &[&str], &VariantTotal) -> Metric) -> MetricFamily {

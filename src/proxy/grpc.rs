@@ -12,6 +12,8 @@ use std::time::Duration;
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// RESOURCE_EXHAUSTED.
+pub(super) const EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
 pub(super) const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Whether a request over HTTP/2 is gRPC; gRPC-Web is not.
@@ -55,7 +57,12 @@ pub(super) fn code(headers: &HeaderMap) -> Option<Code> {
 pub(super) fn status_of(failure: Failure) -> HeaderValue {
     HeaderValue::from_static(match failure {
         Failure::Connect | Failure::Reset | Failure::BadResponse | Failure::NoTarget | Failure::Queue => "14",
-        Failure::ConnectTimeout | Failure::ResponseTimeout | Failure::BodyTimeout => "4",
+        Failure::ConnectTimeout
+        | Failure::TlsTimeout
+        | Failure::SendTimeout
+        | Failure::ResponseTimeout
+        | Failure::RequestTimeout
+        | Failure::BodyTimeout => "4",
         Failure::BodyTooLarge => "8",
         Failure::BadBody | Failure::TargetTooLong | Failure::NoHost | Failure::RedirectLoop => "13",
     })

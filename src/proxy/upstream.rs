@@ -17,13 +17,14 @@ use crate::boundary::outcomes::TargetShard;
 use crate::boundary::table::{Standing, Target};
 use crate::limits::UPSTREAM_IDLE;
 use crate::net::address::Address;
+use crate::net::descriptors::is_exhausted;
 use crate::net::proxy_protocol::Version;
 use crate::routing::outlier::{Streak, Tally};
 use crate::tls::client::explain;
 use bytes::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use pool::Capacity;
+use pool::Admitted;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
@@ -207,15 +208,22 @@ impl LocalTarget {
         let start = self.next_addr.get();
         self.next_addr.set(start.wrapping_add(1));
         let deadline = Watch::new(&self.clock);
+        let shaking = Cell::new(false);
         let mut last = None;
         for at in 0..self.addrs.len() {
             let addr = &self.addrs[(start + at) % self.addrs.len()];
             deadline.due_at(self.clock.now().share_until(end, self.addrs.len() - at));
-            match within(&deadline, self.connect_to(addr, owner)).await {
+            shaking.set(false);
+            match within(&deadline, self.connect_to(addr, owner, &shaking)).await {
+                None if shaking.get() => last = Some(ConnectError::TlsTimedOut),
                 None => last = Some(ConnectError::TimedOut),
                 Some(Ok(stream)) => {
                     self.count_connect(true);
                     return Ok(stream);
+                }
+                // No fault of the target's.
+                Some(Err(ConnectError::Refused(error))) if is_exhausted(&error) => {
+                    return Err(ConnectError::NoDescriptor(error));
                 }
                 Some(Err(error)) => last = Some(error),
             }
@@ -224,13 +232,20 @@ impl LocalTarget {
         Err(last.unwrap_or_else(|| ConnectError::Refused(std::io::ErrorKind::AddrNotAvailable.into())))
     }
 
-    async fn connect_to(&self, addr: &Address, owner: Option<&Owner>) -> Result<TargetStream, ConnectError> {
+    /// `shaking` is set once the TLS handshake has begun.
+    async fn connect_to(
+        &self,
+        addr: &Address,
+        owner: Option<&Owner>,
+        shaking: &Cell<bool>,
+    ) -> Result<TargetStream, ConnectError> {
         let mut socket = Socket::connect(addr).await.map_err(ConnectError::Refused)?;
         if let Some(version) = self.send_proxy {
             let preface = preface::preface(version, &socket, owner);
             socket.write_all(&preface).await.map_err(ConnectError::Refused)?;
         }
         let Some(tls) = &self.tls else { return Ok(TargetStream::Plain(socket)) };
+        shaking.set(true);
         // Boxed: a plain connection's future should not carry it.
         let stream = Box::pin(tls.connector.connect(tls.name.clone(), socket)).await.map_err(ConnectError::Tls)?;
         let agreed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -258,8 +273,12 @@ impl LocalTarget {
 pub(super) enum ConnectError {
     #[error("no connection in time")]
     TimedOut,
+    #[error("no TLS handshake in time")]
+    TlsTimedOut,
     #[error("{0}")]
     Refused(std::io::Error),
+    #[error("{0}")]
+    NoDescriptor(std::io::Error),
     #[error("{}", explain(.0))]
     Tls(std::io::Error),
     #[error("the target's TLS does not agree to h2 (ALPN), and the pool's protocol is h2")]
@@ -362,7 +381,7 @@ pub(super) struct Lease {
     /// Of an HTTP/2 connection, instead.
     stream: Option<http2::Stream>,
     busy: Busy,
-    capacity: Rc<Capacity>,
+    capacity: Admitted,
     /// The response head has come; until then the connection can't go back.
     answered: bool,
 }
@@ -380,12 +399,12 @@ pub(super) enum Sent {
 }
 
 impl Lease {
-    fn new(connection: Box<Connection>, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
-        Lease { connection: Some(connection), stream: None, busy, capacity: Rc::clone(capacity), answered: false }
+    fn new(connection: Box<Connection>, busy: Busy, capacity: Admitted) -> Lease {
+        Lease { connection: Some(connection), stream: None, busy, capacity, answered: false }
     }
 
-    fn on_stream(stream: http2::Stream, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
-        Lease { connection: None, stream: Some(stream), busy, capacity: Rc::clone(capacity), answered: false }
+    fn on_stream(stream: http2::Stream, busy: Busy, capacity: Admitted) -> Lease {
+        Lease { connection: None, stream: Some(stream), busy, capacity, answered: false }
     }
 
     /// The connection is shared and driven by a task of its own.
@@ -441,6 +460,13 @@ impl Lease {
         if let Some(connection) = &mut self.connection {
             connection.drive(cx);
         }
+    }
+
+    /// The target takes no more of what it is sent. Known of a connection of one's own, which is over with this.
+    #[cold]
+    pub(super) fn is_stuck(&mut self) -> bool {
+        let driver = self.connection.as_mut().and_then(|connection| connection.driver.take());
+        driver.is_some_and(|driver| driver.into_parts().io.into_inner().is_stuck())
     }
 
     /// The request asks to switch protocols: the connection serves no other.
