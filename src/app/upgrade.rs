@@ -1,6 +1,6 @@
 //! Starting the process that takes this one's place. It serves before this one stops accepting, or this one goes on.
 
-mod trial;
+mod dry_run;
 
 use super::handover::{Channel, Message, SOCKETS_AT_ONCE, STDIN, VARIABLE, unexpected};
 use crate::control::Control;
@@ -93,7 +93,7 @@ impl Upgrading {
         };
         if request.dry_run {
             let file = self.control.config().path.clone();
-            return trial::tried(&program, &file, request.timeout, aborted).await.map(Done::Would);
+            return dry_run::tried(&program, &file, request.timeout, aborted).await.map(Done::Would);
         }
         let shown = program.display().to_string();
         let failed = |what: &str| format!("{shown} {what}; this process goes on");

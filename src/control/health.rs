@@ -397,3 +397,20 @@ pub fn why(health: &Health, pool: &PoolConfig, target: &TargetAddr, addrs: &[Add
     });
     said.collect::<Vec<_>>().join("; ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixtures::{Process, shop};
+
+    #[tokio::test]
+    async fn standings_that_come_together_are_one_table() {
+        let process = Process::start(shop()).await;
+        let before = process.publisher.current().serial;
+        for _ in 0..20 {
+            process.control.shared.commands.send(Command::Checked(Vec::new())).await.unwrap();
+        }
+        assert_eq!(process.patch("shop", &[], r#"{"weights":{"canary":5}}"#).await.status, 200);
+        assert_eq!(process.publisher.current().serial, before + 2, "theirs, and the shift's");
+    }
+}
