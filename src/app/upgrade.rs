@@ -252,7 +252,8 @@ impl Started {
         let end = Instant::now() + END_GRACE;
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         let asked = pid.is_some_and(|pid| rustix::process::kill_process(pid, Signal::TERM).is_ok());
-        while asked && Instant::now() < end && self.0.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
+        while asked && Instant::now() < end && self.0.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.end()

@@ -296,7 +296,11 @@ fn the_old_process_ends_soon_after_one_that_took_over_and_failed() {
     };
     eventually("what is left of it stays for the service manager", is_zombie);
     assert_eq!(weir.exit().code(), Some(0));
-    assert!(weir.log().contains("the process that took over has ended") && weir.log().contains("signal 9"), "{}", weir.log());
+    assert!(
+        weir.log().contains("the process that took over has ended") && weir.log().contains("signal 9"),
+        "{}",
+        weir.log()
+    );
 }
 
 #[test]
