@@ -59,14 +59,26 @@ impl LocalPool {
         };
         let manner = Manner { tls: tls.as_ref(), http2: shared.http2, send_proxy: shared.send_proxy };
         let is = |local: &&Rc<LocalTarget>, target| local.is(target, manner);
-        let kept = |target| before.and_then(|pool| pool.targets.iter().find(|local| is(local, target)).map(Rc::clone));
+        // Most often all are where they were: only a standing is another.
+        let kept = |at: usize, target| {
+            let known = &before?.targets;
+            let in_place = known.get(at).filter(|local| is(local, target));
+            in_place.or_else(|| known.iter().find(|local| is(local, target))).map(Rc::clone)
+        };
         let targets: Vec<_> = shared
             .targets
             .iter()
-            .map(|target| kept(target).unwrap_or_else(|| Rc::new(LocalTarget::new(target, manner, worker, clock))))
+            .enumerate()
+            .map(|(at, target)| {
+                kept(at, target).unwrap_or_else(|| Rc::new(LocalTarget::new(target, manner, worker, clock)))
+            })
             .collect();
-        let gone = |old: &&Rc<LocalTarget>| !targets.iter().any(|target| Rc::ptr_eq(target, old));
-        before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
+        let stays = |at: usize, old: &Rc<LocalTarget>| {
+            let is_old = |target: &Rc<LocalTarget>| Rc::ptr_eq(target, old);
+            targets.get(at).is_some_and(is_old) || targets.iter().any(is_old)
+        };
+        let known = before.iter().flat_map(|pool| &pool.targets).enumerate();
+        known.filter(|(at, old)| !stays(*at, old)).for_each(|(_, old)| old.retire());
         let capacity = match before {
             Some(pool) => Rc::clone(&pool.capacity),
             None => Rc::new(Capacity::new(descriptors)),
