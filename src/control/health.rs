@@ -22,7 +22,7 @@ use rand::rngs::{SmallRng, SysRng};
 use rand::{SeedableRng, TryRng};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -89,7 +89,7 @@ impl Health {
     pub fn with(&self, verdicts: &[(Arc<Key>, Verdict)], config: &Config, pools: &[Arc<Pool>]) -> Health {
         let mut next = self.clone();
         next.verdicts.extend(verdicts.iter().cloned());
-        let wanted: std::collections::HashSet<Key> = keys(config, pools).map(|(_, key)| key).collect();
+        let wanted: HashSet<Key> = keys(config, pools).map(|(_, key)| key).collect();
         next.verdicts.retain(|key, _| wanted.contains(&**key));
         next
     }
@@ -262,7 +262,8 @@ impl Checks {
         let board = Arc::clone(&self.board);
         board.entries().retain(|key, _| wanted.contains_key(&**key));
         while self.tasks.try_join_next().is_some() {}
-        self.places.retain(|name, _| ground.config.pools.iter().any(|pool| pool.name == *name));
+        let pools: HashSet<&str> = ground.config.pools.iter().map(|pool| pool.name.as_str()).collect();
+        self.places.retain(|name, _| pools.contains(name.as_str()));
         for (key, (pool, tls)) in wanted {
             if !self.running.contains_key(&key) {
                 let key = Arc::new(key);
