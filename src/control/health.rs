@@ -406,10 +406,17 @@ mod tests {
 
     #[tokio::test]
     async fn standings_that_come_together_are_one_table() {
-        let process = Process::start(shop()).await;
+        let (config, second) = (shop(), Duration::from_secs(1));
+        let kind = CheckKind::Tcp;
+        let check = HealthCheck { kind, interval: second, timeout: second, unhealthy_after: 1, healthy_after: 1 };
+        let (pool, addr) = (&config.pools[0], Address::Tcp(([127, 0, 0, 1], 9).into()));
+        let key = Arc::new(key(pool, &pool.targets[0], &addr, &check));
+        let verdict = Verdict { standing: Standing::Down, since: Timestamp::now(), why: "it hangs".into() };
+        let process = Process::start(config.clone()).await;
         let before = process.publisher.current().serial;
         for _ in 0..20 {
-            process.control.shared.commands.send(Command::Checked(Vec::new())).await.unwrap();
+            let verdicts = vec![(Arc::clone(&key), verdict.clone())];
+            process.control.shared.commands.send(Command::Checked(verdicts)).await.unwrap();
         }
         assert_eq!(process.patch("shop", &[], r#"{"weights":{"canary":5}}"#).await.status, 200);
         assert_eq!(process.publisher.current().serial, before + 2, "theirs, and the shift's");
