@@ -69,10 +69,10 @@ impl Controller {
                 Command::HandOver(_) => {}
                 Command::Resolved(addresses) => {
                     // Holds whether or not the rest of the batch can be saved.
-                    if let Some(ground) = self.ground.resolved(addresses.clone()) {
+                    if let Some(ground) = self.ground.resolved(&addresses) {
                         self.publish(ground);
                     }
-                    draft.resolve(addresses);
+                    draft.resolve(&addresses);
                 }
                 Command::Certified { tls, instead_of } => {
                     if Arc::ptr_eq(&self.ground.tls, &instead_of) {
@@ -261,7 +261,7 @@ impl Draft {
         }
     }
 
-    fn resolve(&mut self, addresses: Addresses) {
+    fn resolve(&mut self, addresses: &Addresses) {
         if let Some(ground) = self.ground.resolved(addresses) {
             self.ground = ground;
         }
