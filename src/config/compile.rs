@@ -12,6 +12,7 @@ mod mirror;
 mod outlier;
 mod pools;
 mod preview;
+mod rate;
 mod recovery;
 mod routes;
 mod rules;

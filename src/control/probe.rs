@@ -130,6 +130,7 @@ async fn connect(addr: &Address, send_proxy: Option<Version>) -> io::Result<()> 
 mod tests {
     use super::*;
     use crate::boundary::outcomes::TargetOutcomes;
+    use crate::boundary::pools::PoolOutcomes;
     use std::net::SocketAddr;
     use tokio::net::TcpListener;
 
@@ -157,6 +158,9 @@ mod tests {
             outlier: None,
             tls: None,
             max_connections: 1,
+            max_requests: None,
+            max_pending: 1,
+            outcomes: Arc::new(PoolOutcomes::new(1)),
             queue_timeout: second,
         }
     }

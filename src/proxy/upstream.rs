@@ -17,13 +17,14 @@ use crate::boundary::outcomes::TargetShard;
 use crate::boundary::table::{Standing, Target};
 use crate::limits::UPSTREAM_IDLE;
 use crate::net::address::Address;
+use crate::net::descriptors::is_exhausted;
 use crate::net::proxy_protocol::Version;
 use crate::routing::outlier::{Streak, Tally};
 use crate::tls::client::explain;
 use bytes::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use pool::Capacity;
+use pool::Admitted;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
@@ -213,6 +214,10 @@ impl LocalTarget {
                     self.count_connect(true);
                     return Ok(stream);
                 }
+                // No fault of the target's.
+                Some(Err(ConnectError::Refused(error))) if is_exhausted(&error) => {
+                    return Err(ConnectError::NoDescriptor(error));
+                }
                 Some(Err(error)) => last = Some(error),
             }
         }
@@ -256,6 +261,8 @@ pub(super) enum ConnectError {
     TimedOut,
     #[error("{0}")]
     Refused(std::io::Error),
+    #[error("{0}")]
+    NoDescriptor(std::io::Error),
     #[error("{}", explain(.0))]
     Tls(std::io::Error),
     #[error("the target's TLS does not agree to h2 (ALPN), and the pool's protocol is h2")]
@@ -358,7 +365,7 @@ pub(super) struct Lease {
     /// Of an HTTP/2 connection, instead.
     stream: Option<http2::Stream>,
     busy: Busy,
-    capacity: Rc<Capacity>,
+    capacity: Admitted,
     /// The response head has come; until then the connection can't go back.
     answered: bool,
 }
@@ -376,12 +383,12 @@ pub(super) enum Sent {
 }
 
 impl Lease {
-    fn new(connection: Box<Connection>, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
-        Lease { connection: Some(connection), stream: None, busy, capacity: Rc::clone(capacity), answered: false }
+    fn new(connection: Box<Connection>, busy: Busy, capacity: Admitted) -> Lease {
+        Lease { connection: Some(connection), stream: None, busy, capacity, answered: false }
     }
 
-    fn on_stream(stream: http2::Stream, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
-        Lease { connection: None, stream: Some(stream), busy, capacity: Rc::clone(capacity), answered: false }
+    fn on_stream(stream: http2::Stream, busy: Busy, capacity: Admitted) -> Lease {
+        Lease { connection: None, stream: Some(stream), busy, capacity, answered: false }
     }
 
     /// The connection is shared and driven by a task of its own.
