@@ -1,7 +1,9 @@
 //! From what is written to what is meant: checks every value against its neighbours, resolves names, fills in
 //! defaults. Goes on after an error, so that one check shows them all.
 
+mod balance;
 mod compress;
+mod dns;
 mod filters;
 mod health;
 mod listen;
@@ -57,6 +59,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings, fill
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
+    let dns = check.dns(file.dns.as_ref());
     let listeners = check.listeners(&file.listeners, !server.trusted_proxies.is_empty());
     let admin = check.admin(file.admin.as_ref());
     check.ports(&file.listeners, file.admin.as_ref());
@@ -86,6 +89,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings, fill
         limits,
         admin: admin?,
         log,
+        dns,
         listeners: listeners?,
         pools: pools?,
         routes: routes?,

@@ -20,6 +20,7 @@ pub(super) struct Exchange {
     pub(super) local: Rc<Local>,
     pub(super) route: usize,
     pub(super) variant: usize,
+    pub(super) keys: Keys,
     /// None for most routes; set before the request is sent.
     pub(super) filtered: Option<Box<Filtered>>,
     forced: bool,
@@ -33,6 +34,17 @@ pub(super) struct Exchange {
     charged: Option<Charge>,
     /// A gRPC call: its outcome is its status, not the head's.
     grpc: bool,
+}
+
+/// What a request is known by, for pools that choose by it; 0 for the others.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Keys {
+    /// For the pool of its variant.
+    pub(super) own: u64,
+    /// For the baseline's, which may rescue it.
+    pub(super) baseline: u64,
+    /// For the mirror's.
+    pub(super) mirror: u64,
 }
 
 /// How a variant failed a request that was rescued.
@@ -49,6 +61,7 @@ impl Exchange {
         client: Rc<Client>,
         local: Rc<Local>,
         (route, variant, forced): (usize, usize, bool),
+        keys: Keys,
         started: Instant,
     ) -> Exchange {
         let until = local.published.routing.routes()[route].request_timeout;
@@ -58,6 +71,7 @@ impl Exchange {
             local,
             route,
             variant,
+            keys,
             filtered: None,
             forced,
             started,
