@@ -1,6 +1,6 @@
 //! Starting the process that takes this one's place. It serves before this one stops accepting, or this one goes on.
 
-use super::handover::{Channel, Message, SOCKETS_AT_ONCE, STDIN, VARIABLE, unexpected};
+use super::handover::{ADDRESSES_AT_ONCE, Channel, Message, SOCKETS_AT_ONCE, STDIN, VARIABLE, unexpected};
 use crate::control::Control;
 use crate::control::handover::{Successor, UpgradeError, UpgradeRequest};
 use std::ffi::OsString;
@@ -113,15 +113,15 @@ impl Upgrading {
         released: &mut bool,
         (request, program): (&UpgradeRequest, &str),
     ) -> Result<(String, Vec<String>), Unserved> {
-        let mut parts = self.sockets.chunks(SOCKETS_AT_ONCE).peekable();
-        if parts.peek().is_none() {
-            channel.send(&Message::Sockets { names: Vec::new(), more: false }, &[]).await?;
-        }
-        while let Some(part) = parts.next() {
+        for part in self.sockets.chunks(SOCKETS_AT_ONCE) {
             let names = part.iter().map(|(name, _)| name.clone()).collect();
             let handles: Vec<_> = part.iter().map(|(_, socket)| socket.as_fd()).collect();
-            channel.send(&Message::Sockets { names, more: parts.peek().is_some() }, &handles).await?;
+            channel.send(&Message::Sockets { names, known: Vec::new(), more: true }, &handles).await?;
         }
+        for part in self.control.known_addresses().chunks(ADDRESSES_AT_ONCE) {
+            channel.send(&Message::Sockets { names: Vec::new(), known: part.to_vec(), more: true }, &[]).await?;
+        }
+        channel.send(&Message::Sockets { names: Vec::new(), known: Vec::new(), more: false }, &[]).await?;
         match channel.receive().await?.0 {
             Message::Prepared => {}
             other => return Err(Unserved::of(other)),

@@ -9,6 +9,7 @@ use super::audit::{self, Refused};
 use super::command::{ChangeError, Command, DrainError, Origin};
 use super::controller::Controller;
 use super::persist::{Commit, Found, StateDir, StateError};
+pub use super::resolve::Found as KnownAddress;
 use super::save::SaveError;
 use jiff::Timestamp;
 use std::fs::{self, DirBuilder};
@@ -122,6 +123,12 @@ impl Control {
     /// Handles on the admin sockets, by the names that they are inherited by. They are handed out once.
     pub fn take_handles(&self) -> Vec<(String, OwnedFd)> {
         std::mem::take(&mut *self.shared.handles.lock().unwrap_or_else(|broken| broken.into_inner()))
+    }
+
+    /// The addresses of targets that are names, each name as it is written.
+    pub fn known_addresses(&self) -> Vec<(String, KnownAddress)> {
+        let addresses = Arc::clone(&self.ground().addresses);
+        addresses.iter().flat_map(|(name, found)| found.iter().map(|one| (name.to_string(), *one))).collect()
     }
 
     /// Lets go of the state: when this returns, changes are refused and the directory's lock is free. Without a
