@@ -16,7 +16,7 @@ use crate::limits::UPGRADE_TIMEOUT;
 use crate::net::address::Address;
 use crate::net::inherited::Sockets;
 use crate::net::socket_file::SocketFile;
-use crate::proxy::worker::{self, Ended, ListenerPlan, Listening, WorkerPlan};
+use crate::proxy::worker::{self, Door, Ended, Listening, WorkerPlan};
 use binding::{Binding, Bound};
 use handover::{Message, Predecessor};
 use notify::Notify;
@@ -166,16 +166,19 @@ fn spawn_workers(
     (control, publisher): (&Control, &Publisher),
     drain: &Drain,
 ) -> Result<JoinSet<Result<Ended, AppError>>, AppError> {
-    let mut plans: Vec<Vec<ListenerPlan>> = (0..workers).map(|_| Vec::new()).collect();
+    let door = |listener: &Listener| {
+        let Listener { name, proxy_protocol, .. } = listener;
+        Door { name: name.clone(), accepts: *proxy_protocol, outcomes: control.listener_outcomes(name) }
+    };
+    let doors: Vec<_> = listeners.iter().map(door).collect();
+    let mut by_worker: Vec<Vec<(usize, Listening)>> = (0..workers).map(|_| Vec::new()).collect();
     for (worker, place, socket) in sockets {
-        let Listener { name, proxy_protocol, .. } = &listeners[place];
-        let (name, accepts, outcomes) = (name.clone(), *proxy_protocol, control.listener_outcomes(name));
-        plans[worker].push(ListenerPlan { name, socket, accepts, outcomes });
+        by_worker[worker].push((place, socket));
     }
     let mut set = JoinSet::new();
-    for (id, listeners) in plans.into_iter().enumerate() {
+    for ((id, sockets), handovers) in by_worker.into_iter().enumerate().zip(worker::handovers(workers)) {
         let (table, outcomes, drain) = (publisher.reader(), control.worker_outcomes(), drain.watch());
-        let plan = WorkerPlan { id, workers, listeners, table, outcomes, drain };
+        let plan = WorkerPlan { id, workers, doors: doors.clone(), sockets, table, outcomes, drain, handovers };
         let thread = worker::spawn(plan).map_err(AppError::Worker)?;
         set.spawn_blocking(move || match thread.join() {
             Ok(ended) => ended.map_err(AppError::Worker),

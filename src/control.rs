@@ -9,6 +9,7 @@ mod audit;
 pub mod command;
 mod controller;
 mod derive;
+mod descriptors;
 #[cfg(test)]
 mod fixtures;
 mod ground;
@@ -176,6 +177,7 @@ async fn begin(
     ground.trim_history(cause.now);
     installed.added.clear();
     log_installed(&installed);
+    descriptors::check(&ground.config, workers);
     save_first(&ground, &installed, state.clone(), &found).await.map_err(state_error)?;
     let publisher = Publisher::new(derive::table(&ground, 1));
     let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
@@ -312,6 +314,8 @@ impl Control {
         let installed = self.ask(install, answer).await;
         let installed: Result<Installed, StateError> = installed.ok_or(ReloadError::Stopped)?;
         let installed = installed.map_err(ReloadError::NotSaved)?;
+        let ground = self.ground();
+        descriptors::check(&ground.config, ground.outcomes.workers());
         Ok(ReloadSummary { installed, report: loaded.report })
     }
 

@@ -39,6 +39,10 @@ pub const ADMIN_BODY_BYTES: usize = 1024 * 1024;
 pub const ADMIN_CONNECTIONS: usize = 256;
 /// The longest that an admin client may take to send a request's head, and then its body.
 pub const ADMIN_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// New connections that a worker hands over to others within a second.
+pub const HANDOVERS_PER_SECOND: usize = 64;
+/// Descriptors held for admin clients, a listening address.
+pub const RESERVED_DESCRIPTORS: usize = 8;
 /// An admin connection is closed after this long, so that slow readers don't hold the places for ever.
 pub const ADMIN_CONNECTION_AGE: Duration = Duration::from_secs(120);
 /// The longest reason for a change, in bytes.

@@ -13,6 +13,7 @@ pub mod mirror;
 pub mod networks;
 pub mod outlier;
 pub mod pattern;
+pub mod rate;
 pub mod recovery;
 pub mod redact;
 pub mod redirect;
@@ -22,6 +23,7 @@ pub mod rule;
 #[cfg(test)]
 mod samples;
 pub mod scheme;
+pub mod skew;
 pub mod split;
 pub mod sticky;
 pub mod table;

@@ -6,6 +6,8 @@
 use super::compress::CompressOutcomes;
 use super::mirror::Mirroring;
 use super::outcomes::{AddressOutcomes, TargetOutcomes, VariantOutcomes};
+use super::pools::PoolOutcomes;
+use super::rate::Limiter;
 use crate::limits::Limits;
 use crate::net::address::Address;
 use crate::net::proxy_protocol::Version;
@@ -35,6 +37,10 @@ pub struct Published {
     pub mirrors: Vec<Option<Box<Mirroring>>>,
     /// Indexed by route; of those that compress.
     pub compressed: Vec<Option<Arc<CompressOutcomes>>>,
+    /// Indexed by route; of those that have a rate limit.
+    pub rates: Vec<Option<Arc<Limiter>>>,
+    /// By listener, of those that have some.
+    pub listener_limits: BTreeMap<String, ListenerLimits>,
     pub settings: Settings,
     /// Each route's generation, for explanations.
     pub generations: Vec<u64>,
@@ -50,6 +56,13 @@ pub struct ListenerTls {
     pub subject_header: Option<HeaderName>,
     /// For the certificate itself (RFC 9440).
     pub cert_header: Option<HeaderName>,
+}
+
+/// How many connections a listener takes, of the whole process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenerLimits {
+    pub connections: Option<usize>,
+    pub per_client: Option<u32>,
 }
 
 /// What requests obey beyond their route. A reload swaps these in with the table.
@@ -73,7 +86,12 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// Whole process; a worker takes its share.
     pub max_connections: usize,
+    /// Requests that the pool has at once, whole process; None: as many as connections carry.
+    pub max_requests: Option<usize>,
+    /// Requests that wait, whole process.
+    pub max_pending: usize,
     pub queue_timeout: Duration,
+    pub outcomes: Arc<PoolOutcomes>,
     /// None: plain. Its sessions are each worker's own.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Targets are spoken HTTP/2 with: agreed by ALPN with TLS, without it by prior knowledge.

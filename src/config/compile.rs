@@ -14,6 +14,7 @@ mod mirror;
 mod outlier;
 mod pools;
 mod preview;
+mod rate;
 mod recovery;
 mod routes;
 mod rules;

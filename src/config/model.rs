@@ -108,6 +108,9 @@ pub struct Listener {
     pub bind: Bind,
     /// Every connection begins with a PROXY protocol header of these versions.
     pub proxy_protocol: Option<Accepts>,
+    /// Of the whole process.
+    pub max_connections: Option<usize>,
+    pub max_connections_per_client: Option<u32>,
     pub tls: Option<ListenerTls>,
 }
 
@@ -175,6 +178,9 @@ pub struct PoolConfig {
     pub connect_timeout: Duration,
     pub http2: bool,
     pub max_connections: usize,
+    /// None: as many as connections carry.
+    pub max_requests: Option<usize>,
+    pub max_pending: usize,
     pub queue_timeout: Duration,
     pub tls: Option<PoolTls>,
     /// Connections to targets begin with a PROXY protocol header of this version.

@@ -94,6 +94,8 @@ pub struct Listener {
     pub bind: Option<At<String>>,
     pub mode: Option<At<String>>,
     pub proxy_protocol: Option<At<String>>,
+    pub max_connections: Option<At<u64>>,
+    pub max_connections_per_client: Option<At<u64>>,
     pub tls: Option<ListenerTls>,
 }
 
@@ -126,6 +128,8 @@ pub struct Pool {
     pub version: Option<At<String>>,
     pub connect_timeout: Option<At<Duration>>,
     pub max_connections: Option<At<u64>>,
+    pub max_requests: Option<At<u64>>,
+    pub max_pending: Option<At<u64>>,
     pub queue_timeout: Option<At<Duration>>,
     pub tls: Option<PoolTls>,
     pub http2: bool,
@@ -386,6 +390,8 @@ fn listener(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Listener {
         bind: table.string(cx, "bind"),
         mode: table.string(cx, "mode"),
         proxy_protocol: table.string(cx, "proxy_protocol"),
+        max_connections: table.integer(cx, "max_connections", 1..=10_000_000),
+        max_connections_per_client: table.integer(cx, "max_connections_per_client", 1..=1_000_000),
         tls: table.table(cx, "tls").map(|table| listener_tls(cx, table)),
     };
     table.finish(cx);
@@ -435,6 +441,8 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         version: table.string(cx, "version"),
         connect_timeout: table.duration(cx, "connect_timeout", POSITIVE),
         max_connections: table.integer(cx, "max_connections", 1..=1_000_000),
+        max_requests: table.integer(cx, "max_requests", 1..=1_000_000),
+        max_pending: table.integer(cx, "max_pending", 0..=1_000_000),
         queue_timeout: table.duration(cx, "queue_timeout", FROM_ZERO),
         http2: protocol.is_some_and(|protocol| protocol.value == "h2"),
         send_proxy: table.string(cx, "send_proxy"),

@@ -1,6 +1,7 @@
 //! Whole files: what is found in bad ones, what good ones become, and that nothing crashes the check.
 
 mod filters;
+mod limits;
 mod matches;
 mod preview;
 mod secrets;

@@ -6,7 +6,7 @@ use super::health::Health;
 use super::outcomes::{Registry, target_name};
 use super::tls::Tls;
 use crate::boundary::mirror::Mirroring;
-use crate::boundary::table::{Endpoint, Pool, Published, Settings, Target};
+use crate::boundary::table::{Endpoint, ListenerLimits, Pool, Published, Settings, Target};
 use crate::config::{Config, OnEmpty, PREVIEW_RULE, PoolConfig, PoolTls, RouteConfig, TargetAddr, VariantConfig};
 use crate::net::address::Address;
 use crate::routing::rule::{Outcome, Rule};
@@ -14,6 +14,7 @@ use crate::routing::split::Weight;
 use crate::routing::table::{Route, RoutingTable, Variant};
 use crate::tls::client;
 use rustls::pki_types::ServerName;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The table of this ground state.
@@ -39,6 +40,8 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
         mirrors: mirrors(config, &ground.outcomes),
         compressed: config.routes.iter().map(|route| ground.outcomes.compressed(&route.name)).collect(),
+        rates: config.routes.iter().map(|route| ground.outcomes.rate(route)).collect(),
+        listener_limits: listener_limits(config),
         generations: ground.routes.iter().map(|live| live.generation).collect(),
         redact: config.provenance.clone(),
         tls: ground.tls.listeners(),
@@ -85,6 +88,14 @@ fn preview(route: &RouteConfig, live: &LiveRoute) -> Option<Rule> {
     let when = route.preview.clone()?;
     let idle = if live.weights.first() < live.weights.get(1) { 0 } else { 1 };
     Some(Rule { name: PREVIEW_RULE.to_owned(), when, then: Outcome::Variant(idle) })
+}
+
+fn listener_limits(config: &Config) -> BTreeMap<String, ListenerLimits> {
+    let limits = config.listeners.iter().map(|listener| {
+        let (connections, per_client) = (listener.max_connections, listener.max_connections_per_client);
+        (listener.name.clone(), ListenerLimits { connections, per_client })
+    });
+    limits.filter(|(_, limits)| *limits != ListenerLimits::default()).collect()
 }
 
 /// Each route's mirror.
@@ -151,7 +162,10 @@ fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, (outcomes, he
         connect_timeout: pool.connect_timeout,
         http2: pool.http2,
         max_connections: pool.max_connections,
+        max_requests: pool.max_requests,
+        max_pending: pool.max_pending,
         queue_timeout: pool.queue_timeout,
+        outcomes: outcomes.pool(&pool.name),
         tls: tls.client(&pool.name),
         send_proxy: pool.send_proxy,
         outlier: pool.outlier.clone(),

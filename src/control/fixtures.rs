@@ -79,6 +79,8 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             send_proxy: None,
             outlier: None,
             max_connections: 1024,
+            max_requests: None,
+            max_pending: 1024,
             queue_timeout: Duration::from_secs(1),
             tls: None,
             health: None,

@@ -275,6 +275,10 @@ impl Asking {
             let place = self.places.acquire().await;
             let answer = ask::ask(&self.key, self.tls.as_ref()).await;
             drop(place);
+            let Some(answer) = answer else {
+                tokio::time::sleep_until(next).await;
+                continue;
+            };
             let (verdict, changed) = self.board.heard(&self.key, answer, Timestamp::now());
             if (changed || !self.is_known(&verdict))
                 && self.verdicts.send((Arc::clone(&self.key), verdict)).await.is_err()

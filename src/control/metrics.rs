@@ -4,14 +4,20 @@
 //! that a rate over a first failure is right. Counters of routes that a reload removed stay: a counter that goes away
 //! is a hole in every sum over it.
 
+mod limits;
+pub mod workers;
+
 use super::Control;
 use super::admin::is_healthy;
 use super::derive::effective_weights;
 use super::ground::Ground;
+use super::outcomes::Registry;
 use crate::boundary::compress::CompressTotal;
 use crate::boundary::ejection::Ejected;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
+use crate::boundary::outcomes::{
+    Code, Count, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal, WorkerShard,
+};
 use crate::boundary::table::{Pool, Target};
 use crate::config::{Listener, TargetAddr};
 use crate::limits::DURATION_BOUNDS_US;
@@ -152,7 +158,7 @@ const ACCEPTED: Shape =
     Shape("weir_connections_accepted_total", "Client connections accepted.", MetricType::COUNTER, &["listener"]);
 const PAUSED: Shape = Shape(
     "weir_accept_paused_total",
-    "Times that accepting paused because limits.max_connections was reached.",
+    "Times that accepting paused at limits.max_connections, or at what file descriptors are enough for.",
     MetricType::COUNTER,
     &["listener"],
 );
@@ -272,6 +278,15 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |scrape| per_listener(scrape, &REJECTED, |shard| shard.rejected.load()),
     |scrape| per_listener(scrape, &LATE_HEADS, |shard| shard.late_heads.load()),
     |scrape| per_listener(scrape, &FLOODS, |shard| shard.floods.load()),
+    limits::accept_failures,
+    limits::pending,
+    limits::queue_refused,
+    limits::greedy,
+    limits::rate_limited,
+    workers::requests,
+    workers::open,
+    workers::busy,
+    workers::handed_over,
     weights,
     generations,
     targets_up,

@@ -130,6 +130,7 @@ async fn connect(addr: &Address, send_proxy: Option<Version>) -> io::Result<()> 
 mod tests {
     use super::*;
     use crate::boundary::outcomes::{AddressOutcomes, TargetOutcomes};
+    use crate::boundary::pools::PoolOutcomes;
     use crate::boundary::table::Endpoint;
     use crate::routing::balance::Balance;
     use std::net::SocketAddr;
@@ -164,6 +165,9 @@ mod tests {
             slow_start: Duration::ZERO,
             tls: None,
             max_connections: 1,
+            max_requests: None,
+            max_pending: 1,
+            outcomes: Arc::new(PoolOutcomes::new(1)),
             queue_timeout: second,
         }
     }

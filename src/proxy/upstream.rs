@@ -17,6 +17,7 @@ use crate::boundary::outcomes::{AddressOutcomes, TargetOutcomes, TargetShard};
 use crate::boundary::table::{Endpoint, Standing, Target};
 use crate::limits::{SWEEP_INTERVAL, UPSTREAM_IDLE};
 use crate::net::address::Address;
+use crate::net::descriptors::is_exhausted;
 use crate::net::proxy_protocol::Version;
 use crate::routing::balance;
 use crate::routing::outlier::{Streak, Tally};
@@ -24,7 +25,7 @@ use crate::tls::client::explain;
 use bytes::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use pool::Capacity;
+use pool::Admitted;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
@@ -257,7 +258,14 @@ impl LocalTarget {
     async fn connect(&self, end: Tick, owner: Option<&Owner>) -> Result<TargetStream, ConnectError> {
         let deadline = Watch::new(&self.clock);
         deadline.due_at(end);
-        let opened = within(&deadline, self.connect_to(owner)).await.unwrap_or(Err(ConnectError::TimedOut));
+        let opened = match within(&deadline, self.connect_to(owner)).await {
+            None => Err(ConnectError::TimedOut),
+            // No fault of the target's.
+            Some(Err(ConnectError::Refused(error))) if is_exhausted(&error) => {
+                return Err(ConnectError::NoDescriptor(error));
+            }
+            Some(opened) => opened,
+        };
         self.count_connect(opened.is_ok());
         opened
     }
@@ -298,6 +306,8 @@ pub(super) enum ConnectError {
     TimedOut,
     #[error("{0}")]
     Refused(std::io::Error),
+    #[error("{0}")]
+    NoDescriptor(std::io::Error),
     #[error("{}", explain(.0))]
     Tls(std::io::Error),
     #[error("the target's TLS does not agree to h2 (ALPN), and the pool's protocol is h2")]
@@ -400,7 +410,7 @@ pub(super) struct Lease {
     /// Of an HTTP/2 connection, instead.
     stream: Option<http2::Stream>,
     busy: Busy,
-    capacity: Rc<Capacity>,
+    capacity: Admitted,
     /// The response head has come; until then the connection can't go back.
     answered: bool,
 }
@@ -418,12 +428,12 @@ pub(super) enum Sent {
 }
 
 impl Lease {
-    fn new(connection: Box<Connection>, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
-        Lease { connection: Some(connection), stream: None, busy, capacity: Rc::clone(capacity), answered: false }
+    fn new(connection: Box<Connection>, busy: Busy, capacity: Admitted) -> Lease {
+        Lease { connection: Some(connection), stream: None, busy, capacity, answered: false }
     }
 
-    fn on_stream(stream: http2::Stream, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
-        Lease { connection: None, stream: Some(stream), busy, capacity: Rc::clone(capacity), answered: false }
+    fn on_stream(stream: http2::Stream, busy: Busy, capacity: Admitted) -> Lease {
+        Lease { connection: None, stream: Some(stream), busy, capacity, answered: false }
     }
 
     /// The connection is shared and driven by a task of its own.

@@ -29,6 +29,7 @@ mod matching;
 mod mirror;
 mod moved;
 mod outliers;
+mod overload;
 mod proxy_protocol;
 mod recovery;
 mod reload;

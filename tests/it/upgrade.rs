@@ -356,3 +356,29 @@ fn more_or_fewer_workers_take_over_all_sockets() {
     }
     assert_eq!(weir.exit().code(), Some(0));
 }
+
+/// Workers have unequal numbers of sockets then, and hand connections to one another.
+#[test]
+fn each_connection_is_its_own_listener_s_with_fewer_workers() {
+    let upstream = Upstream::named("up");
+    let other = "[[listener]]\nname = \"other\"\nbind = \"127.0.0.1:0\"\n";
+    let mut weir = Site::new().server("workers = 3").to(upstream.addr, "", "").toml(other).start();
+    let text = weir.site.text();
+    std::fs::write(weir.site.file(), text.replace("workers = 3", "workers = 2")).expect("writable");
+    let _next = Successor::of(&weir.cli(&["upgrade"]));
+    assert_eq!(weir.exit().code(), Some(0));
+    let listeners = [("http", 20_u8), ("other", 10)];
+    let clients: Vec<Wire> = listeners
+        .iter()
+        .flat_map(|(name, count)| std::iter::repeat_n(weir.addr(name), usize::from(*count)))
+        .map(|addr| {
+            let mut client = Wire::connect(addr);
+            assert_eq!(client.get("/", "").text(), "up");
+            client
+        })
+        .collect();
+    for (name, count) in listeners {
+        assert_eq!(weir.metric("weir_connections", &[("listener", name)]), f64::from(count), "{name}");
+    }
+    assert!(weir.metric("weir_worker_handed_over_total", &[]) >= 1.0, "{} came by themselves", clients.len());
+}

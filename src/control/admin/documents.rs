@@ -2,7 +2,10 @@
 
 use super::problem::Problem;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
+use crate::boundary::outcomes::{
+    Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal, WorkerShard,
+};
+use crate::boundary::pools::QueueRefusal;
 use crate::boundary::table::{Pool, Standing, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
@@ -10,12 +13,14 @@ use crate::control::command::{Changed, ReloadSummary, RouteView};
 use crate::control::derive::effective_weights;
 use crate::control::ground::Ground;
 use crate::control::history::{Revision, percent, rfc3339, shares};
+use crate::control::metrics::workers::requests_of;
 use crate::control::outcomes::compresses;
 use crate::limits::DURATION_BOUNDS_US;
 use crate::routing::compress::Coding;
 use crate::routing::split::Weight;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// One route. Weights are percent.
 #[derive(Debug, Serialize)]
@@ -129,6 +134,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "weights": weights(config, &view.live.weights), "variants": variants.collect::<Vec<_>>(),
             "mirrored": mirrored(ground, config),
             "compressed": compressed(ground, config),
+            "rate_limited": ground.outcomes.rate(config).map(|limiter| limiter.outcomes.limited()),
         })
     });
     let worker = &ground.outcomes.worker;
@@ -141,6 +147,8 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "open": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.open.load())),
             "accepted": shards.iter().map(|shard| shard.accepted.load()).sum::<u64>(),
             "paused": shards.iter().map(|shard| shard.paused.load()).sum::<u64>(),
+            "refused": shards.iter().map(|shard| shard.greedy.load()).sum::<u64>(),
+            "accept_failures": shards.iter().map(|shard| shard.accept_failures.load()).sum::<u64>(),
             "rejected": shards.iter().map(|shard| shard.rejected.load()).sum::<u64>(),
             "header_timeouts": shards.iter().map(|shard| shard.late_heads.load()).sum::<u64>(),
             "http2_floods": shards.iter().map(|shard| shard.floods.load()).sum::<u64>(),
@@ -151,6 +159,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "workers": ground.outcomes.workers(),
+        "per_worker": workers(ground),
         "bucket_bounds_us": DURATION_BOUNDS_US,
         "state": state(state_status),
         "unrouted": worker.shards.iter().map(|shard| shard.unrouted.load()).sum::<u64>(),
@@ -159,6 +168,20 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
         "pools": ground.pools.iter().map(|pool| pool_stats(pool)).collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
     })
+}
+
+/// What each worker does; `busy` in thousandths of its time.
+fn workers(ground: &Ground) -> Vec<Value> {
+    let shards = requests_of(&ground.outcomes).into_iter().zip(&ground.outcomes.worker.shards);
+    let worker = |(requests, shard): (u64, &WorkerShard)| {
+        json!({
+            "requests": requests,
+            "connections": shard.open.load(Relaxed),
+            "busy": shard.busy.load(),
+            "handed_over": shard.handed_over.load(),
+        })
+    };
+    shards.map(worker).collect()
 }
 
 /// TLS handshakes of a listener, by how they ended.
@@ -298,5 +321,11 @@ fn pool_stats(pool: &Pool) -> Value {
             "in_flight": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.in_flight.load())),
         })
     });
-    json!({"name": pool.name, "targets": targets.collect::<Vec<_>>()})
+    let refused = QueueRefusal::ALL.map(|why| (why.label().to_owned(), json!(pool.outcomes.refused(why))));
+    json!({
+        "name": pool.name,
+        "targets": targets.collect::<Vec<_>>(),
+        "pending": pool.outcomes.pending(),
+        "queue_refused": Value::Object(refused.into_iter().collect()),
+    })
 }

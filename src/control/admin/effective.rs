@@ -132,12 +132,14 @@ fn log(log: &Log) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { name, bind, proxy_protocol, tls } = listener;
+    let Listener { name, bind, proxy_protocol, max_connections, max_connections_per_client, tls } = listener;
     let mode = if let Bind::Unix { mode, .. } = bind { Some(format!("{mode:04o}")) } else { None };
     json!({
         "name": name,
         "bind": bind.to_string(),
         "mode": mode,
+        "max_connections": max_connections,
+        "max_connections_per_client": max_connections_per_client,
         "proxy_protocol": proxy_protocol.map_or("off", Accepts::word),
         "tls": tls.as_ref().map(listener_tls),
     })
@@ -180,6 +182,8 @@ fn pool(pool: &PoolConfig, provenance: &Provenance) -> Value {
         connect_timeout,
         http2,
         max_connections,
+        max_requests,
+        max_pending,
         queue_timeout,
         tls,
         send_proxy,
@@ -206,6 +210,8 @@ fn pool(pool: &PoolConfig, provenance: &Provenance) -> Value {
         "tls": tls.as_ref().map(pool_tls),
         "connect_timeout": shown_duration(*connect_timeout),
         "max_connections": max_connections,
+        "max_requests": max_requests,
+        "max_pending": max_pending,
         "queue_timeout": shown_duration(*queue_timeout),
         "slow_start": shown_duration(*slow_start),
         "send_proxy": send_proxy.map_or("off", Version::word),

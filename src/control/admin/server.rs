@@ -4,7 +4,8 @@
 use super::access::Peer;
 use super::{Api, router};
 use crate::config::AdminAddr;
-use crate::limits::{ADMIN_CONNECTION_AGE, ADMIN_CONNECTIONS, ADMIN_READ_TIMEOUT};
+use crate::limits::{ADMIN_CONNECTION_AGE, ADMIN_CONNECTIONS, ADMIN_READ_TIMEOUT, RESERVED_DESCRIPTORS};
+use crate::net::descriptors::is_exhausted;
 use crate::net::inherited::Sockets;
 use crate::net::socket_file::{self, SocketFile};
 use axum::Router;
@@ -12,6 +13,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -104,6 +106,26 @@ impl Socket {
     }
 }
 
+/// Descriptors held so that an admin client is answered when nothing else is left: they are closed for it, and opened
+/// again when it has gone.
+#[derive(Debug, Default)]
+struct Reserve(Vec<File>);
+
+impl Reserve {
+    fn fill(&mut self) {
+        while self.0.len() < RESERVED_DESCRIPTORS {
+            let Ok(file) = File::open("/dev/null") else { return };
+            self.0.push(file);
+        }
+    }
+    /// False when there were none.
+    fn release(&mut self) -> bool {
+        let held = !self.0.is_empty();
+        self.0.clear();
+        held
+    }
+}
+
 fn name(addr: &AdminAddr, scope: Scope) -> String {
     let addr = match addr {
         AdminAddr::Tcp(addr) => addr.to_string(),
@@ -123,6 +145,9 @@ pub async fn serve(mut socket: Socket, api: Api, mut taken: Taken) {
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
     let router = router(socket.scope, api);
     let mut connections = JoinSet::new();
+    let mut reserve = Reserve::default();
+    reserve.fill();
+    let mut given_up = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -137,11 +162,17 @@ pub async fn serve(mut socket: Socket, api: Api, mut taken: Taken) {
                     let _place = place;
                     connection(stream, peer, router, taken).await;
                 });
+                // What was given up for this client is for it to work with, and taken back when the next comes.
+                if !std::mem::take(&mut given_up) {
+                    reserve.fill();
+                }
             }
+            Err(error) if is_exhausted(&error) && reserve.release() => given_up = true,
             Err(error) => {
                 tracing::warn!(%error, "an admin connection was not accepted");
-                // Out of file descriptors, most likely: don't spin.
+                // Don't spin.
                 tokio::time::sleep(Duration::from_millis(100)).await;
+                reserve.fill();
             }
         }
     }

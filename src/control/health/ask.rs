@@ -4,6 +4,7 @@ use super::Key;
 use crate::config::{CheckKind, HttpCheck, shown_duration};
 use crate::limits::HEALTH_BODY_BYTES;
 use crate::net::address::Address;
+use crate::net::descriptors::is_exhausted;
 use crate::net::proxy_protocol::encode_own;
 use crate::tls::client::explain;
 use bytes::Bytes;
@@ -23,14 +24,23 @@ use tokio_rustls::TlsConnector;
 
 const AGENT: &str = concat!("weir-health/", env!("CARGO_PKG_VERSION"));
 
-/// What the target said, or why it is not well. For the log and for people.
-pub async fn ask(key: &Key, tls: Option<&Arc<ClientConfig>>) -> Result<String, String> {
+/// What the target said, or why it is not well. For the log and for people. None: Weir had no descriptor to ask with,
+/// which says nothing of the target.
+pub async fn ask(key: &Key, tls: Option<&Arc<ClientConfig>>) -> Option<Result<String, String>> {
     let time = key.check.timeout;
-    timeout(time, answer(key, tls)).await.unwrap_or_else(|_| Err(format!("no answer in {}", shown_duration(time))))
+    let asked = async {
+        match plain(key).await {
+            Err(error) if is_exhausted(&error) => None,
+            plain => Some(answer(key, tls, plain).await),
+        }
+    };
+    timeout(time, asked).await.unwrap_or_else(|_| Some(Err(format!("no answer in {}", shown_duration(time)))))
 }
 
-async fn answer(key: &Key, tls: Option<&Arc<ClientConfig>>) -> Result<String, String> {
-    let stream = connect(key, tls).await?;
+type Plain = io::Result<Box<dyn Stream>>;
+
+async fn answer(key: &Key, tls: Option<&Arc<ClientConfig>>, plain: Plain) -> Result<String, String> {
+    let stream = secured(key, tls, plain).await?;
     match &key.check.kind {
         CheckKind::Tcp => Ok("it accepts connections".to_owned()),
         CheckKind::Http(check) => http(key, check, stream).await,
@@ -41,8 +51,8 @@ async fn answer(key: &Key, tls: Option<&Arc<ClientConfig>>) -> Result<String, St
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-async fn connect(key: &Key, tls: Option<&Arc<ClientConfig>>) -> Result<Box<dyn Stream>, String> {
-    let plain = plain(key).await.map_err(|error| in_words(&error))?;
+async fn secured(key: &Key, tls: Option<&Arc<ClientConfig>>, plain: Plain) -> Result<Box<dyn Stream>, String> {
+    let plain = plain.map_err(|error| in_words(&error))?;
     let (Some(tls), Some(name)) = (tls, &key.server_name) else { return Ok(plain) };
     let stream = TlsConnector::from(Arc::clone(tls)).connect(name.clone(), plain).await;
     let stream = stream.map_err(|error| explain(&error))?;
@@ -53,7 +63,7 @@ async fn connect(key: &Key, tls: Option<&Arc<ClientConfig>>) -> Result<Box<dyn S
 }
 
 /// The check is Weir's own connection and no client's.
-async fn plain(key: &Key) -> io::Result<Box<dyn Stream>> {
+async fn plain(key: &Key) -> Plain {
     match &key.addr {
         Address::Tcp(addr) => {
             let mut tcp = TcpStream::connect(addr).await?;

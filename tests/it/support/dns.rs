@@ -17,11 +17,14 @@ pub struct Dns {
 
 #[derive(Default)]
 struct Zone {
-    records: Mutex<HashMap<String, Vec<(u16, Vec<u8>)>>>,
+    records: Mutex<HashMap<String, Vec<Record>>>,
     silent: AtomicBool,
     stopped: AtomicBool,
     asked: AtomicUsize,
 }
+
+/// Its type and its data.
+type Record = (u16, Vec<u8>);
 
 /// One record of a service: priority, weight, port and host.
 pub type Service<'s> = (u16, u16, u16, &'s str);
@@ -82,7 +85,7 @@ impl Dns {
     pub fn config(&self) -> String {
         format!("[dns]\nservers = [\"{}\"]\nmin_ttl = \"100ms\"\nmax_ttl = \"1s\"\ntimeout = \"1s\"\n", self.addr)
     }
-    fn set(&self, name: &str, records: Vec<(u16, Vec<u8>)>) {
+    fn set(&self, name: &str, records: Vec<Record>) {
         self.zone.records.lock().expect("no test thread panicked").insert(name.to_owned(), records);
     }
 }
