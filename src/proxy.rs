@@ -23,6 +23,7 @@ pub mod headers;
 mod io;
 mod listener;
 mod mirror;
+mod patience;
 mod preface;
 mod recover;
 mod request;

@@ -23,6 +23,7 @@ mod mirror;
 mod outlier;
 mod recovery;
 mod rules;
+mod timeouts;
 
 /// What every test file needs beside what it tests.
 const BASE: &str = "[server]\nstate_dir = \"s\"\n[[listener]]\nname = \"http\"\nbind = \"127.0.0.1:8080\"\n\

@@ -3,12 +3,14 @@
 //! The count happens in `Drop`, wherever the request ends: answered whole, cut by the client, or abandoned when its
 //! connection goes. Nothing else writes these counters.
 
+use super::clock::Tick;
 use super::connection::Client;
+use super::failure::Failure;
 use super::filter::Filtered;
 use super::grpc;
 use super::worker::Local;
 use crate::boundary::compress::CompressShard;
-use crate::boundary::outcomes::{Code, Reason, VariantShard};
+use crate::boundary::outcomes::{Code, Reason, Timeout, VariantShard};
 use http::{HeaderMap, HeaderValue};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -26,6 +28,8 @@ pub(super) struct Exchange {
     code: Code,
     reason: Option<Reason>,
     whole: bool,
+    /// When all of it is to be over; for most routes never.
+    pub(super) until: Tick,
     /// What the variant is charged with, where the baseline answers instead.
     charged: Option<Charge>,
     /// A gRPC call: its outcome is its status, not the head's.
@@ -60,6 +64,8 @@ impl Exchange {
         keys: Keys,
         started: Instant,
     ) -> Exchange {
+        let until = local.published.routing.routes()[route].request_timeout;
+        let until = until.map_or(Tick::NEVER, |within| client.worker.clock.now().after(within));
         let exchange = Exchange {
             client,
             local,
@@ -72,6 +78,7 @@ impl Exchange {
             code: Code::None,
             reason: None,
             whole: false,
+            until,
             charged: None,
             grpc: false,
         };
@@ -135,8 +142,10 @@ impl Exchange {
     }
 
     /// The request is the baseline's from now on; its variant has failed it, and is counted with this.
-    pub(super) fn charge(&mut self, status: u16, reason: Option<Reason>) {
+    pub(super) fn charge(&mut self, status: u16, failure: Option<Failure>) {
         let elapsed_us = micros(self.started.elapsed());
+        let reason = failure.and_then(Failure::reason);
+        self.timed_out(failure.and_then(Failure::timeout));
         self.charged = Some(Charge { code: Code::of_status(status), reason, elapsed_us });
     }
 
@@ -157,6 +166,12 @@ impl Exchange {
         }
     }
 
+    /// The route has an answer end whose client has moved.
+    #[inline(always)]
+    pub(super) fn may_be_endless(&self) -> bool {
+        self.local.published.routing.routes()[self.route].close_moved_within.is_some()
+    }
+
     pub(super) fn is_forced(&self) -> bool {
         self.forced
     }
@@ -175,6 +190,13 @@ impl Exchange {
         self.reason = reason;
     }
 
+    /// Counts which time was over, unless the baseline stands in for the variant.
+    pub(super) fn timed_out(&self, timeout: Option<Timeout>) {
+        if let (Some(timeout), None) = (timeout, &self.charged) {
+            self.shard().timeouts[timeout as usize].add(1);
+        }
+    }
+
     /// The answer's last byte is handed on; an exchange dropped without this was cut by the client.
     pub(super) fn finished(&mut self) {
         self.client.pulse.answered();
@@ -190,7 +212,14 @@ impl Drop for Exchange {
         shard.in_flight.sub(1);
         shard.requests[usize::from(self.forced)][code as usize].add(1);
         shard.duration.observe_us(elapsed_us);
-        let reason = if self.whole { reason } else { reason.or_else(|| Some(self.client.cut_reason())) };
+        let reason = match reason {
+            None if !self.whole => {
+                let late = self.client.late();
+                self.timed_out(late);
+                Some(if late == Some(Timeout::Body) { Reason::Timeout } else { Reason::ClientAbort })
+            }
+            reason => reason,
+        };
         if let Some(reason) = reason {
             shard.errors[reason as usize].add(1);
         }

@@ -258,7 +258,9 @@ impl LocalTarget {
     async fn connect(&self, end: Tick, owner: Option<&Owner>) -> Result<TargetStream, ConnectError> {
         let deadline = Watch::new(&self.clock);
         deadline.due_at(end);
-        let opened = match within(&deadline, self.connect_to(owner)).await {
+        let shaking = Cell::new(false);
+        let opened = match within(&deadline, self.connect_to(owner, &shaking)).await {
+            None if shaking.get() => Err(ConnectError::TlsTimedOut),
             None => Err(ConnectError::TimedOut),
             // No fault of the target's.
             Some(Err(ConnectError::Refused(error))) if is_exhausted(&error) => {
@@ -270,13 +272,15 @@ impl LocalTarget {
         opened
     }
 
-    async fn connect_to(&self, owner: Option<&Owner>) -> Result<TargetStream, ConnectError> {
+    /// `shaking` is set once the TLS handshake has begun.
+    async fn connect_to(&self, owner: Option<&Owner>, shaking: &Cell<bool>) -> Result<TargetStream, ConnectError> {
         let mut socket = Socket::connect(&self.addr).await.map_err(ConnectError::Refused)?;
         if let Some(version) = self.send_proxy {
             let preface = preface::preface(version, &socket, owner);
             socket.write_all(&preface).await.map_err(ConnectError::Refused)?;
         }
         let Some(tls) = &self.tls else { return Ok(TargetStream::Plain(socket)) };
+        shaking.set(true);
         // Boxed: a plain connection's future should not carry it.
         let stream = Box::pin(tls.connector.connect(tls.name.clone(), socket)).await.map_err(ConnectError::Tls)?;
         let agreed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -304,6 +308,8 @@ impl LocalTarget {
 pub(super) enum ConnectError {
     #[error("no connection in time")]
     TimedOut,
+    #[error("no TLS handshake in time")]
+    TlsTimedOut,
     #[error("{0}")]
     Refused(std::io::Error),
     #[error("{0}")]
@@ -489,6 +495,13 @@ impl Lease {
         if let Some(connection) = &mut self.connection {
             connection.drive(cx);
         }
+    }
+
+    /// The target takes no more of what it is sent. Known of a connection of one's own, which is over with this.
+    #[cold]
+    pub(super) fn is_stuck(&mut self) -> bool {
+        let driver = self.connection.as_mut().and_then(|connection| connection.driver.take());
+        driver.is_some_and(|driver| driver.into_parts().io.into_inner().is_stuck())
     }
 
     /// The request asks to switch protocols: the connection serves no other.
