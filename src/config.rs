@@ -14,6 +14,7 @@ pub mod list;
 pub mod model;
 pub mod provenance;
 mod raw;
+pub mod rollout;
 mod source;
 mod units;
 

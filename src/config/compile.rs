@@ -1,6 +1,7 @@
 //! From what is written to what is meant: checks every value against its neighbours, resolves names, fills in
 //! defaults. Goes on after an error, so that one check shows them all.
 
+mod analysis;
 mod compress;
 mod filters;
 mod listen;
@@ -12,6 +13,7 @@ mod outlier;
 mod pools;
 mod preview;
 mod recovery;
+mod rollout;
 mod routes;
 mod rules;
 mod sockets;

@@ -2,6 +2,7 @@
 
 use super::list::ListFile;
 use super::provenance::Provenance;
+use super::rollout::RolloutConfig;
 use crate::limits::Limits;
 use crate::net::proxy_protocol::{Accepts, Version};
 use crate::routing::filters::Filters;
@@ -206,6 +207,7 @@ pub struct RouteConfig {
     pub response_headers: Option<Box<WrittenEdits>>,
     pub mirror: Option<Mirror>,
     pub recovery: Option<Arc<Recovery>>,
+    pub rollout: Option<Arc<RolloutConfig>>,
 }
 
 /// Header edits to be shown: values have their `${…}` as they are written.

@@ -19,6 +19,7 @@ mod compress;
 mod mirror;
 mod outlier;
 mod recovery;
+mod rollout;
 mod rules;
 
 /// What every test file needs beside what it tests.
@@ -469,8 +470,9 @@ fn the_contract_is_known_whole() {
         (57, "not built yet: pool.shop-v1.health"),
         (71, "not built yet: pool.shop-v2.health"),
         (93, "not built yet: route.shop.on_empty"),
-        (118, "not built yet: route.shop.rollout"),
-        (160, "not built yet: route.api.rollout"),
+        (145, "not built yet: route.shop.rollout.analysis.metric.prometheus"),
+        (148, "not built yet: route.shop.rollout.webhook"),
+        (162, "not built yet: route.api.rollout.smoke"),
         (167, "not built yet: notify"),
     ];
     assert_eq!(found, expected);

@@ -46,6 +46,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         response_headers: None,
         mirror: None,
         recovery: None,
+        rollout: None,
     };
     Config {
         path: "/nowhere/weir.toml".into(),
