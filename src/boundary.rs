@@ -4,6 +4,7 @@
 pub mod compress;
 pub mod drain;
 pub mod ejection;
+pub mod judged;
 mod labelled;
 pub mod mirror;
 pub mod outcomes;

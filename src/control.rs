@@ -20,6 +20,7 @@ mod persist;
 mod probe;
 mod replace;
 mod resolve;
+mod rollout;
 mod save;
 mod tls;
 
@@ -37,6 +38,9 @@ use ground::{Addresses, Cause, Ground};
 use history::Trimming;
 use jiff::Timestamp;
 use persist::{Commit, Found, SetAside, StateDir, StateError};
+use rollout::view::{View, Views};
+use rollout::{ActError, Acted, Asked, Driver, Message};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -84,6 +88,8 @@ struct Shared {
     ground: Arc<ArcSwap<Ground>>,
     publisher: Publisher,
     commands: mpsc::Sender<Command>,
+    rollouts: mpsc::Sender<Message>,
+    views: Arc<Views>,
     sockets: Mutex<Vec<admin::Socket>>,
     admin_addrs: Vec<SocketAddr>,
     /// One reload at a time.
@@ -120,6 +126,7 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     let mut ground = ground.certified(tls);
     ground.trim_history(cause.now);
     installed.added.clear();
+    let file_won = installed.file_won.clone();
     log_installed(&installed);
     save_first(&ground, &installed, state.clone(), &found).await.map_err(state_error)?;
     let publisher = Publisher::new(derive::table(&ground, 1));
@@ -128,10 +135,15 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(lists::keep_reading(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(tls::watch::keep_watching(Arc::clone(&snapshot), commands.downgrade()));
+    let (urgent, taken_back) = mpsc::unbounded_channel();
+    let (rollouts, asked) = mpsc::channel(COMMAND_QUEUE);
+    let driver = Driver::new(Arc::clone(&snapshot), commands.downgrade(), urgent, asked);
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
         publisher: publisher.clone(),
         commands,
+        rollouts,
+        views: Arc::clone(&driver.views),
         sockets: Mutex::new(sockets),
         admin_addrs,
         reloading: Semaphore::new(1),
@@ -143,9 +155,19 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     });
     let trimming = Trimming::done(ground.totals, cause.now);
     let refusals = Refusals::default();
-    let controller =
-        Controller { ground, state, publisher: publisher.clone(), snapshot, trimming, refusals, commands: queue };
+    let controller = Controller {
+        ground,
+        state,
+        publisher: publisher.clone(),
+        snapshot,
+        trimming,
+        refusals,
+        commands: queue,
+        urgent: taken_back,
+        unsaved: Vec::new(),
+    };
     tokio::spawn(controller.run());
+    tokio::spawn(driver.run(file_won));
     Ok((Control { shared }, publisher))
 }
 
@@ -235,6 +257,8 @@ impl Control {
         let installed = self.ask(install, answer).await;
         let installed: Result<Installed, StateError> = installed.ok_or(ReloadError::Stopped)?;
         let installed = installed.map_err(ReloadError::NotSaved)?;
+        // Without it there are no rollouts any more.
+        let _ = self.shared.rollouts.send(Message::Reloaded { file_won: installed.file_won.clone() }).await;
         Ok(ReloadSummary { installed, report: loaded.report })
     }
 
@@ -247,6 +271,29 @@ impl Control {
             Err(error) => self.refused(Refused::change(change, error, Timestamp::now())).await,
         }
         result
+    }
+
+    /// Asks something of a route's rollout. When this returns, it is saved, and every request that starts sees it.
+    async fn roll(&self, asked: Asked) -> Result<Acted, ActError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Act { asked: asked.clone(), reply };
+        self.shared.rollouts.send(message).await.map_err(|_| ActError::Stopped)?;
+        let result = answer.await.unwrap_or(Err(ActError::Stopped));
+        match &result {
+            Ok(_) | Err(ActError::NotSaved(_) | ActError::Stopped) => {}
+            Err(_) if asked.dry_run => {}
+            Err(error) => {
+                let (route, verb, origin) = (&asked.route, asked.act.word(), &asked.origin);
+                tracing::warn!(route = ?route, verb, actor = ?origin.actor, source = origin.source, %error, "not done");
+                self.refused(Refused::rollout(route, verb, origin, error, Timestamp::now())).await;
+            }
+        }
+        result
+    }
+
+    /// By route; what was last known.
+    fn rollouts(&self) -> Arc<BTreeMap<String, Arc<View>>> {
+        self.shared.views.load_full()
     }
 
     /// For the audit log.

@@ -19,6 +19,7 @@ mod grpc;
 mod guard;
 pub mod headers;
 mod io;
+mod judged;
 mod listener;
 mod mirror;
 mod preface;

@@ -13,6 +13,7 @@ mod explain;
 mod handlers;
 mod idempotency;
 mod problem;
+mod rollouts;
 mod server;
 
 pub use documents::is_healthy;
@@ -74,6 +75,9 @@ fn router(scope: Scope, api: Api) -> Router {
             .route("/api/v1/routes/{route}/history", get(changes::history))
             .route("/api/v1/routes/{route}/undo", post(changes::undo))
             .route("/api/v1/routes/{route}/switch", post(changes::switch))
+            .route("/api/v1/rollouts", get(rollouts::all))
+            .route("/api/v1/rollouts/{route}", get(rollouts::one))
+            .route("/api/v1/rollouts/{route}/{verb}", post(rollouts::act))
             .route("/api/v1/stats", get(handlers::stats))
             .route("/api/v1/reload", post(handlers::reload))
             .route("/api/v1/config/effective", get(configuration::effective))

@@ -52,6 +52,7 @@ pub(super) async fn serve(
     };
     let place = (decision.route, decision.variant, decision.forced);
     let mut exchange = Exchange::begin(Rc::clone(&client), local, place, started);
+    exchange.be_judged(&decision);
     exchange.set_grpc(client.is_http2() && grpc::is_call(&parts.headers));
     if hops == Hops::Spent {
         return Ok(at_once(exchange, respond::options(), incoming, &parts));

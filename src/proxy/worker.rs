@@ -4,6 +4,7 @@ use super::clock::{Clock, Tick};
 use super::compress;
 use super::connection;
 use super::filter::LocalFilters;
+use super::judged::{Flights, LocalJudged};
 use super::listener;
 use super::mirror;
 use super::recover::LocalRecoveries;
@@ -92,6 +93,7 @@ async fn sweep(worker: Rc<Worker>) {
         ticks.tick().await;
         worker.clock.advance();
         worker.shard().beats.add(1);
+        worker.flights.sweep(worker.id);
         #[cfg(debug_assertions)]
         super::trial::fail_if_asked(worker.id);
         count += 1;
@@ -115,6 +117,7 @@ pub(super) struct Worker {
     pub(super) handshakes: Rc<Handshakes>,
     pub(super) mirrors: mirror::Budget,
     pub(super) compressors: compress::Places,
+    pub(super) flights: Flights,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
     outcomes: Arc<WorkerOutcomes>,
@@ -129,6 +132,7 @@ pub(super) struct Local {
     pub(super) pools: Vec<Rc<LocalPool>>,
     pub(super) filters: LocalFilters,
     pub(super) recoveries: LocalRecoveries,
+    pub(super) judged: LocalJudged,
     pub(super) http1: http1::Builder,
     /// Some target is told where clients connected to.
     pub(super) sends_proxy: bool,
@@ -156,6 +160,7 @@ impl Worker {
             handshakes: Rc::default(),
             mirrors: mirror::Budget::default(),
             compressors: compress::Places::default(),
+            flights: Flights::default(),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,
@@ -285,7 +290,8 @@ impl Local {
         let filters = LocalFilters::new(published.routing.routes(), before.map(|local| &local.filters));
         let known = before.map(|local| (local.published.routing.routes(), &local.recoveries));
         let recoveries = LocalRecoveries::new(published.routing.routes(), known, worker.1);
+        let judged = LocalJudged::new(&published);
         let sends_proxy = published.pools.iter().any(|pool| pool.send_proxy.is_some());
-        Local { published, pools, filters, recoveries, http1, sends_proxy }
+        Local { published, pools, filters, recoveries, judged, http1, sends_proxy }
     }
 }
