@@ -9,12 +9,14 @@ pub mod explain;
 pub mod history;
 pub mod judge;
 pub mod reload;
+pub mod rollout;
 pub mod save;
 pub mod serve;
 pub mod shift;
 pub mod status;
 pub mod switch;
 pub mod token;
+pub mod tree;
 pub mod undo;
 pub mod write;
 
@@ -63,6 +65,18 @@ enum Verb {
     Shift(shift::ShiftArgs),
     /// Give everything to one variant, if its targets are healthy
     Switch(switch::SwitchArgs),
+    /// Begin the route's rollout
+    Start(rollout::RolloutArgs),
+    /// Keep a rollout where it is; what fails is taken back all the same
+    Pause(rollout::RolloutArgs),
+    /// Let a paused rollout go on
+    Resume(rollout::RolloutArgs),
+    /// To the next step, whatever the gate says
+    Promote(rollout::PromoteArgs),
+    /// Give everything back to the baseline
+    Abort(rollout::RolloutArgs),
+    /// Begin a rollout again that was rolled back
+    Retry(rollout::RolloutArgs),
     /// Bring an earlier revision back, client for client
     Undo(undo::UndoArgs),
     /// Show who changed a route, when, why and to what
@@ -91,6 +105,12 @@ fn say(text: impl std::fmt::Display) {
     }
 }
 
+/// Between two looks at what a running Weir is at.
+#[expect(clippy::disallowed_methods, reason = "the command line's own thread, which has nothing else to do")]
+fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
+}
+
 /// Runs the verb. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 timed out.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -103,6 +123,12 @@ pub fn main() -> ExitCode {
         Verb::Explain(args) => explain::run(&args, &admin),
         Verb::Shift(args) => shift::run(&args, &admin),
         Verb::Switch(args) => switch::run(&args, &admin),
+        Verb::Start(args) => rollout::run("start", &args, &admin),
+        Verb::Pause(args) => rollout::run("pause", &args, &admin),
+        Verb::Resume(args) => rollout::run("resume", &args, &admin),
+        Verb::Promote(args) => rollout::promote(&args, &admin),
+        Verb::Abort(args) => rollout::run("abort", &args, &admin),
+        Verb::Retry(args) => rollout::run("retry", &args, &admin),
         Verb::Undo(args) => undo::run(&args, &admin),
         Verb::History(args) => history::run(&args, &admin),
         Verb::Judge(args) => judge::run(&args),

@@ -21,7 +21,7 @@ mod units;
 pub use error::{Diagnostic, Report, Severity};
 pub use model::*;
 pub use source::{FILE_BYTES, Overlay};
-pub use units::shown_duration;
+pub use units::{duration, shown_duration};
 
 #[cfg(test)]
 mod tests;

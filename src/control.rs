@@ -38,6 +38,7 @@ use ground::{Addresses, Cause, Ground};
 use history::Trimming;
 use jiff::Timestamp;
 use persist::{Commit, Found, SetAside, StateDir, StateError};
+use rollout::tell::Teller;
 use rollout::view::{View, Views};
 use rollout::{ActError, Acted, Asked, Driver, Message};
 use std::collections::BTreeMap;
@@ -90,6 +91,7 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     rollouts: mpsc::Sender<Message>,
     views: Arc<Views>,
+    teller: Teller,
     sockets: Mutex<Vec<admin::Socket>>,
     admin_addrs: Vec<SocketAddr>,
     /// One reload at a time.
@@ -137,13 +139,15 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     tokio::spawn(tls::watch::keep_watching(Arc::clone(&snapshot), commands.downgrade()));
     let (urgent, taken_back) = mpsc::unbounded_channel();
     let (rollouts, asked) = mpsc::channel(COMMAND_QUEUE);
-    let driver = Driver::new(Arc::clone(&snapshot), commands.downgrade(), urgent, asked);
+    let teller = Teller::new(u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0));
+    let driver = Driver::new(Arc::clone(&snapshot), commands.downgrade(), urgent, asked, teller.clone());
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
         publisher: publisher.clone(),
         commands,
         rollouts,
         views: Arc::clone(&driver.views),
+        teller,
         sockets: Mutex::new(sockets),
         admin_addrs,
         reloading: Semaphore::new(1),
@@ -289,6 +293,10 @@ impl Control {
             }
         }
         result
+    }
+
+    fn teller(&self) -> Teller {
+        self.shared.teller.clone()
     }
 
     /// By route; what was last known.

@@ -117,6 +117,8 @@ pub const JUDGED_QUANTILES: usize = 4;
 pub const JUDGED_KEYS: usize = 65_536;
 /// After a candidate's failure was looked at, the next wakes the judge again after this long.
 pub const POKE_INTERVAL: Duration = Duration::from_millis(20);
+/// Events of rollouts that are kept for who follows them and was away for a while.
+pub const EVENTS_KEPT: usize = 1024;
 /// How often a rollout under way is judged without any failure.
 pub const JUDGE_INTERVAL: Duration = Duration::from_secs(1);
 

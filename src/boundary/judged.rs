@@ -22,6 +22,9 @@ impl Judged {
     }
 }
 
+/// A route's, in the order of its variants; None where the route's rollout is not judged.
+pub type JudgedRoute = Option<Box<[Option<Arc<JudgedVariant>>]>>;
+
 #[derive(Debug)]
 pub struct JudgedVariant {
     shards: Box<[JudgedShard]>,

@@ -4,7 +4,7 @@
 //! one load a request whether it changed, so that a request sees exactly one table and no counter is shared.
 
 use super::compress::CompressOutcomes;
-use super::judged::JudgedVariant;
+use super::judged::JudgedRoute;
 use super::mirror::Mirroring;
 use super::outcomes::{TargetOutcomes, VariantOutcomes};
 use crate::limits::Limits;
@@ -35,8 +35,8 @@ pub struct Published {
     pub mirrors: Vec<Option<Box<Mirroring>>>,
     /// Indexed by route; of those that compress.
     pub compressed: Vec<Option<Arc<CompressOutcomes>>>,
-    /// Indexed by route, then variant; of routes whose rollout is judged.
-    pub judged: Vec<Option<Box<[Option<Arc<JudgedVariant>>]>>>,
+    /// Indexed by route.
+    pub judged: Vec<JudgedRoute>,
     pub settings: Settings,
     /// Each route's generation, for explanations.
     pub generations: Vec<u64>,

@@ -9,6 +9,7 @@ mod changes;
 mod configuration;
 mod documents;
 mod effective;
+mod events;
 mod explain;
 mod handlers;
 mod idempotency;
@@ -75,6 +76,7 @@ fn router(scope: Scope, api: Api) -> Router {
             .route("/api/v1/routes/{route}/history", get(changes::history))
             .route("/api/v1/routes/{route}/undo", post(changes::undo))
             .route("/api/v1/routes/{route}/switch", post(changes::switch))
+            .route("/api/v1/events", get(events::events))
             .route("/api/v1/rollouts", get(rollouts::all))
             .route("/api/v1/rollouts/{route}", get(rollouts::one))
             .route("/api/v1/rollouts/{route}/{verb}", post(rollouts::act))

@@ -4,7 +4,7 @@
 use super::ground::{Addresses, Ground, LiveRoute};
 use super::outcomes::{Registry, target_name};
 use super::tls::Tls;
-use crate::boundary::judged::JudgedVariant;
+use crate::boundary::judged::JudgedRoute;
 use crate::boundary::mirror::Mirroring;
 use crate::boundary::table::{Pool, Published, Settings, Target};
 use crate::config::{Config, PREVIEW_RULE, PoolConfig, PoolTls, RouteConfig, TargetAddr};
@@ -59,7 +59,7 @@ fn preview(route: &RouteConfig, live: &LiveRoute) -> Option<Rule> {
 }
 
 /// Where the variants' requests are counted for the judge of a rollout.
-fn judged(route: &RouteConfig, live: &LiveRoute) -> Option<Box<[Option<Arc<JudgedVariant>>]>> {
+fn judged(route: &RouteConfig, live: &LiveRoute) -> JudgedRoute {
     let judged = live.rollout.as_ref()?.judged.as_ref()?;
     Some(route.variants.iter().map(|variant| judged.of(&variant.name).cloned()).collect())
 }

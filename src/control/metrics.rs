@@ -4,9 +4,12 @@
 //! that a rate over a first failure is right. Counters of routes that a reload removed stay: a counter that goes away
 //! is a hole in every sum over it.
 
+mod rollouts;
+
 use super::Control;
 use super::admin::is_healthy;
 use super::ground::Ground;
+use super::rollout::view::View;
 use crate::boundary::compress::CompressTotal;
 use crate::boundary::ejection::Ejected;
 use crate::boundary::mirror::Copied;
@@ -58,6 +61,7 @@ struct Scrape {
     /// By route and variant.
     variants: Vec<(String, String, VariantTotal)>,
     reload_ok: bool,
+    rollouts: Arc<BTreeMap<String, Arc<View>>>,
 }
 
 impl Scrape {
@@ -65,7 +69,8 @@ impl Scrape {
         let ground = control.ground();
         let variants = ground.outcomes.variants.iter();
         let variants = variants.map(|((route, variant), of)| (route.clone(), variant.clone(), of.total())).collect();
-        Scrape { ground, variants, reload_ok: control.shared.reload_ok.load(Relaxed) }
+        let reload_ok = control.shared.reload_ok.load(Relaxed);
+        Scrape { ground, variants, reload_ok, rollouts: control.rollouts() }
     }
 }
 
@@ -255,6 +260,11 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |scrape| per_listener(scrape, &FLOODS, |shard| shard.floods.load()),
     weights,
     generations,
+    rollouts::phases,
+    rollouts::steps,
+    rollouts::values,
+    rollouts::limits,
+    rollouts::verdicts,
     targets_up,
     ejections,
     |_| family(&BUILD, vec![gauge(&BUILD, &[env!("CARGO_PKG_VERSION")], 1.0)]),

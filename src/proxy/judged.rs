@@ -4,7 +4,7 @@
 //! stand in one list a worker; for a request it is a place taken and given back.
 
 use super::exchange::micros;
-use crate::boundary::judged::{JudgedVariant, Passed};
+use crate::boundary::judged::{JudgedRoute, JudgedVariant, Passed};
 use crate::boundary::table::Published;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,7 +13,10 @@ use std::time::Instant;
 
 /// A table's judged variants by route and variant; empty when no rollout is judged.
 #[derive(Default)]
-pub(super) struct LocalJudged(Vec<Option<Box<[Option<Rc<Seat>>]>>>);
+pub(super) struct LocalJudged(Vec<Option<Seats>>);
+
+/// By variant.
+type Seats = Box<[Option<Rc<Seat>>]>;
 
 /// A variant as this worker's requests hold it: counted without writing to what all workers share.
 pub(super) struct Seat(Arc<JudgedVariant>);
@@ -24,9 +27,7 @@ impl LocalJudged {
             return LocalJudged::default();
         }
         let seat = |variant: &Option<Arc<JudgedVariant>>| Some(Rc::new(Seat(Arc::clone(variant.as_ref()?))));
-        let route = |route: &Option<Box<[Option<Arc<JudgedVariant>>]>>| {
-            route.as_ref().map(|variants| variants.iter().map(seat).collect())
-        };
+        let route = |route: &JudgedRoute| route.as_ref().map(|variants| variants.iter().map(seat).collect());
         LocalJudged(published.judged.iter().map(route).collect())
     }
 

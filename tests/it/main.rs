@@ -29,6 +29,7 @@ mod proxy_protocol;
 mod recovery;
 mod reload;
 mod rewrite;
+mod rollouts;
 mod routing;
 mod rules;
 mod save;

@@ -139,7 +139,7 @@ pub struct Driver {
     pub urgent: mpsc::UnboundedSender<RolloutChange>,
     pub inbox: mpsc::Receiver<Message>,
     pub views: Arc<Views>,
-    pub teller: Teller,
+    teller: Teller,
     rollouts: BTreeMap<String, Driven>,
     saves: JoinSet<(String, Result<(), StateError>)>,
     answers: JoinSet<(String, CallId, Answer)>,
@@ -170,6 +170,7 @@ impl Driver {
         commands: mpsc::WeakSender<Command>,
         urgent: mpsc::UnboundedSender<RolloutChange>,
         inbox: mpsc::Receiver<Message>,
+        teller: Teller,
     ) -> Driver {
         let now = Instant::now();
         Driver {
@@ -178,7 +179,7 @@ impl Driver {
             urgent,
             inbox,
             views: Arc::default(),
-            teller: Teller::default(),
+            teller,
             rollouts: BTreeMap::new(),
             saves: JoinSet::new(),
             answers: JoinSet::new(),
@@ -550,7 +551,8 @@ impl Driven {
         }
         let candidates = evidence.judged.variants.iter().skip(1);
         let failures = candidates.map(|(_, variant)| variant.failures()).sum();
-        if !due && !(poked && failures != self.failures) {
+        let has_failed = poked && failures != self.failures;
+        if !due && !has_failed {
             return;
         }
         self.failures = failures;

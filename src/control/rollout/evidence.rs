@@ -83,12 +83,13 @@ impl Evidence {
             let candidate = &mut self.candidates[asked.variant];
             let [counts, of_baseline] = candidate.since_last(own, baseline);
             let tallies = [&counts, &of_baseline].map(|counts| Tally { total: counts.requests, bad: counts.failures });
+            // First, so that what led to a failing verdict is counted, too.
+            machine.handle_counts(stamp.run, asked.variant, tallies[0], tallies[1], now);
             if let Some(judgement) = candidate.check(asked, counts, of_baseline, now) {
                 machine.handle_verdict(stamp, asked.variant, &judgement, now);
                 candidate.watch(own, baseline);
                 candidate.judgement = Some(judgement);
             }
-            machine.handle_counts(stamp.run, asked.variant, tallies[0], tallies[1], now);
         }
     }
 }

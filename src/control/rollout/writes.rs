@@ -32,6 +32,7 @@ struct Batch {
     weights: Option<Weighing>,
     audit: Vec<String>,
     after: Vec<After>,
+    epoch: Epoch,
 }
 
 /// What comes after a save.
@@ -130,13 +131,14 @@ impl Writes {
             weights: self.weights.take(),
             audit: std::mem::take(&mut self.audit),
             after: std::mem::take(&mut self.after),
+            epoch: self.epoch.current(),
         };
         let change = RolloutChange {
             route: route.to_owned(),
             rollout: Some(Arc::new(live(machine, judged))),
             weights: batch.weights.clone(),
             audit: batch.audit.clone(),
-            epoch: self.epoch.current(),
+            epoch: batch.epoch.clone(),
         };
         self.under_way = Some(batch);
         Some(change)
@@ -153,11 +155,13 @@ impl Writes {
         tracing::error!(%error, "a rollout can't be saved, and goes no further until it can");
         (self.save, self.retry_at) = (true, Some(again));
         let weights = self.weights.take().or(batch.weights);
+        // Traffic that was taken back meanwhile is not given again.
+        let may_undo = !batch.epoch.is_void();
         let (mut audit, mut after, mut undone) = (batch.audit, Vec::new(), false);
         for one in batch.after {
             match one {
                 After::Answer { to, before, .. } => {
-                    if let Some(before) = before.filter(|_| !undone) {
+                    if let Some(before) = before.filter(|_| may_undo && !undone) {
                         *machine = *before;
                         undone = true;
                     }
