@@ -234,7 +234,9 @@ fn route(host: &str, path: &str) -> Route {
             path: PathMatch::prefix(path).expect("the path starts with a slash"),
             ..RequestMatch::default()
         },
-        variants: ["stable", "canary"].map(|name| Variant { name: name.to_owned(), pool: Some(0) }).into(),
+        variants: ["stable", "canary"]
+            .map(|name| Variant { name: name.to_owned(), pool: Some(0), instead: None })
+            .into(),
         assignment: Assignment::starting(&weights).expect("the weights sum to 100"),
         rules: Vec::new(),
         sticky: Some(Sticky { keys, fallback: Fallback::Random }),

@@ -1,23 +1,36 @@
 //! Wiring only: control, workers and signals, put together and taken apart.
 
 mod activation;
+mod binding;
+pub mod handover;
 mod notify;
+pub mod upgrade;
 
 use crate::boundary::drain::{Drain, DrainWatch, Phase};
+use crate::boundary::table::Publisher;
 use crate::config::{AdminAddr, Bind, Config, Listener};
 use crate::control::command::Origin;
+use crate::control::handover::{Successor, Upgrade, UpgradeError, UpgradeRequest};
 use crate::control::{self, Control, Work};
+use crate::limits::UPGRADE_TIMEOUT;
 use crate::net::address::Address;
-use crate::net::socket_file::{self, SocketFile};
-use crate::proxy::worker::{self, BACKLOG, Ended, ListenerPlan, Listening, WorkerPlan};
-use activation::Passed;
+use crate::net::inherited::Sockets;
+use crate::net::socket_file::SocketFile;
+use crate::proxy::worker::{self, Door, Ended, Listening, WorkerPlan};
+use binding::{Binding, Bound};
+use handover::{Message, Predecessor};
 use notify::Notify;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use upgrade::{Launch, Replaced, Upgrading};
 
+/// How long a process that was replaced and has drained waits for the admin API's last answers to be read.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// How long before a drain's deadline WebSockets are told of it, so that both ends can answer.
 const PARTING: Duration = Duration::from_secs(2);
 
@@ -47,12 +60,23 @@ pub enum AppError {
     Control(#[from] control::StartError),
     #[error("listener {name}: can't listen on {addr}: {error}")]
     Bind { name: String, addr: Bind, error: std::io::Error },
+    #[error("can't take over from the running process: {0}")]
+    Predecessor(std::io::Error),
     #[error("can't start a worker: {0}")]
     Worker(std::io::Error),
     #[error("worker {0} ended by itself")]
     WorkerEnded(String),
     #[error("can't listen to signals: {0}")]
     Signals(std::io::Error),
+}
+
+/// How this process is one of several in turn.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// How the next one is started; None: there is none after this.
+    pub launch: Option<Launch>,
+    /// The one whose place this takes.
+    pub predecessor: Option<Predecessor>,
 }
 
 /// Everything started and accepting; [`App::run`] keeps it going.
@@ -63,68 +87,147 @@ pub struct App {
     workers: JoinSet<Result<Ended, AppError>>,
     signals: Signals,
     notify: Notify,
-    /// Removed when this is dropped.
-    _files: Vec<SocketFile>,
+    turn: Turn,
+    /// For the next process.
+    sockets: Arc<Vec<(String, OwnedFd)>>,
+    wanted: mpsc::Receiver<Upgrade>,
+    upgrading: JoinSet<Upgraded>,
+    reloading: JoinSet<()>,
+    /// Of unix sockets, by the sockets' names; removed when this is dropped.
+    files: Vec<(String, SocketFile)>,
     pub addresses: Addresses,
 }
 
+type Answer = Result<Successor, UpgradeError>;
+/// Who asked for an upgrade, and what came of it.
+type Upgraded = (Origin, Option<oneshot::Sender<Answer>>, Result<Replaced, UpgradeError>);
+
 /// Binds, reads the state, starts the workers. When this returns, clients are served.
-pub async fn start(config: Config) -> Result<App, AppError> {
+///
+/// In another process' place: takes its sockets, and the state once it is ready for all else.
+pub async fn start(config: Config, turn: Turn) -> Result<App, AppError> {
     raise_descriptor_limit();
     let signals = Signals::new().map_err(AppError::Signals)?;
     let workers = config.server.workers.unwrap_or_else(available_workers);
     let (listeners, drain_timeout) = (config.listeners.clone(), config.server.drain_timeout);
     let admin_sockets = config.admin.listen.iter().filter(|addr| matches!(addr, AdminAddr::Tcp(_))).count();
     let drain = Arc::new(Drain::new());
-    let start = control::Start { config, workers, drain: Arc::clone(&drain), env: |name| std::env::var(name).ok() };
-    let (control, publisher) = control::start(start).await?;
-
-    let mut binding = Binding::new(workers);
-    for listener in &listeners {
-        let bound = binding.bind(listener, &control);
+    let inherited = match &turn.predecessor {
+        Some(before) => before.sockets().await.map_err(AppError::Predecessor)?,
+        None => Sockets::default(),
+    };
+    let mut binding = Binding::new(workers, inherited);
+    for (place, listener) in listeners.iter().enumerate() {
+        let bound = binding.bind(place, listener);
         bound.map_err(|error| AppError::Bind { name: listener.name.clone(), addr: listener.bind.clone(), error })?;
     }
-    let Binding { plans, bound, passed, files } = binding;
-    passed.iter().flat_map(Passed::left).for_each(|name| {
-        tracing::warn!(name, "systemd hands over a socket that no listener has: write bind = \"fd:{name}\"");
-    });
+    let start = control::Start { config, workers, drain: Arc::clone(&drain), env: |name| std::env::var(name).ok() };
+    let prepared = control::prepare(start, &mut binding.inherited).await?;
+    let (bound, taken) = binding.done();
+    let copy = match &turn.predecessor {
+        Some(before) => before.state().await.map_err(AppError::Predecessor)?,
+        None => None,
+    };
+    let (control, publisher) = prepared.start(copy).await?;
+    #[cfg(debug_assertions)]
+    handover::hang_if_asked().await;
+    let Bound { sockets, addresses, mut handles, mut files } = bound;
+    let workers = spawn_workers(workers, (&listeners, sockets), (&control, &publisher), &drain)?;
+    files.iter_mut().for_each(|(_, file)| file.own());
+    if let Some(before) = &turn.predecessor {
+        before.serving(taken).await;
+    }
+    handles.extend(control.take_handles());
+    let (wishes, wanted) = mpsc::channel(1);
+    control.on_upgrade(wishes);
+    let mut admin = control.admin_addrs();
+    let metrics = admin.split_off(admin.len().min(admin_sockets)).pop();
+    Ok(App {
+        addresses: Addresses { listeners: addresses, admin, metrics },
+        notify: Notify::new(|name| std::env::var(name).ok(), std::process::id()),
+        sockets: Arc::new(handles),
+        upgrading: JoinSet::new(),
+        reloading: JoinSet::new(),
+        control,
+        drain,
+        drain_timeout,
+        workers,
+        signals,
+        turn,
+        wanted,
+        files,
+    })
+}
+
+/// One thread each, with its sockets and counters.
+fn spawn_workers(
+    workers: usize,
+    (listeners, sockets): (&[Listener], Vec<(usize, usize, Listening)>),
+    (control, publisher): (&Control, &Publisher),
+    drain: &Drain,
+) -> Result<JoinSet<Result<Ended, AppError>>, AppError> {
+    let door = |listener: &Listener| {
+        let Listener { name, proxy_protocol, .. } = listener;
+        Door { name: name.clone(), accepts: *proxy_protocol, outcomes: control.listener_outcomes(name) }
+    };
+    let doors: Vec<_> = listeners.iter().map(door).collect();
+    let mut by_worker: Vec<Vec<(usize, Listening)>> = (0..workers).map(|_| Vec::new()).collect();
+    for (worker, place, socket) in sockets {
+        by_worker[worker].push((place, socket));
+    }
     let mut set = JoinSet::new();
-    for (id, listeners) in plans.into_iter().enumerate() {
+    for ((id, sockets), handovers) in by_worker.into_iter().enumerate().zip(worker::handovers(workers)) {
         let (table, outcomes, drain) = (publisher.reader(), control.worker_outcomes(), drain.watch());
-        let plan = WorkerPlan { id, workers, listeners, table, outcomes, drain };
+        let plan = WorkerPlan { id, workers, doors: doors.clone(), sockets, table, outcomes, drain, handovers };
         let thread = worker::spawn(plan).map_err(AppError::Worker)?;
         set.spawn_blocking(move || match thread.join() {
             Ok(ended) => ended.map_err(AppError::Worker),
             Err(_) => Err(AppError::WorkerEnded(id.to_string())),
         });
     }
-    let mut admin = control.admin_addrs();
-    let metrics = admin.split_off(admin.len().min(admin_sockets)).pop();
-    let addresses = Addresses { listeners: bound, admin, metrics };
-    let notify = Notify::new(|name| std::env::var(name).ok(), std::process::id());
-    Ok(App { control, drain, drain_timeout, workers: set, signals, notify, _files: files, addresses })
+    Ok(set)
 }
 
 impl App {
-    /// Serves until a signal or `stop`, then drains. A worker that ends by itself is an error.
+    /// Serves until a signal or `stop`, or until another process serves in this one's place, then drains. A worker that
+    /// ends by itself is an error.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Stopped, AppError> {
         let admin = tokio::spawn(self.control.clone().run(std::future::ready(())));
+        if let Some(before) = self.turn.predecessor.take() {
+            before.main().await;
+        }
         let mut stop = std::pin::pin!(stop);
         let mut beat = tokio::time::interval(self.notify.interval());
         self.notify.ready(&self.status());
-        loop {
+        let mut replaced = loop {
             tokio::select! {
-                () = &mut stop => break,
-                _ = self.signals.terminate.recv() => break,
-                _ = self.signals.interrupt.recv() => break,
-                _ = self.signals.quit.recv() => break,
-                _ = self.signals.hangup.recv() => self.reload().await,
+                () = &mut stop => break false,
+                _ = self.signals.terminate.recv() => break false,
+                _ = self.signals.interrupt.recv() => break false,
+                _ = self.signals.quit.recv() => break false,
+                _ = self.signals.hangup.recv() => self.reload(),
+                Some(_) = self.reloading.join_next() => self.notify.ready(&self.status()),
+                _ = self.signals.upgrade.recv() => self.upgrade(by_signal(), None).await,
+                Some(Upgrade { request, reply }) = self.wanted.recv() => self.upgrade(request, Some(reply)).await,
+                Some(Ok(done)) = self.upgrading.join_next() => if self.upgraded(done).await { break true },
                 _ = beat.tick() => self.feed(),
                 Some(ended) = self.workers.join_next() => return Err(ended_by_itself(ended)),
             }
+        };
+        // Another may serve already, unheard for the signal: then it is the one to go on.
+        if let Some(Ok(done)) = self.upgrading.try_join_next() {
+            replaced |= self.upgraded(done).await;
         }
-        let stopped = self.stop(&mut beat).await;
-        admin.abort();
+        // One that was to take over is ended with this; nobody else may go on listening when the workers stop.
+        self.upgrading.shutdown().await;
+        self.sockets = Arc::default();
+        let stopped = self.stop(&mut beat, replaced).await;
+        if replaced {
+            // What the admin API was asked before is still answered.
+            let _ = tokio::time::timeout(LAST_ANSWERS, admin).await;
+        } else {
+            admin.abort();
+        }
         stopped
     }
 
@@ -138,10 +241,60 @@ impl App {
     }
 
     /// Control says in the log what became of it; the old configuration stays where the new one is bad.
-    async fn reload(&self) {
+    fn reload(&mut self) {
         self.notify.reloading();
-        let _ = self.control.reload(Origin::signal("SIGHUP")).await;
-        self.notify.ready(&self.status());
+        let control = self.control.clone();
+        self.reloading.spawn(async move {
+            let _ = control.reload(Origin::signal("SIGHUP")).await;
+        });
+    }
+
+    /// Starts the process that is to take this one's place. Everything goes on meanwhile.
+    async fn upgrade(&mut self, request: UpgradeRequest, reply: Option<oneshot::Sender<Answer>>) {
+        let origin = request.origin.clone();
+        let refused = |why: &str| Err(UpgradeError::Refused(why.to_owned()));
+        let (control, sockets) = (self.control.clone(), Arc::clone(&self.sockets));
+        match self.turn.launch.clone() {
+            Some(launch) if self.upgrading.is_empty() => {
+                let upgrading = Upgrading { control, launch, sockets };
+                self.upgrading.spawn(async move {
+                    let result = upgrading.run(&request).await;
+                    (request.origin, reply, result)
+                });
+            }
+            Some(_) => _ = self.upgraded((origin, reply, refused("an upgrade is under way already"))).await,
+            None => _ = self.upgraded((origin, reply, refused("this process can't be replaced"))).await,
+        }
+    }
+
+    /// Whether this process has done its work.
+    async fn upgraded(&mut self, (origin, reply, result): Upgraded) -> bool {
+        let result = match result {
+            Ok(replaced) => Ok(self.hand_over(replaced)),
+            Err(error) => {
+                tracing::error!(actor = origin.actor, %error, "not upgraded");
+                self.control.not_upgraded(&origin, &error).await;
+                Err(error)
+            }
+        };
+        let done = result.is_ok();
+        if let Some(reply) = reply {
+            // Who asked may have gone.
+            let _ = reply.send(result);
+        }
+        done
+    }
+
+    /// The other process is the main one.
+    fn hand_over(&mut self, replaced: Replaced) -> Successor {
+        let Replaced { successor, taken, channel } = replaced;
+        self.notify.pass_on(successor.pid);
+        // If it is gone by now, the service manager starts another.
+        let _ = channel.send_now(&Message::Main, &[]);
+        self.files.iter_mut().filter(|(name, _)| taken.contains(name)).for_each(|(_, file)| file.leave());
+        self.control.handed_over(taken);
+        tracing::info!(pid = successor.pid, version = successor.version, "another process serves from now on");
+        successor
     }
 
     fn status(&self) -> String {
@@ -153,12 +306,14 @@ impl App {
     }
 
     /// Unready, no new clients, what is under way is finished; cut at the deadline or at a second signal.
-    async fn stop(&mut self, beat: &mut tokio::time::Interval) -> Result<Stopped, AppError> {
+    ///
+    /// A process that was replaced may hear the signal that is meant for the other: its first one counts for nothing.
+    async fn stop(&mut self, beat: &mut tokio::time::Interval, replaced: bool) -> Result<Stopped, AppError> {
         tracing::info!("draining for at most {:?}", self.drain_timeout);
         self.notify.stopping(self.drain_timeout);
         let before = self.control.work();
         self.drain.advance(Phase::Draining);
-        let mut stopped = Stopped::default();
+        let (mut stopped, mut forgiven) = (Stopped::default(), replaced);
         let parting = tokio::time::sleep(self.drain_timeout - PARTING.min(self.drain_timeout / 4));
         let deadline = tokio::time::sleep(self.drain_timeout);
         let (mut parting, mut deadline) = (std::pin::pin!(parting), std::pin::pin!(deadline));
@@ -168,8 +323,7 @@ impl App {
             tokio::select! {
                 () = &mut parting, if phase < Phase::Closing => self.drain.advance(Phase::Closing),
                 () = &mut deadline, if uncut => self.cut(&mut stopped),
-                _ = self.signals.terminate.recv(), if uncut => self.cut(&mut stopped),
-                _ = self.signals.interrupt.recv(), if uncut => self.cut(&mut stopped),
+                () = self.signals.end(), if uncut => if !std::mem::take(&mut forgiven) { self.cut(&mut stopped) },
                 _ = beat.tick() => self.feed(),
                 Some(ended) = self.workers.join_next() => match ended {
                     Ok(Ok(ended)) => stopped.cut += ended.cut,
@@ -201,6 +355,7 @@ fn ended_by_itself(ended: Result<Result<Ended, AppError>, tokio::task::JoinError
 }
 
 struct Signals {
+    upgrade: Signal,
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -212,6 +367,7 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Signals> {
         Ok(Signals {
+            upgrade: signal(SignalKind::user_defined2())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
@@ -221,72 +377,23 @@ impl Signals {
     }
 }
 
+impl Signals {
+    /// SIGTERM or SIGINT.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn by_signal() -> UpgradeRequest {
+    UpgradeRequest { binary: None, timeout: UPGRADE_TIMEOUT, origin: Origin::signal("SIGUSR2") }
+}
+
 /// CPUs that this process may use: affinity and cgroup quota counted.
 fn available_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// What is bound so far.
-struct Binding {
-    /// By worker.
-    plans: Vec<Vec<ListenerPlan>>,
-    bound: Vec<(String, Address)>,
-    /// systemd's, once a listener asks for them: reading them takes them out of the environment.
-    passed: Option<Passed>,
-    files: Vec<SocketFile>,
-}
-
-impl Binding {
-    fn new(workers: usize) -> Binding {
-        let plans = (0..workers).map(|_| Vec::new()).collect();
-        Binding { plans, bound: Vec::new(), passed: None, files: Vec::new() }
-    }
-
-    /// Gives every worker the listener's sockets.
-    fn bind(&mut self, listener: &Listener, control: &Control) -> std::io::Result<()> {
-        match &listener.bind {
-            Bind::Tcp(addr) => {
-                worker::check_free(*addr)?;
-                let mut addr = *addr;
-                // The first has resolved port 0 for the others.
-                let sockets = self.plans.iter().map(|_| {
-                    let socket = worker::bind(addr)?;
-                    addr = socket.local_addr()?.tcp().unwrap_or(addr);
-                    Ok(socket)
-                });
-                let sockets = sockets.collect::<std::io::Result<Vec<_>>>()?;
-                self.add(listener, control, sockets)
-            }
-            Bind::Unix { path, mode } => {
-                let (socket, file) = socket_file::bind(path, *mode, BACKLOG)?;
-                self.files.push(file);
-                self.share(listener, control, Listening::Unix(socket))
-            }
-            Bind::Passed(name) => {
-                let sockets = self.passed.get_or_insert_with(Passed::from_env).take(name)?;
-                sockets.into_iter().try_for_each(|socket| self.share(listener, control, socket))
-            }
-        }
-    }
-
-    /// All workers accept on one socket.
-    fn share(&mut self, listener: &Listener, control: &Control, socket: Listening) -> std::io::Result<()> {
-        let sockets = self.plans.iter().map(|_| socket.try_clone()).collect::<std::io::Result<Vec<_>>>()?;
-        self.add(listener, control, sockets)
-    }
-
-    /// One socket a worker.
-    fn add(&mut self, listener: &Listener, control: &Control, sockets: Vec<Listening>) -> std::io::Result<()> {
-        if let Some(first) = sockets.first() {
-            self.bound.push((listener.name.clone(), first.local_addr()?));
-        }
-        for (plan, socket) in self.plans.iter_mut().zip(sockets) {
-            let outcomes = control.listener_outcomes(&listener.name);
-            let (name, accepts) = (listener.name.clone(), listener.proxy_protocol);
-            plan.push(ListenerPlan { name, socket, accepts, outcomes });
-        }
-        Ok(())
-    }
 }
 
 /// Takes as many descriptors as the system gives this process.

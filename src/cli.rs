@@ -5,6 +5,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod diff;
+pub mod drain;
 pub mod explain;
 pub mod history;
 pub mod judge;
@@ -18,6 +19,7 @@ pub mod switch;
 pub mod token;
 pub mod tree;
 pub mod undo;
+pub mod upgrade;
 pub mod write;
 
 use clap::{Parser, Subcommand};
@@ -77,6 +79,10 @@ enum Verb {
     Abort(rollout::RolloutArgs),
     /// Begin a rollout again that was rolled back
     Retry(rollout::RolloutArgs),
+    /// Take a target out: it gets no new requests, and ends those that it has
+    Drain(drain::DrainArgs),
+    /// Bring a drained target back
+    Enable(drain::DrainArgs),
     /// Bring an earlier revision back, client for client
     Undo(undo::UndoArgs),
     /// Show who changed a route, when, why and to what
@@ -85,6 +91,8 @@ enum Verb {
     Judge(judge::JudgeArgs),
     /// Read the configuration file again
     Reload(reload::ReloadArgs),
+    /// Have a new binary take the running one's place, without closing a connection
+    Upgrade(upgrade::UpgradeArgs),
     /// Show where live weights are not the file's, and which files are not what is running
     Diff(diff::DiffArgs),
     /// Write live weights into the files that define the routes
@@ -129,10 +137,13 @@ pub fn main() -> ExitCode {
         Verb::Promote(args) => rollout::promote(&args, &admin),
         Verb::Abort(args) => rollout::run("abort", &args, &admin),
         Verb::Retry(args) => rollout::run("retry", &args, &admin),
+        Verb::Drain(args) => drain::drain(&args, &admin),
+        Verb::Enable(args) => drain::enable(&args, &admin),
         Verb::Undo(args) => undo::run(&args, &admin),
         Verb::History(args) => history::run(&args, &admin),
         Verb::Judge(args) => judge::run(&args),
         Verb::Reload(args) => reload::run(&args, &admin),
+        Verb::Upgrade(args) => upgrade::run(&args, &admin),
         Verb::Diff(args) => diff::run(&args, &admin),
         Verb::Save(args) => save::run(&args, &admin),
         Verb::Token(args) => token::run(&args),

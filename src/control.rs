@@ -9,9 +9,12 @@ mod audit;
 pub mod command;
 mod controller;
 mod derive;
+mod descriptors;
 #[cfg(test)]
 mod fixtures;
 mod ground;
+pub mod handover;
+mod health;
 mod history;
 mod lists;
 mod metrics;
@@ -30,11 +33,17 @@ use crate::boundary::drain::{Drain, Phase};
 use crate::boundary::outcomes::{ListenerOutcomes, WorkerOutcomes};
 use crate::boundary::table::{Published, Publisher};
 use crate::config::{self, AdminAddr, Config};
+use crate::net::inherited::Sockets;
 use arc_swap::ArcSwap;
 use audit::{Refusals, Refused};
-use command::{BadFile, ChangeError, Changed, Command, Installed, Origin, ReloadError, ReloadSummary, WeightChange};
+use command::{
+    BadFile, ChangeError, Changed, Command, DrainError, DrainOrder, Installed, Origin, ReloadError, ReloadSummary,
+    WeightChange,
+};
 use controller::{Controller, file_lines, log_change, log_installed};
 use ground::{Addresses, Cause, Ground};
+use handover::Upgrades;
+use health::Board;
 use history::Trimming;
 use jiff::Timestamp;
 use persist::{Commit, Found, SetAside, StateDir, StateError};
@@ -45,12 +54,13 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use tls::Tls;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// How many commands may wait; a sender past that waits too.
@@ -87,6 +97,8 @@ pub enum StartError {
 
 struct Shared {
     ground: Arc<ArcSwap<Ground>>,
+    /// What health checks heard last.
+    board: Arc<Board>,
     publisher: Publisher,
     commands: mpsc::Sender<Command>,
     rollouts: mpsc::Sender<Message>,
@@ -94,6 +106,9 @@ struct Shared {
     teller: Teller,
     sockets: Mutex<Vec<admin::Socket>>,
     admin_addrs: Vec<SocketAddr>,
+    /// Of the admin addresses, for the process that takes this one's place.
+    handles: Mutex<Vec<(String, OwnedFd)>>,
+    upgrades: Upgrades,
     /// One reload at a time.
     reloading: Semaphore,
     reload_ok: AtomicBool,
@@ -111,18 +126,53 @@ struct StateStatus {
     history_set_aside: Option<SetAside>,
 }
 
-/// Binds the admin addresses, reads the state directory and derives the first table.
-///
-/// Errors are for the operator: an admin address that is taken, a state directory that can't be written or that
-/// another process has.
+/// A control plane that has all it needs but the state directory.
+pub struct Prepared {
+    start: Start,
+    tls: Arc<Tls>,
+    sockets: Vec<admin::Socket>,
+    handles: Vec<(String, OwnedFd)>,
+    addresses: Addresses,
+}
+
+/// [`prepare`] and [`Prepared::start`] in one.
 pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
-    let Start { config, workers, drain, env } = start;
+    prepare(start, &mut Sockets::default()).await?.start(None).await
+}
+
+/// Reads certificates, takes the admin addresses and looks names up: all that another process need not stop for.
+///
+/// Errors are for the operator: an admin address that is taken, a certificate that can't be used.
+pub async fn prepare(start: Start, inherited: &mut Sockets) -> Result<Prepared, StartError> {
+    let config = &start.config;
     let tls = load_tls(config.clone(), Arc::default()).await.map_err(StartError::Tls)?;
-    let sockets = admin_sockets(&config).await?;
+    let sockets = admin_sockets(config, inherited).await?;
+    // What can't be handed over is bound anew; descriptors are short then anyway.
+    let handles = sockets.iter().filter_map(|socket| socket.handle().ok()).collect();
+    let addresses = resolve::addresses(config, &Addresses::new()).await;
+    Ok(Prepared { start, tls, sockets, handles, addresses })
+}
+
+impl Prepared {
+    /// Reads the state directory and derives the first table. Without a `state_dir`, `copy` is where the process
+    /// before this one left its live weights and history.
+    ///
+    /// Errors are for the operator: a state directory that can't be written or that another process has.
+    pub async fn start(self, copy: Option<PathBuf>) -> Result<(Control, Publisher), StartError> {
+        let dir = self.start.config.server.state_dir.clone();
+        let (state, found) = open_state(dir, copy).await.map_err(state_error)?;
+        begin(self, state, found).await
+    }
+}
+
+async fn begin(
+    prepared: Prepared,
+    state: Option<Arc<StateDir>>,
+    mut found: Found,
+) -> Result<(Control, Publisher), StartError> {
+    let Prepared { start: Start { config, workers, drain, env }, tls, sockets, handles, addresses } = prepared;
     let admin_addrs = sockets.iter().filter_map(admin::Socket::addr).collect();
-    let (state, mut found) = open_state(config.server.state_dir.clone()).await.map_err(state_error)?;
     let dir = config.server.state_dir.clone();
-    let addresses = resolve::addresses(&config, &Addresses::new()).await;
     let cause = Cause { origin: Origin::file(&config.path), now: Timestamp::now() };
     let (ground, mut installed) = Ground::start(config, std::mem::take(&mut found.past), addresses, workers, &cause);
     let mut ground = ground.certified(tls);
@@ -130,10 +180,18 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     installed.added.clear();
     let file_won = installed.file_won.clone();
     log_installed(&installed);
+    descriptors::check(&ground.config, workers);
     save_first(&ground, &installed, state.clone(), &found).await.map_err(state_error)?;
     let publisher = Publisher::new(derive::table(&ground, 1));
     let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
     let snapshot = Arc::new(ArcSwap::from_pointee(ground.clone()));
+    let (changed, board) = (Arc::new(Notify::new()), Arc::new(Board::default()));
+    tokio::spawn(health::keep_checking(health::Links {
+        ground: Arc::clone(&snapshot),
+        changed: Arc::clone(&changed),
+        commands: commands.downgrade(),
+        board: Arc::clone(&board),
+    }));
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(lists::keep_reading(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(tls::watch::keep_watching(Arc::clone(&snapshot), commands.downgrade()));
@@ -143,6 +201,7 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     let driver = Driver::new(Arc::clone(&snapshot), commands.downgrade(), urgent, asked, teller.clone());
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
+        board,
         publisher: publisher.clone(),
         commands,
         rollouts,
@@ -150,6 +209,8 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
         teller,
         sockets: Mutex::new(sockets),
         admin_addrs,
+        handles: Mutex::new(handles),
+        upgrades: Upgrades::default(),
         reloading: Semaphore::new(1),
         reload_ok: AtomicBool::new(true),
         ready: AtomicBool::new(false),
@@ -162,8 +223,10 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
     let controller = Controller {
         ground,
         state,
+        handed: None,
         publisher: publisher.clone(),
         snapshot,
+        changed,
         trimming,
         refusals,
         commands: queue,
@@ -171,6 +234,7 @@ pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
         unsaved: Vec::new(),
     };
     tokio::spawn(controller.run());
+    health::first_round(&shared.ground).await;
     tokio::spawn(driver.run(file_won));
     Ok((Control { shared }, publisher))
 }
@@ -207,7 +271,7 @@ impl Control {
         let api = admin::Api::new(self.clone());
         let mut serving = JoinSet::new();
         for socket in sockets {
-            serving.spawn(admin::serve(socket, api.clone()));
+            serving.spawn(admin::serve(socket, api.clone(), self.shared.upgrades.taken()));
         }
         let mut phase = self.shared.drain.watch();
         let report_ready = async {
@@ -218,6 +282,8 @@ impl Control {
         tokio::select! {
             _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
             () = report_ready => {}
+            // Another process has the addresses, and the last answer is out.
+            () = all_ended(&mut serving) => {}
         }
     }
 
@@ -263,6 +329,8 @@ impl Control {
         let installed = installed.map_err(ReloadError::NotSaved)?;
         // Without it there are no rollouts any more.
         let _ = self.shared.rollouts.send(Message::Reloaded { file_won: installed.file_won.clone() }).await;
+        let ground = self.ground();
+        descriptors::check(&ground.config, ground.outcomes.workers());
         Ok(ReloadSummary { installed, report: loaded.report })
     }
 
@@ -291,6 +359,18 @@ impl Control {
                 tracing::warn!(route = ?route, verb, actor = ?origin.actor, source = origin.source, %error, "not done");
                 self.refused(Refused::rollout(route, verb, origin, error, Timestamp::now())).await;
             }
+        }
+        result
+    }
+
+    /// Takes a target out or back in, and says whether that changed anything. When this returns it is saved, and no
+    /// request that starts later goes to one that was taken out.
+    async fn drain(&self, order: &DrainOrder) -> Result<bool, DrainError> {
+        let (reply, answer) = oneshot::channel();
+        let drained = self.ask(Command::Drain { order: order.clone(), reply }, answer).await;
+        let result = drained.unwrap_or(Err(DrainError::Stopped));
+        if let Err(error @ (DrainError::NoPool(_) | DrainError::NoTarget { .. })) = &result {
+            self.refused(Refused::drain(order, error, Timestamp::now())).await;
         }
         result
     }
@@ -351,6 +431,14 @@ impl Control {
     }
 }
 
+/// Waits for ever where there is none.
+async fn all_ended(serving: &mut JoinSet<()>) {
+    if serving.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    while serving.join_next().await.is_some() {}
+}
+
 /// Reads the certificates of a configuration. What `before` has is kept where its files hold the same.
 async fn load_tls(config: Config, before: Arc<Tls>) -> Result<Arc<Tls>, String> {
     let now = crate::tls::time::unix(SystemTime::now());
@@ -358,28 +446,28 @@ async fn load_tls(config: Config, before: Arc<Tls>) -> Result<Arc<Tls>, String> 
     loaded.unwrap_or_else(|error| Err(error.to_string())).map(Arc::new)
 }
 
-async fn admin_sockets(config: &Config) -> Result<Vec<admin::Socket>, StartError> {
+async fn admin_sockets(config: &Config, inherited: &mut Sockets) -> Result<Vec<admin::Socket>, StartError> {
     let mut sockets = Vec::new();
     for addr in &config.admin.listen {
         let shown = match addr {
             AdminAddr::Tcp(addr) => addr.to_string(),
             AdminAddr::Unix(path) => format!("unix:{}", path.display()),
         };
-        let bound = admin::Socket::bind(addr, admin::Scope::Everything).await;
+        let bound = admin::Socket::open(addr, admin::Scope::Everything, inherited).await;
         sockets.push(bound.map_err(|source| StartError::Listen { key: "admin.listen", addr: shown, source })?);
     }
     if let Some(addr) = config.admin.metrics {
-        let bound = admin::Socket::bind(&AdminAddr::Tcp(addr), admin::Scope::MetricsOnly).await;
+        let bound = admin::Socket::open(&AdminAddr::Tcp(addr), admin::Scope::MetricsOnly, inherited).await;
         let failed = |source| StartError::Listen { key: "admin.metrics", addr: addr.to_string(), source };
         sockets.push(bound.map_err(failed)?);
     }
     Ok(sockets)
 }
 
-async fn open_state(dir: Option<PathBuf>) -> Result<(Option<Arc<StateDir>>, Found), StateError> {
+async fn open_state(dir: Option<PathBuf>, copy: Option<PathBuf>) -> Result<(Option<Arc<StateDir>>, Found), StateError> {
     let Some(dir) = dir else {
         tracing::warn!("server.state_dir is not set: live weights are kept in memory only and end with this process");
-        return Ok((None, Found::default()));
+        return Ok((None, copy.map(|copy| handover::read_copy(&copy)).transpose()?.unwrap_or_default()));
     };
     let opened = tokio::task::spawn_blocking(move || {
         let state = StateDir::open(&dir)?;

@@ -39,6 +39,10 @@ pub const ADMIN_BODY_BYTES: usize = 1024 * 1024;
 pub const ADMIN_CONNECTIONS: usize = 256;
 /// The longest that an admin client may take to send a request's head, and then its body.
 pub const ADMIN_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// New connections that a worker hands over to others within a second.
+pub const HANDOVERS_PER_SECOND: usize = 64;
+/// Descriptors held for admin clients, a listening address.
+pub const RESERVED_DESCRIPTORS: usize = 8;
 /// An admin connection is closed after this long, so that slow readers don't hold the places for ever.
 pub const ADMIN_CONNECTION_AGE: Duration = Duration::from_secs(120);
 /// The longest reason for a change, in bytes.
@@ -61,6 +65,16 @@ pub const REFUSAL_WINDOW: Duration = Duration::from_secs(60);
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that a switch opens at once.
 pub const PROBES: usize = 256;
+/// Health checks under way at once.
+pub const CHECKS_AT_ONCE: usize = 256;
+/// What is read of a health check's answer, in bytes.
+pub const HEALTH_BODY_BYTES: usize = 64 * 1024;
+/// The longest that a start waits for the first checks.
+pub const FIRST_CHECKS_WAIT: Duration = Duration::from_secs(3);
+/// The longest that a process may take to take this one's place, if nothing else is said; and the most that may be said.
+/// Less than an admin connection's age.
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(30);
+pub const UPGRADE_TIMEOUT_MOST: Duration = Duration::from_secs(100);
 /// Idempotency keys remembered, and for how long.
 pub const IDEMPOTENCY_KEYS: usize = 1024;
 pub const IDEMPOTENCY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -130,6 +144,7 @@ const _: () = assert!(HISTORY_PER_ROUTE < HISTORY_REVISIONS);
 // A reason's bytes may be written as six each.
 const _: () = assert!(HISTORY_PER_ROUTE * 6 * REASON_BYTES < HISTORY_BYTES && ADMIN_BODY_BYTES < AUDIT_BYTES as usize);
 const _: () = assert!(PROBE_TIMEOUT.as_millis() < ADMIN_CONNECTION_AGE.as_millis());
+const _: () = assert!(UPGRADE_TIMEOUT_MOST.as_millis() < ADMIN_CONNECTION_AGE.as_millis());
 const _: () = assert!(RESOLVE_TIMEOUT.as_millis() < RESOLVE_INTERVAL.as_millis());
 // A value's place in a list is 32 bits.
 const _: () = assert!(LIST_BYTES < u32::MAX as u64);

@@ -12,6 +12,7 @@ pub mod mirror;
 pub mod networks;
 pub mod outlier;
 pub mod pattern;
+pub mod rate;
 pub mod recovery;
 pub mod redact;
 pub mod redirect;
@@ -21,6 +22,7 @@ pub mod rule;
 #[cfg(test)]
 mod samples;
 pub mod scheme;
+pub mod skew;
 pub mod split;
 pub mod sticky;
 pub mod table;

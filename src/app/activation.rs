@@ -45,9 +45,11 @@ impl Passed {
         Ok(taken)
     }
 
-    /// Names of the sockets that nobody took.
-    pub(super) fn left(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().flatten().map(String::as_str)
+    /// The sockets that nobody took, with their names. What does not listen is left where it is.
+    pub(super) fn rest(&mut self) -> Vec<(String, Listening)> {
+        let names = std::mem::take(&mut self.names);
+        let left = names.into_iter().enumerate().filter_map(|(at, name)| Some((at, name?)));
+        left.filter_map(|(at, name)| Some((name, self.take_at(at).ok()?))).collect()
     }
 
     fn take_at(&mut self, at: usize) -> io::Result<Listening> {

@@ -40,6 +40,12 @@ impl Notify {
         Notify { manager, watchdog, beats: Vec::new() }
     }
 
+    /// Another process is the main one from now on: this one says nothing any more.
+    pub(super) fn pass_on(&mut self, pid: u32) {
+        self.say(&format!("MAINPID={pid}\nSTATUS=process {pid} takes over"));
+        (self.manager, self.watchdog) = (None, None);
+    }
+
     /// Says it; a manager that does not hear is worth a line in the log and no more.
     pub(super) fn say(&self, lines: &str) {
         let Some((socket, manager)) = &self.manager else { return };

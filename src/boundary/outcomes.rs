@@ -4,9 +4,11 @@
 //! store, without the locked instruction that a shared counter needs. Readers may see one counter a moment before
 //! another, never a value that was not written.
 
+use super::clients::Clients;
 use super::ejection::Ejection;
 use super::labelled::labelled;
 use crate::limits::DURATION_BOUNDS_US;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -258,9 +260,13 @@ pub struct ListenerShard {
     pub accepted: Count,
     /// Accepting paused at the connection limit.
     pub paused: Count,
+    /// The system had no descriptor or memory for a client.
+    pub accept_failures: Count,
     /// Connections closed for a request that could not be read, a failed TLS handshake, or a refused PROXY
     /// protocol header.
     pub rejected: Count,
+    /// Connections closed because their client had as many as it may.
+    pub greedy: Count,
     /// Those of them whose request head did not come whole in time.
     pub late_heads: Count,
     /// Those of them cut off for a flood of HTTP/2 frames.
@@ -274,6 +280,8 @@ pub struct ListenerShard {
 #[derive(Debug)]
 pub struct ListenerOutcomes {
     pub shards: Box<[ListenerShard]>,
+    /// Connections by client, of a listener that limits them.
+    pub clients: OnceLock<Clients>,
     refusals: LogGate,
 }
 
@@ -281,8 +289,13 @@ impl ListenerOutcomes {
     pub fn new(workers: usize) -> ListenerOutcomes {
         ListenerOutcomes {
             shards: (0..workers).map(|_| ListenerShard::default()).collect(),
+            clients: OnceLock::new(),
             refusals: LogGate::default(),
         }
+    }
+    /// Open connections, of all workers.
+    pub fn open(&self) -> u64 {
+        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(shard.open.load()))
     }
     /// Whether a client's refusal may be logged now, at most one a second; then how many were not since the last.
     pub fn may_log_refusal(&self) -> Option<u64> {
@@ -297,6 +310,12 @@ pub struct WorkerShard {
     /// Sweeps of the worker's clock: one that stands still is stuck.
     pub beats: Count,
     pub unrouted: Count,
+    /// How busy the worker is, in thousandths of its time over about a second.
+    pub busy: Count,
+    /// Client connections that it has or is being given. Other workers that hand it one write here, too.
+    pub open: AtomicU64,
+    /// Connections that it has accepted and another worker got.
+    pub handed_over: Count,
     /// Request head read to the request being handed to the upstream side: Weir's own time.
     pub overhead: Durations,
 }

@@ -7,6 +7,8 @@ use super::compress::CompressOutcomes;
 use super::judged::JudgedRoute;
 use super::mirror::Mirroring;
 use super::outcomes::{TargetOutcomes, VariantOutcomes};
+use super::pools::PoolOutcomes;
+use super::rate::Limiter;
 use crate::limits::Limits;
 use crate::net::address::Address;
 use crate::net::proxy_protocol::Version;
@@ -37,6 +39,10 @@ pub struct Published {
     pub compressed: Vec<Option<Arc<CompressOutcomes>>>,
     /// Indexed by route.
     pub judged: Vec<JudgedRoute>,
+    /// Indexed by route; of those that have a rate limit.
+    pub rates: Vec<Option<Arc<Limiter>>>,
+    /// By listener, of those that have some.
+    pub listener_limits: BTreeMap<String, ListenerLimits>,
     pub settings: Settings,
     /// Each route's generation, for explanations.
     pub generations: Vec<u64>,
@@ -52,6 +58,13 @@ pub struct ListenerTls {
     pub subject_header: Option<HeaderName>,
     /// For the certificate itself (RFC 9440).
     pub cert_header: Option<HeaderName>,
+}
+
+/// How many connections a listener takes, of the whole process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenerLimits {
+    pub connections: Option<usize>,
+    pub per_client: Option<u32>,
 }
 
 /// What requests obey beyond their route. A reload swaps these in with the table.
@@ -70,10 +83,17 @@ pub struct Pool {
     /// What the configuration calls the version, for explanations.
     pub version: Option<String>,
     pub targets: Vec<Target>,
+    /// Targets are asked whether they are well: their standing is what they say.
+    pub checked: bool,
     pub connect_timeout: Duration,
     /// Whole process; a worker takes its share.
     pub max_connections: usize,
+    /// Requests that the pool has at once, whole process; None: as many as connections carry.
+    pub max_requests: Option<usize>,
+    /// Requests that wait, whole process.
+    pub max_pending: usize,
     pub queue_timeout: Duration,
+    pub outcomes: Arc<PoolOutcomes>,
     /// None: plain. Its sessions are each worker's own.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Targets are spoken HTTP/2 with: agreed by ALPN with TLS, without it by prior knowledge.
@@ -93,6 +113,51 @@ pub struct Target {
     /// With TLS: the name that it must prove to have.
     pub server_name: Option<ServerName<'static>>,
     pub outcomes: Arc<TargetOutcomes>,
+    pub standing: Standing,
+}
+
+/// What control knows of a target, and so which requests it gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// It is well, or nobody asks.
+    #[default]
+    Up,
+    /// Not asked yet: requests go there only where no other target of the pool is up.
+    Unknown,
+    Down,
+    /// An operator took it out.
+    Draining,
+}
+
+impl Standing {
+    pub fn word(self) -> &'static str {
+        match self {
+            Standing::Up => "up",
+            Standing::Unknown => "unknown",
+            Standing::Down => "down",
+            Standing::Draining => "draining",
+        }
+    }
+
+    /// It may get a request, if no better one is there.
+    pub fn is_usable(self) -> bool {
+        matches!(self, Standing::Up | Standing::Unknown)
+    }
+}
+
+impl Target {
+    /// It may get a request, if no better one is there.
+    pub fn is_usable(&self) -> bool {
+        self.standing.is_usable() && !self.addrs.is_empty()
+    }
+}
+
+impl Pool {
+    /// The standing of the targets that requests go to: they are up, else not known. None: there is no such target.
+    pub fn best(&self) -> Option<Standing> {
+        let here = |of| self.targets.iter().any(|target| target.standing == of && !target.addrs.is_empty());
+        [Standing::Up, Standing::Unknown].into_iter().find(|of| here(*of))
+    }
 }
 
 /// Where control publishes and workers look.

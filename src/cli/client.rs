@@ -46,8 +46,8 @@ pub enum Failure {
     Unreachable { addr: String, source: io::Error },
     #[error("the answer of {addr} can't be read: {why}; is that Weir's admin address?")]
     Unreadable { addr: String, why: String },
-    #[error("no answer from {addr} in {} s; look with `weir status` whether it was carried out", TIMEOUT.as_secs())]
-    TimedOut { addr: String },
+    #[error("no answer from {addr} in {} s; look with `weir status` whether it was carried out", .within.as_secs())]
+    TimedOut { addr: String, within: Duration },
     #[error("{}", refusal(.0))]
     Refused(Answer),
 }
@@ -74,11 +74,16 @@ impl Admin {
 
     /// The answer's document; a status of 400 and above is [`Failure::Refused`].
     pub fn call(&self, call: &Call<'_>) -> Result<Value, Failure> {
+        self.call_within(call, TIMEOUT)
+    }
+
+    /// As [`Admin::call`], for what may take another time than most.
+    pub fn call_within(&self, call: &Call<'_>, within: Duration) -> Result<Value, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| self.unreachable(source))?;
         let answer = runtime.block_on(async {
-            let answer = tokio::time::timeout(TIMEOUT, self.exchange(call)).await;
-            answer.unwrap_or_else(|_| Err(Failure::TimedOut { addr: self.addr.clone() }))
+            let answer = tokio::time::timeout(within, self.exchange(call)).await;
+            answer.unwrap_or_else(|_| Err(Failure::TimedOut { addr: self.addr.clone(), within }))
         })?;
         if answer.status >= 400 { Err(Failure::Refused(answer)) } else { Ok(answer.document) }
     }
@@ -207,7 +212,7 @@ mod tests {
     fn failures_have_the_contract_s_exit_codes() {
         let addr = || "127.0.0.1:1".to_owned();
         assert_eq!(Failure::Usage(String::new()).code(), 2);
-        assert_eq!(Failure::TimedOut { addr: addr() }.code(), 3);
+        assert_eq!(Failure::TimedOut { addr: addr(), within: TIMEOUT }.code(), 3);
         assert_eq!(Failure::Unreachable { addr: addr(), source: io::ErrorKind::ConnectionRefused.into() }.code(), 1);
         assert_eq!(Failure::Refused(Answer { status: 412, document: Value::Null }).code(), 1);
     }

@@ -3,7 +3,7 @@
 mod load;
 mod upstream;
 
-use crate::app::{self, Addresses, AppError};
+use crate::app::{self, Addresses, AppError, Turn};
 use crate::config;
 use clap::Args;
 use load::{Load, Second};
@@ -52,9 +52,11 @@ fn start(args: &DemoArgs) -> Result<Second, Box<dyn std::error::Error>> {
     crate::cli::serve::start_logging(&config::Log { level: "error".to_owned(), json: false });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let app = match app::start(at(free_or_any(LISTEN), free_or_any(ADMIN))?).await {
+        let app = match app::start(at(free_or_any(LISTEN), free_or_any(ADMIN))?, Turn::default()).await {
             // Somebody took one of them just now.
-            Err(AppError::Control(_) | AppError::Bind { .. }) => app::start(at(any(LISTEN), any(ADMIN))?).await?,
+            Err(AppError::Control(_) | AppError::Bind { .. }) => {
+                app::start(at(any(LISTEN), any(ADMIN))?, Turn::default()).await?
+            }
             started => started?,
         };
         introduce(&app.addresses, &file.display().to_string());

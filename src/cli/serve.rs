@@ -1,6 +1,8 @@
 //! `weir serve`: the configuration checked, then served until a signal.
 
-use crate::app::{self, Addresses};
+use crate::app::handover::Predecessor;
+use crate::app::upgrade::Launch;
+use crate::app::{self, Addresses, Turn};
 use crate::config::{self, Log};
 use std::io::Write as _;
 use std::path::Path;
@@ -11,12 +13,21 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// Serves the file. Exit code 0 after a drain, 1 when it can't start or a worker ends.
 pub fn run(file: &Path) -> ExitCode {
+    let predecessor = match Predecessor::from_env(|name| std::env::var(name).ok()) {
+        Ok(predecessor) => predecessor,
+        Err(error) => {
+            eprintln!("weir: can't take over from another process: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let failed = |why: &str| predecessor.iter().for_each(|before| before.failed(why));
     let loaded = config::load(file, &|name| std::env::var(name).ok());
     let findings = loaded.report.render(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     if !findings.is_empty() {
         eprint!("{findings}");
     }
     let Some(config) = loaded.config else {
+        failed(&loaded.report.render(false));
         eprintln!("weir: {} is not served: mend what is above, then `weir check` it", file.display());
         return ExitCode::FAILURE;
     };
@@ -26,11 +37,13 @@ pub fn run(file: &Path) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("weir: can't start: {error}");
+            failed(&error.to_string());
             return ExitCode::FAILURE;
         }
     };
     let served = runtime.block_on(async {
-        let app = app::start(config).await?;
+        let turn = Turn { launch: Launch::of_this_process(), predecessor: predecessor.clone() };
+        let app = app::start(config, turn).await?;
         // Nobody may be reading; the log has it, too.
         let _ = writeln!(std::io::stdout(), "{}", ready_line(&app.addresses));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = app.workers(), "{}", ready_line(&app.addresses));
@@ -40,6 +53,7 @@ pub fn run(file: &Path) -> ExitCode {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("weir: {error}");
+            failed(&error.to_string());
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,7 @@
 mod analysis;
 mod compress;
 mod filters;
+mod health;
 mod listen;
 mod lists;
 mod loops;
@@ -12,6 +13,7 @@ mod mirror;
 mod outlier;
 mod pools;
 mod preview;
+mod rate;
 mod recovery;
 mod rollout;
 mod routes;

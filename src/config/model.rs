@@ -11,6 +11,7 @@ use crate::routing::outlier::Outlier;
 use crate::routing::recovery::Recovery;
 use crate::routing::{matcher::RequestMatch, rule::Condition, rule::Rule, split::Weight, sticky::Sticky};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +84,9 @@ pub struct Listener {
     pub bind: Bind,
     /// Every connection begins with a PROXY protocol header of these versions.
     pub proxy_protocol: Option<Accepts>,
+    /// Of the whole process.
+    pub max_connections: Option<usize>,
+    pub max_connections_per_client: Option<u32>,
     pub tls: Option<ListenerTls>,
 }
 
@@ -119,7 +123,7 @@ pub struct ListenerTls {
 }
 
 /// Absolute paths of files that were good when checked: a chain and its key in PEM, an OCSP response in DER.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CertFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -145,15 +149,54 @@ pub struct PoolConfig {
     pub connect_timeout: Duration,
     pub http2: bool,
     pub max_connections: usize,
+    /// None: as many as connections carry.
+    pub max_requests: Option<usize>,
+    pub max_pending: usize,
     pub queue_timeout: Duration,
     pub tls: Option<PoolTls>,
     /// Connections to targets begin with a PROXY protocol header of this version.
     pub send_proxy: Option<Version>,
+    /// None: nobody asks targets whether they are well.
+    pub health: Option<HealthCheck>,
     pub outlier: Option<Outlier>,
 }
 
+/// How a pool's targets are asked whether they are well, and how many answers in a row settle it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HealthCheck {
+    pub kind: CheckKind,
+    /// From the start of one check to the start of the next.
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub unhealthy_after: u32,
+    pub healthy_after: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CheckKind {
+    Http(HttpCheck),
+    /// A connection is accepted; with TLS, the handshake is done.
+    Tcp,
+    /// `grpc.health.v1.Health/Check`; an empty service is the server as a whole. `host` None: the target's own.
+    Grpc {
+        service: String,
+        host: Option<String>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpCheck {
+    pub path: String,
+    /// None: the target's own.
+    pub host: Option<String>,
+    pub method: http::Method,
+    pub expect: Vec<RangeInclusive<u16>>,
+    /// What the answer's body must have somewhere.
+    pub body: Option<String>,
+}
+
 /// How a pool's targets are connected to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolTls {
     /// None: the system's authorities.
     pub ca: Option<PathBuf>,
@@ -201,6 +244,7 @@ pub struct RouteConfig {
     pub timeout: Duration,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
+    pub on_empty: OnEmpty,
     pub filters: Option<Arc<Filters>>,
     /// What `filters` has of header edits, finished for each variant there, as it is written.
     pub request_headers: Option<Box<WrittenEdits>>,
@@ -208,6 +252,16 @@ pub struct RouteConfig {
     pub mirror: Option<Mirror>,
     pub recovery: Option<Arc<Recovery>>,
     pub rollout: Option<Arc<RolloutConfig>>,
+}
+
+/// What becomes of requests for a variant that has no target for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnEmpty {
+    /// They are answered 503.
+    #[default]
+    Fail,
+    /// The baseline answers them, if it has one.
+    Baseline,
 }
 
 /// Header edits to be shown: values have their `${…}` as they are written.

@@ -5,6 +5,7 @@
 //! at the first error and lose the places of what they flatten.
 
 pub mod filters;
+pub mod health;
 mod matches;
 pub mod outlier;
 pub mod recovery;
@@ -91,6 +92,8 @@ pub struct Listener {
     pub bind: Option<At<String>>,
     pub mode: Option<At<String>>,
     pub proxy_protocol: Option<At<String>>,
+    pub max_connections: Option<At<u64>>,
+    pub max_connections_per_client: Option<At<u64>>,
     pub tls: Option<ListenerTls>,
 }
 
@@ -120,10 +123,13 @@ pub struct Pool {
     pub version: Option<At<String>>,
     pub connect_timeout: Option<At<Duration>>,
     pub max_connections: Option<At<u64>>,
+    pub max_requests: Option<At<u64>>,
+    pub max_pending: Option<At<u64>>,
     pub queue_timeout: Option<At<Duration>>,
     pub tls: Option<PoolTls>,
     pub http2: bool,
     pub send_proxy: Option<At<String>>,
+    pub health: Option<health::Health>,
     pub outlier: Option<outlier::Outlier>,
 }
 
@@ -154,6 +160,7 @@ pub struct Route {
     pub sticky: Option<Sticky>,
     pub timeout: Option<At<Duration>>,
     pub on_move: Option<OnMove>,
+    pub on_empty: Option<At<String>>,
     pub rules: Vec<Rule>,
     pub preview: Option<When>,
     pub filters: filters::Filters,
@@ -371,6 +378,8 @@ fn listener(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Listener {
         bind: table.string(cx, "bind"),
         mode: table.string(cx, "mode"),
         proxy_protocol: table.string(cx, "proxy_protocol"),
+        max_connections: table.integer(cx, "max_connections", 1..=10_000_000),
+        max_connections_per_client: table.integer(cx, "max_connections_per_client", 1..=1_000_000),
         tls: table.table(cx, "tls").map(|table| listener_tls(cx, table)),
     };
     table.finish(cx);
@@ -415,7 +424,7 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         let written = shown_duration(slow_start.value);
         cx.not_built(slow_start.place, format_args!("{} = {written:?}", table.path_of("slow_start")));
     }
-    table.not_built(cx, &["health"]);
+    let health = table.table(cx, "health").map(|table| health::health(cx, table));
     let outlier = table.table(cx, "outlier").map(|table| outlier::outlier(cx, table));
     let tls = table.table(cx, "tls").map(|table| pool_tls(cx, table));
     let pool = Pool {
@@ -424,9 +433,12 @@ fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
         version: table.string(cx, "version"),
         connect_timeout: table.duration(cx, "connect_timeout", POSITIVE),
         max_connections: table.integer(cx, "max_connections", 1..=1_000_000),
+        max_requests: table.integer(cx, "max_requests", 1..=1_000_000),
+        max_pending: table.integer(cx, "max_pending", 0..=1_000_000),
         queue_timeout: table.duration(cx, "queue_timeout", FROM_ZERO),
         http2: protocol.is_some_and(|protocol| protocol.value == "h2"),
         send_proxy: table.string(cx, "send_proxy"),
+        health,
         outlier,
         tls,
     };
@@ -480,8 +492,6 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
     let preview = table.table(cx, "preview").map(|table| when(cx, table));
-    let later = ["on_empty"];
-    table.not_built(cx, &later);
     let filters = filters::filters(cx, &mut table);
     let route = Route {
         place,
@@ -496,6 +506,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         sticky,
         timeout: table.duration(cx, "timeout", POSITIVE),
         on_move: table.table(cx, "on_move").map(|table| on_move(cx, table)),
+        on_empty: on_empty(cx, &mut table),
         rules: rules.into_iter().map(|table| rule(cx, table)).collect(),
         preview,
         filters,
@@ -506,6 +517,12 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     };
     table.finish(cx);
     route
+}
+
+fn on_empty(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<String>> {
+    let written = table.string(cx, "on_empty");
+    one_of(cx, written.as_ref(), &table.path_of("on_empty"), &["stable", "fail"]);
+    written
 }
 
 fn on_move(cx: &mut Context<'_>, mut table: Cursor<'_>) -> OnMove {

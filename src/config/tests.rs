@@ -1,6 +1,7 @@
 //! Whole files: what is found in bad ones, what good ones become, and that nothing crashes the check.
 
 mod filters;
+mod limits;
 mod matches;
 mod preview;
 mod secrets;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod compress;
+mod health;
 mod mirror;
 mod outlier;
 mod recovery;
@@ -388,13 +390,13 @@ fn other_tables_that_are_wrong() {
 #[test]
 fn all_errors_at_once_even_beside_broken_lines() {
     let text = "[server]\nworkerz = 3\ndrain_timeout = \n[limits]\nmax_headers = \"x\nidle_timeout = \"5\"\n\
-                [pool.a]\nhealth = { x = 1 }\n[pool.a]\ntargets = [\"b:1\"]\n";
+                [pool.a]\nslow_start = \"5s\"\n[pool.a]\ntargets = [\"b:1\"]\n";
     let expected = [
         "unknown-key 2:1 workerz",
         "syntax 3:17",
         "syntax 5:17",
         "bad-duration 6:16 \"5\"",
-        "not-built 8:1 health",
+        "not-built 8:14 \"5s\"",
         "duplicate-key 9:7 a",
     ];
     let loaded = check(text);
@@ -467,9 +469,6 @@ fn the_contract_is_known_whole() {
     let expected = [
         (43, cert.as_str()),
         (43, key.as_str()),
-        (57, "not built yet: pool.shop-v1.health"),
-        (71, "not built yet: pool.shop-v2.health"),
-        (93, "not built yet: route.shop.on_empty"),
         (145, "not built yet: route.shop.rollout.analysis.metric.prometheus"),
         (148, "not built yet: route.shop.rollout.webhook"),
         (162, "not built yet: route.api.rollout.smoke"),

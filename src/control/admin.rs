@@ -13,12 +13,13 @@ mod events;
 mod explain;
 mod handlers;
 mod idempotency;
+mod pools;
 mod problem;
 mod rollouts;
 mod server;
 
 pub use documents::is_healthy;
-pub use server::{Scope, Socket, serve};
+pub use server::{Scope, Socket, Taken, serve};
 
 use super::Control;
 use super::metrics::Exposition;
@@ -80,8 +81,12 @@ fn router(scope: Scope, api: Api) -> Router {
             .route("/api/v1/rollouts", get(rollouts::all))
             .route("/api/v1/rollouts/{route}", get(rollouts::one))
             .route("/api/v1/rollouts/{route}/{verb}", post(rollouts::act))
+            .route("/api/v1/pools", get(pools::pools))
+            .route("/api/v1/pools/{pool}/targets/{target}/drain", post(pools::drain))
+            .route("/api/v1/pools/{pool}/targets/{target}/enable", post(pools::enable))
             .route("/api/v1/stats", get(handlers::stats))
             .route("/api/v1/reload", post(handlers::reload))
+            .route("/api/v1/upgrade", post(handlers::upgrade))
             .route("/api/v1/config/effective", get(configuration::effective))
             .route("/api/v1/config/diff", get(configuration::diff))
             .route("/api/v1/config/validate", post(configuration::validate))
@@ -293,6 +298,44 @@ mod tests {
         assert_eq!(process.patch("shop", &["authorization: Bearer secret-ci"], body).await.status, 200);
         let reload = process.call("POST", "/api/v1/reload", &["authorization: Bearer secret-ci"], b"").await;
         assert_eq!(reload.status, 403);
+    }
+
+    #[tokio::test]
+    async fn targets_are_drained_and_enabled_by_admins() {
+        let tokens = vec![token("ci", Role::Operator), token("root", Role::Admin)];
+        let process = Process::start(with_tokens(shop(), tokens)).await;
+        let target = "/api/v1/pools/pool/targets/127.0.0.1%3A9";
+        let call = async |actor: &str, call: &str, body: &[u8]| {
+            let token = format!("authorization: Bearer secret-{actor}");
+            process.call("POST", call, &[token.as_str(), "content-type: application/json"], body).await
+        };
+        assert_eq!(call("ci", &format!("{target}/drain"), b"").await.status, 403);
+        let dry = call("root", &format!("{target}/drain?dry_run=true"), b"").await;
+        assert_eq!(
+            (dry.status, &dry.json()["standing"], &dry.json()["dry_run"]),
+            (200, &json!("draining"), &json!(true))
+        );
+        assert_eq!(process.publisher.current().serial, 1);
+        let drained = call("root", &format!("{target}/drain"), br#"{"reason":"try"}"#).await.json();
+        let expected = json!({"pool": "pool", "name": "127.0.0.1:9", "addresses": ["127.0.0.1:9"], "standing": "draining",
+            "healthy": false, "ejected": false, "since": null, "why": null, "checks": [], "in_flight": 0, "changed": true, "usable_targets": 0});
+        assert_eq!(drained, expected);
+        assert_eq!(process.publisher.current().pools[0].best(), None);
+        assert_eq!(call("root", &format!("{target}/drain"), b"").await.json()["changed"], false);
+        let back = call("root", &format!("{target}/enable"), b"").await.json();
+        assert_eq!(
+            (&back["standing"], &back["changed"], &back["usable_targets"]),
+            (&json!("up"), &json!(true), &json!(1))
+        );
+        for (call_, slug) in [
+            ("/api/v1/pools/pol/targets/127.0.0.1:9/drain", "no-such-pool"),
+            ("/api/v1/pools/pool/targets/127.0.0.1:8/enable", "no-such-target"),
+        ] {
+            let refused = call("root", call_, b"").await;
+            assert_eq!((refused.status, refused.problem().as_str()), (404, slug));
+        }
+        let odd = call("root", &format!("{target}/drain"), br#"{"reasn":"x"}"#).await;
+        assert_eq!((odd.status, odd.json()["field"].as_str()), (400, Some("reasn")));
     }
 
     #[tokio::test]

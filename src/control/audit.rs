@@ -3,7 +3,7 @@
 //! A refused change has no place in the history and moves nothing, so nothing waits for its line, and an actor gets only
 //! so many of them in a time: a script that tries for ever must not push out the changes that came into force.
 
-use super::command::{Edit, Installed, Origin, WeightChange};
+use super::command::{DrainOrder, Edit, Installed, Origin, WeightChange};
 use super::history::{self, Entry, Revision};
 use super::save::{SaveRequest, Saving};
 use crate::limits::{REFUSAL_WINDOW, REFUSALS_PER_ACTOR};
@@ -57,6 +57,23 @@ pub fn rollout(route: &str, action: &str, origin: &Origin, now: Timestamp) -> St
     line(members)
 }
 
+/// A target that was taken out or back in.
+pub fn drained(order: &DrainOrder, now: Timestamp) -> String {
+    let mut members = who(&order.origin, order.action(), now);
+    members.insert("pool".to_owned(), json!(order.pool));
+    members.insert("target".to_owned(), json!(order.target));
+    members.insert("result".to_owned(), json!("done"));
+    line(members)
+}
+
+/// The state goes to another process. Should that not serve, a line of what was refused follows.
+pub fn handed_over(binary: &str, origin: &Origin, now: Timestamp) -> String {
+    let mut members = who(origin, UPGRADE, now);
+    members.insert("binary".to_owned(), json!(cut(binary)));
+    members.insert("result".to_owned(), json!("handed over"));
+    line(members)
+}
+
 /// A change that was refused.
 #[derive(Debug)]
 pub struct Refused {
@@ -66,6 +83,8 @@ pub struct Refused {
 
 /// The longest text of a refused change that is kept, in bytes: it is whatever somebody sent.
 const REFUSED_TEXT_BYTES: usize = 500;
+/// What an upgrade's lines call it.
+const UPGRADE: &str = "upgrade";
 /// The most weights of it.
 const REFUSED_WEIGHTS: usize = 16;
 
@@ -95,11 +114,22 @@ impl Refused {
         Refused::new(origin, "reload", [], why, now)
     }
 
+    /// Of a process that should have taken this one's place.
+    pub fn upgrade(origin: &Origin, why: &impl ToString, now: Timestamp) -> Refused {
+        Refused::new(origin, UPGRADE, [], why, now)
+    }
+
     /// Of live weights that should have gone into the files.
     pub fn save(request: &SaveRequest, why: &impl ToString, now: Timestamp) -> Refused {
         let routes = request.routes.as_ref();
         let routes = routes.map(|routes| routes.iter().take(REFUSED_WEIGHTS).map(|name| cut(name)).collect::<Vec<_>>());
         Refused::new(&request.origin, "save", [("routes", json!(routes))], why, now)
+    }
+
+    /// Of a target that should have been taken out or back in.
+    pub fn drain(order: &DrainOrder, why: &impl ToString, now: Timestamp) -> Refused {
+        let about = [("pool", json!(cut(&order.pool))), ("target", json!(cut(&order.target)))];
+        Refused::new(&order.origin, order.action(), about, why, now)
     }
 
     fn new<const N: usize>(

@@ -2,6 +2,8 @@
 
 use super::audit::Refused;
 use super::ground::{Addresses, LiveRoute};
+use super::handover::HandOver;
+use super::health::{Key, Verdict};
 use super::history::Entry;
 use super::persist::StateError;
 use super::rollout::RolloutChange;
@@ -35,12 +37,20 @@ pub enum Command {
         origin: Origin,
         reply: oneshot::Sender<Result<Installed, StateError>>,
     },
+    /// Take a target out, or back in.
+    Drain {
+        order: DrainOrder,
+        /// Whether that changed anything.
+        reply: oneshot::Sender<Result<bool, DrainError>>,
+    },
     /// Write live weights into the files that define the routes.
     Save {
         request: SaveRequest,
         env: Env,
         reply: oneshot::Sender<Result<Saving, SaveError>>,
     },
+    /// The state goes to another process, or comes back.
+    HandOver(HandOver),
     /// Something was refused, here or before it came here: for the audit log. Nobody waits.
     Refused(Refused),
     /// Names resolved again. Not part of what is saved.
@@ -50,6 +60,8 @@ pub enum Command {
         tls: Arc<Tls>,
         instead_of: Arc<Tls>,
     },
+    /// What health checks came to. Not part of what is saved.
+    Checked(Vec<(Arc<Key>, Verdict)>),
     /// Files of `in_file` read again. Not part of what is saved.
     Relisted(Relisted),
 }
@@ -60,6 +72,34 @@ pub enum Command {
 pub struct Relisted {
     pub config: Arc<Config>,
     pub lists: Vec<(usize, ListFile)>,
+}
+
+/// Which target is to get no new requests any more, or to get them again.
+#[derive(Clone, Debug)]
+pub struct DrainOrder {
+    pub pool: String,
+    /// As the configuration has it.
+    pub target: String,
+    pub drain: bool,
+    pub origin: Origin,
+}
+
+impl DrainOrder {
+    pub fn action(&self) -> &'static str {
+        if self.drain { "drain" } else { "enable" }
+    }
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DrainError {
+    #[error("there is no pool {0:?}")]
+    NoPool(String),
+    #[error("pool {pool:?} has no target {target:?}")]
+    NoTarget { pool: String, target: String },
+    #[error(transparent)]
+    NotSaved(StateError),
+    #[error("weir is stopping")]
+    Stopped,
 }
 
 #[derive(Clone, Debug)]

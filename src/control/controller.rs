@@ -5,8 +5,12 @@
 //! nothing. Readers look at the last published snapshot and never wait for this task.
 
 use super::audit::{Refusals, Refused};
-use super::command::{ChangeError, Changed, Command, Installed, Origin, Relisted, WeightChange};
+use super::command::{
+    ChangeError, Changed, Command, DrainError, DrainOrder, Installed, Origin, Relisted, WeightChange,
+};
 use super::ground::{Addresses, Cause, Ground, LiveRoute, listed};
+use super::handover::{self, Handed};
+use super::health::{self, Key, Verdict};
 use super::history::{Entry, FILE, Trimming};
 use super::persist::{Commit, StateDir, StateError};
 use super::rollout::RolloutChange;
@@ -18,7 +22,7 @@ use crate::config::Config;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 
 /// How many queued commands are taken at once.
@@ -28,8 +32,12 @@ pub struct Controller {
     pub ground: Ground,
     /// None: memory only.
     pub state: Option<Arc<StateDir>>,
+    /// Another process has the state: nothing is changed any more.
+    pub handed: Option<Handed>,
     pub publisher: Publisher,
     pub snapshot: Arc<ArcSwap<Ground>>,
+    /// Told of every published state.
+    pub changed: Arc<Notify>,
     pub trimming: Trimming,
     pub refusals: Refusals,
     pub commands: mpsc::Receiver<Command>,
@@ -49,7 +57,11 @@ impl Controller {
                 Some(change) = self.urgent.recv() => drop(self.take_back(change, None)),
                 taken = self.commands.recv_many(&mut batch, BATCH) => match taken {
                     0 => return,
-                    _ => self.commit(std::mem::take(&mut batch)).await,
+                    _ => {
+                        let (batch, handing) = handover::parted(std::mem::take(&mut batch), self.handed.is_some());
+                        self.commit(batch).await;
+                        self.hand_over(handing).await;
+                    }
                 }
             }
         }
@@ -108,8 +120,11 @@ impl Controller {
                     draft.install(*config, (addresses, tls), origin, reply);
                 }
                 Command::Roll { change, reply } => draft.roll(*change, reply),
+                Command::Drain { order, reply } => draft.drain(order, reply),
                 Command::Save { request, env, reply } => saves.push((request, env, reply)),
                 Command::Refused(one) => refused.push(one),
+                // Parted from the batch: it comes after.
+                Command::HandOver(_) => {}
                 Command::Resolved(addresses) => {
                     // Holds whether or not the rest of the batch can be saved.
                     if let Some(ground) = self.ground.resolved(addresses.clone()) {
@@ -122,6 +137,12 @@ impl Controller {
                         self.publish(self.ground.certified(Arc::clone(&tls)));
                     }
                     draft.certify(tls, &instead_of);
+                }
+                Command::Checked(verdicts) => {
+                    let ground = self.ground.checked(&verdicts);
+                    health::log_changes(&self.ground, &ground);
+                    self.publish(ground);
+                    draft.check(&verdicts);
                 }
                 Command::Relisted(relisted) => {
                     // As with addresses.
@@ -222,6 +243,7 @@ impl Controller {
     fn adopt(&mut self, ground: Ground) {
         self.ground = ground.clone();
         self.snapshot.store(Arc::new(ground));
+        self.changed.notify_one();
     }
 }
 
@@ -256,6 +278,11 @@ enum Reply {
     Roll {
         moved: Option<(Box<RolloutChange>, u64)>,
         to: oneshot::Sender<Result<(), StateError>>,
+    },
+    Drain {
+        order: DrainOrder,
+        result: Result<bool, DrainError>,
+        to: oneshot::Sender<Result<bool, DrainError>>,
     },
     Install {
         installed: Installed,
@@ -314,6 +341,20 @@ impl Draft {
         self.replies.push(Reply::Roll { moved, to });
     }
 
+    fn drain(&mut self, order: DrainOrder, to: oneshot::Sender<Result<bool, DrainError>>) {
+        let result = self.ground.drained(&order).map(|ground| match ground {
+            Some(ground) => {
+                self.ground = ground;
+                self.audit.push(audit::drained(&order, self.now));
+                self.save = true;
+                self.publish = true;
+                true
+            }
+            None => false,
+        });
+        self.replies.push(Reply::Drain { order, result, to });
+    }
+
     fn install(
         &mut self,
         config: Config,
@@ -345,6 +386,10 @@ impl Draft {
         }
     }
 
+    fn check(&mut self, verdicts: &[(Arc<Key>, Verdict)]) {
+        self.ground = self.ground.checked(verdicts);
+    }
+
     fn certify(&mut self, tls: Arc<Tls>, instead_of: &Arc<Tls>) {
         if Arc::ptr_eq(&self.ground.tls, instead_of) {
             self.ground = self.ground.certified(tls);
@@ -372,6 +417,14 @@ impl Reply {
                     log_rolled(change, *generation);
                 }
                 let _ = to.send(saved.clone());
+            }
+            Reply::Drain { order, result, to } => {
+                let result = match (result, saved) {
+                    (Ok(_), Err(error)) => Err(DrainError::NotSaved(error.clone())),
+                    (result, _) => result,
+                };
+                log_drain(&order, &result);
+                let _ = to.send(result);
             }
             Reply::Install { installed, to } => {
                 let result = saved.as_ref().map(|()| installed).map_err(StateError::clone);
@@ -417,6 +470,20 @@ pub fn log_change(change: &WeightChange, result: &Result<Changed, ChangeError>) 
             route = ?change.route, actor = ?origin.actor, source = origin.source, reason = ?reason, %error,
             "weights not changed"
         ),
+    }
+}
+
+fn log_drain(order: &DrainOrder, result: &Result<bool, DrainError>) {
+    let DrainOrder { pool, target, drain, origin } = order;
+    let reason = origin.reason.as_deref().unwrap_or("");
+    let (actor, source) = (&origin.actor, &origin.source);
+    match (result, drain) {
+        (Ok(true), true) => tracing::info!(?pool, ?target, ?actor, source, ?reason, "a target is drained"),
+        (Ok(true), false) => tracing::info!(?pool, ?target, ?actor, source, ?reason, "a drained target is back"),
+        (Ok(false), _) => {}
+        (Err(error), _) => {
+            tracing::warn!(?pool, ?target, ?actor, source, ?reason, %error, "drain or enable was not done");
+        }
     }
 }
 

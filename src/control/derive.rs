@@ -2,17 +2,20 @@
 //! shared with the table before, so that a worker can tell by the pointer that a pool is the one it knows.
 
 use super::ground::{Addresses, Ground, LiveRoute};
+use super::health::Health;
 use super::outcomes::{Registry, target_name};
 use super::tls::Tls;
 use crate::boundary::judged::JudgedRoute;
 use crate::boundary::mirror::Mirroring;
-use crate::boundary::table::{Pool, Published, Settings, Target};
-use crate::config::{Config, PREVIEW_RULE, PoolConfig, PoolTls, RouteConfig, TargetAddr};
+use crate::boundary::table::{ListenerLimits, Pool, Published, Settings, Target};
+use crate::config::{Config, OnEmpty, PREVIEW_RULE, PoolConfig, PoolTls, RouteConfig, TargetAddr, VariantConfig};
 use crate::net::address::Address;
 use crate::routing::rule::{Outcome, Rule};
+use crate::routing::split::Weight;
 use crate::routing::table::{Route, RoutingTable, Variant};
 use crate::tls::client;
 use rustls::pki_types::ServerName;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The table of this ground state.
@@ -21,7 +24,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
     let routes = config.routes.iter().zip(&ground.routes).map(|(route, live)| Route {
         name: route.name.clone(),
         matches: route.matches.clone(),
-        variants: route.variants.iter().map(|v| Variant { name: v.name.clone(), pool: v.pool }).collect(),
+        variants: variants(route, &ground.pools),
         assignment: live.assignment.clone(),
         rules: preview(route, live).into_iter().chain(route.rules.iter().cloned()).collect(),
         sticky: route.sticky.clone(),
@@ -38,6 +41,8 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         outcomes: ground.routes.iter().map(|live| live.outcomes.clone()).collect(),
         mirrors: mirrors(config, &ground.outcomes),
         compressed: config.routes.iter().map(|route| ground.outcomes.compressed(&route.name)).collect(),
+        rates: config.routes.iter().map(|route| ground.outcomes.rate(route)).collect(),
+        listener_limits: listener_limits(config),
         generations: ground.routes.iter().map(|live| live.generation).collect(),
         redact: config.provenance.clone(),
         tls: ground.tls.listeners(),
@@ -48,6 +53,35 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
             identity_headers: ground.tls.identity_headers(),
         },
     }
+}
+
+fn variants(route: &RouteConfig, pools: &[Arc<Pool>]) -> Vec<Variant> {
+    let variant = |(variant, instead): (&VariantConfig, Option<usize>)| Variant {
+        name: variant.name.clone(),
+        pool: variant.pool,
+        instead,
+    };
+    route.variants.iter().zip(instead(route, pools)).map(variant).collect()
+}
+
+/// For each variant the one that answers its requests at present, where it has no target for them and `on_empty` says
+/// so. None too where the baseline has none either: then the failure is that of the variant that was to answer.
+fn instead(route: &RouteConfig, pools: &[Arc<Pool>]) -> impl Iterator<Item = Option<usize>> {
+    let is_empty = |variant: &VariantConfig| variant.pool.is_some_and(|pool| pools[pool].best().is_none());
+    let baseline = route.on_empty == OnEmpty::Baseline && !route.variants.first().is_some_and(is_empty);
+    route.variants.iter().map(move |variant| (baseline && is_empty(variant)).then_some(0))
+}
+
+/// What each variant gets of the requests that no rule concerns: its live weight, and that of those that it stands in for.
+pub fn effective_weights(route: &RouteConfig, live: &LiveRoute, pools: &[Arc<Pool>]) -> Vec<Weight> {
+    let mut weights = live.weights.clone();
+    for (place, instead) in instead(route, pools).enumerate() {
+        let Some(instead) = instead else { continue };
+        let moved = std::mem::replace(&mut weights[place], Weight::ZERO);
+        let sum = weights[instead].thousandths() + moved.thousandths();
+        weights[instead] = Weight::from_thousandths(sum).expect("shares of one whole");
+    }
+    weights
 }
 
 /// The rule that comes before the others: previews go to the idle variant. Which one that is follows the live weights,
@@ -62,6 +96,14 @@ fn preview(route: &RouteConfig, live: &LiveRoute) -> Option<Rule> {
 fn judged(route: &RouteConfig, live: &LiveRoute) -> JudgedRoute {
     let judged = live.rollout.as_ref()?.judged.as_ref()?;
     Some(route.variants.iter().map(|variant| judged.of(&variant.name).cloned()).collect())
+}
+
+fn listener_limits(config: &Config) -> BTreeMap<String, ListenerLimits> {
+    let limits = config.listeners.iter().map(|listener| {
+        let (connections, per_client) = (listener.max_connections, listener.max_connections_per_client);
+        (listener.name.clone(), ListenerLimits { connections, per_client })
+    });
+    limits.filter(|(_, limits)| *limits != ListenerLimits::default()).collect()
 }
 
 /// Each route's mirror.
@@ -82,7 +124,7 @@ pub fn pools(
     config: &Config,
     addresses: &Addresses,
     tls: &Tls,
-    outcomes: &Registry,
+    (outcomes, health): (&Registry, &Health),
     previous: &[(&PoolConfig, Arc<Pool>)],
 ) -> Arc<[Arc<Pool>]> {
     let known: std::collections::HashMap<&str, &(&PoolConfig, Arc<Pool>)> =
@@ -95,31 +137,41 @@ pub fn pools(
                     .targets
                     .iter()
                     .zip(&built.targets)
-                    .all(|(target, built)| built.addrs == addrs(target, addresses))
+                    .all(|(target, built)| is_still(built, target, pool, addresses, health))
         });
         match same {
             Some((_, built)) => Arc::clone(built),
-            None => Arc::new(build_pool(pool, addresses, tls, outcomes)),
+            None => Arc::new(build_pool(pool, addresses, tls, (outcomes, health))),
         }
     };
     config.pools.iter().map(pool).collect()
 }
 
-fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, outcomes: &Registry) -> Pool {
+fn is_still(built: &Target, target: &TargetAddr, pool: &PoolConfig, addresses: &Addresses, health: &Health) -> bool {
+    built.addrs == addrs(target, addresses) && built.standing == health.standing(pool, target, &built.addrs)
+}
+
+fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, (outcomes, health): (&Registry, &Health)) -> Pool {
     let target = |target: &TargetAddr| {
         let name = target_name(target);
         let outcomes = outcomes.target(&pool.name, &name);
         let server_name = pool.tls.as_ref().and_then(|tls| server_name(tls, target));
-        Target { name, addrs: addrs(target, addresses), server_name, outcomes }
+        let addrs = addrs(target, addresses);
+        let standing = health.standing(pool, target, &addrs);
+        Target { name, addrs, server_name, outcomes, standing }
     };
     Pool {
         name: pool.name.clone(),
         version: pool.version.clone(),
         targets: pool.targets.iter().map(target).collect(),
+        checked: pool.health.is_some(),
         connect_timeout: pool.connect_timeout,
         http2: pool.http2,
         max_connections: pool.max_connections,
+        max_requests: pool.max_requests,
+        max_pending: pool.max_pending,
         queue_timeout: pool.queue_timeout,
+        outcomes: outcomes.pool(&pool.name),
         tls: tls.client(&pool.name),
         send_proxy: pool.send_proxy,
         outlier: pool.outlier.clone(),
@@ -127,7 +179,7 @@ fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, outcomes: &Re
 }
 
 /// What the target must prove to be: by the configuration, else the host of its address.
-fn server_name(tls: &PoolTls, target: &TargetAddr) -> Option<ServerName<'static>> {
+pub fn server_name(tls: &PoolTls, target: &TargetAddr) -> Option<ServerName<'static>> {
     match (&tls.server_name, target) {
         (Some(name), _) => client::server_name(name),
         (None, TargetAddr::Name { host, .. }) => client::server_name(host),
@@ -151,6 +203,7 @@ fn addrs(target: &TargetAddr, addresses: &Addresses) -> Vec<Address> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boundary::table::Standing;
     use crate::control::command::Edit;
     use crate::control::fixtures::{cause, config, ground};
     use crate::control::ground::tests::{change, named};
@@ -176,5 +229,38 @@ mod tests {
             assert_eq!(rules.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), ["preview", "given"]);
             assert!(matches!(rules[0].then, Outcome::Variant(to) if to == idle), "{green}: {:?}", rules[0].then);
         }
+    }
+
+    #[test]
+    fn a_variant_without_a_target_gives_its_share_to_the_baseline_if_that_has_one() {
+        let mut file = config(&[("r", &[("stable", 60.0), ("canary", 30.0), ("third", 10.0)])]);
+        for name in ["two", "three"] {
+            file.pools.push(PoolConfig { name: name.to_owned(), ..file.pools[0].clone() });
+        }
+        for (place, variant) in file.routes[0].variants.iter_mut().enumerate() {
+            variant.pool = Some(place);
+        }
+        let effective = |on_empty, down: &[usize]| -> Vec<f64> {
+            let mut file = file.clone();
+            file.routes[0].on_empty = on_empty;
+            let ground = ground(file);
+            let mut pools = ground.pools.to_vec();
+            for pool in down {
+                let mut built = build_pool(
+                    &ground.config.pools[*pool],
+                    &Addresses::new(),
+                    &ground.tls,
+                    (&ground.outcomes, &ground.health),
+                );
+                built.targets[0].standing = Standing::Down;
+                pools[*pool] = Arc::new(built);
+            }
+            let weights = effective_weights(&ground.config.routes[0], &ground.routes[0], &pools);
+            weights.into_iter().map(Weight::percent).collect()
+        };
+        assert_eq!(effective(OnEmpty::Baseline, &[1]), [90.0, 0.0, 10.0]);
+        assert_eq!(effective(OnEmpty::Baseline, &[1, 2]), [100.0, 0.0, 0.0]);
+        assert_eq!(effective(OnEmpty::Baseline, &[0, 1]), [60.0, 30.0, 10.0]);
+        assert_eq!(effective(OnEmpty::Fail, &[1]), [60.0, 30.0, 10.0]);
     }
 }

@@ -8,7 +8,7 @@ use super::{Control, Start, start};
 use crate::boundary::drain::Drain;
 use crate::boundary::table::Publisher;
 use crate::config::{
-    Admin, AdminAddr, Config, Log, PoolConfig, Role, RouteConfig, Server, TargetAddr, Token, VariantConfig,
+    Admin, AdminAddr, Config, Log, OnEmpty, PoolConfig, Role, RouteConfig, Server, TargetAddr, Token, VariantConfig,
 };
 use crate::limits::Limits;
 use crate::routing::matcher::{HostMatch, RequestMatch};
@@ -41,6 +41,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         salt: (*name).to_owned(),
         timeout: Duration::from_secs(15),
         close_moved_within: None,
+        on_empty: OnEmpty::Fail,
         filters: None,
         request_headers: None,
         response_headers: None,
@@ -73,8 +74,11 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             send_proxy: None,
             outlier: None,
             max_connections: 1024,
+            max_requests: None,
+            max_pending: 1024,
             queue_timeout: Duration::from_secs(1),
             tls: None,
+            health: None,
         }],
         routes: routes.iter().map(route).collect(),
         provenance: Arc::default(),

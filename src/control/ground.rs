@@ -9,10 +9,13 @@ mod edit;
 
 pub use edit::place_of;
 
-use super::command::{ChangeError, Changed, Installed, Origin, Relisted, RouteView, WeightChange};
+use super::command::{
+    ChangeError, Changed, DrainError, DrainOrder, Installed, Origin, Relisted, RouteView, WeightChange,
+};
 use super::derive;
+use super::health::{self, Health, Key};
 use super::history::{self, Entry, History, Revision, Totals};
-use super::outcomes::Registry;
+use super::outcomes::{Registry, target_name};
 use super::persist::{self, Saved};
 use super::rollout::{LiveRollout, RolloutChange};
 use super::tls::Tls;
@@ -22,7 +25,7 @@ use crate::config::{Bind, Config, RouteConfig};
 use crate::net::proxy_protocol::Accepts;
 use crate::routing::split::{Assignment, Weight};
 use jiff::Timestamp;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -39,6 +42,7 @@ pub struct Ground {
     /// In the order of the configuration's pools.
     pub pools: Arc<[Arc<Pool>]>,
     pub outcomes: Arc<Registry>,
+    pub health: Arc<Health>,
     /// Certificates and what they are served with.
     pub tls: Arc<Tls>,
     /// Of all routes' histories.
@@ -67,6 +71,8 @@ pub struct LiveRoute {
 pub struct Past {
     pub saved: HashMap<String, Saved>,
     pub histories: HashMap<String, History>,
+    /// Pools and targets that were taken out.
+    pub drained: BTreeSet<(String, String)>,
 }
 
 /// Who brings a configuration, and when.
@@ -112,7 +118,9 @@ impl Ground {
     ) -> (Ground, Installed) {
         let outcomes = Registry::new(workers).extended(&config);
         let mut revisions = past.completed(&config, cause);
-        let (ground, mut installed) = Ground::build(config, &past, addresses, outcomes, (&Tls::default(), &[]), cause);
+        let health = Health { drained: std::mem::take(&mut past.drained), ..Health::default() };
+        let before = (&Tls::default(), &[][..], &health);
+        let (ground, mut installed) = Ground::build(config, &past, addresses, outcomes, before, cause);
         revisions.append(&mut installed.revisions);
         (ground, Installed { revisions, ..installed })
     }
@@ -123,10 +131,11 @@ impl Ground {
         let past = Past {
             saved: live().map(|(route, live)| (route.name.clone(), Saved::of(route, live))).collect(),
             histories: live().map(|(route, live)| (route.name.clone(), live.history.clone())).collect(),
+            ..Past::default()
         };
         let outcomes = self.outcomes.extended(&config);
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let previous = (self.tls.as_ref(), previous.as_slice());
+        let previous = (self.tls.as_ref(), previous.as_slice(), self.health.as_ref());
         let (mut ground, mut installed) = Ground::build(config, &past, addresses, outcomes, previous, cause);
         ground.tls = Arc::clone(&self.tls);
         installed.needs_restart = needs_restart(&self.config, &ground.config);
@@ -153,15 +162,38 @@ impl Ground {
             return None;
         }
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let pools = derive::pools(&self.config, &addresses, &self.tls, &self.outcomes, &previous);
+        let pools = derive::pools(&self.config, &addresses, &self.tls, (&self.outcomes, &self.health), &previous);
         Some(Ground { addresses: Arc::new(addresses), pools, ..self.clone() })
     }
 
     /// The ground state with other certificates.
     pub fn certified(&self, tls: Arc<Tls>) -> Ground {
         let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
-        let pools = derive::pools(&self.config, &self.addresses, &tls, &self.outcomes, &previous);
+        let pools = derive::pools(&self.config, &self.addresses, &tls, (&self.outcomes, &self.health), &previous);
         Ground { pools, tls, ..self.clone() }
+    }
+
+    /// The ground state with what health checks came to.
+    pub fn checked(&self, verdicts: &[(Arc<Key>, health::Verdict)]) -> Ground {
+        self.with_health(self.health.with(verdicts, &self.config, &self.pools))
+    }
+
+    /// The ground state with a target taken out or back in; None when it is so already.
+    pub fn drained(&self, order: &DrainOrder) -> Result<Option<Ground>, DrainError> {
+        let pool = self.config.pools.iter().find(|pool| pool.name == order.pool);
+        let pool = pool.ok_or_else(|| DrainError::NoPool(order.pool.clone()))?;
+        if !pool.targets.iter().any(|target| target_name(target) == order.target) {
+            return Err(DrainError::NoTarget { pool: order.pool.clone(), target: order.target.clone() });
+        }
+        let (mut health, place) = (Health::clone(&self.health), (order.pool.clone(), order.target.clone()));
+        let changed = if order.drain { health.drained.insert(place) } else { health.drained.remove(&place) };
+        Ok(changed.then(|| self.with_health(health)))
+    }
+
+    fn with_health(&self, health: Health) -> Ground {
+        let previous: Vec<_> = self.config.pools.iter().zip(self.pools.iter().cloned()).collect();
+        let pools = derive::pools(&self.config, &self.addresses, &self.tls, (&self.outcomes, &health), &previous);
+        Ground { pools, health: Arc::new(health), ..self.clone() }
     }
 
     /// The ground state with other lists in its rules and matches; None when they belong to another configuration.
@@ -269,7 +301,7 @@ impl Ground {
 
     /// The body of the state file.
     pub fn to_saved(&self) -> Vec<u8> {
-        persist::body(self.routes.iter().map(|route| route.record.as_str()))
+        persist::body(self.routes.iter().map(|route| route.record.as_str()), &self.health.drained)
     }
 
     fn view(&self, index: usize) -> RouteView {
@@ -286,7 +318,7 @@ impl Ground {
         past: &Past,
         addresses: Addresses,
         outcomes: Registry,
-        (tls, previous): (&Tls, &[(&crate::config::PoolConfig, Arc<Pool>)]),
+        (tls, previous, health): (&Tls, &[(&crate::config::PoolConfig, Arc<Pool>)], &Health),
         cause: &Cause,
     ) -> (Ground, Installed) {
         let mut installed =
@@ -304,7 +336,9 @@ impl Ground {
         }
         installed.removed = past.saved.keys().filter(|name| !index.contains_key(*name)).cloned().collect();
         installed.removed.sort_unstable();
-        let pools = derive::pools(&config, &addresses, tls, &outcomes, previous);
+        let health = health.of(&config);
+        let pools = derive::pools(&config, &addresses, tls, (&outcomes, &health), previous);
+        let health = health.with(&[], &config, &pools);
         let ground = Ground {
             config: Arc::new(config),
             totals: totals(&routes),
@@ -312,6 +346,7 @@ impl Ground {
             addresses: Arc::new(addresses),
             pools,
             outcomes: Arc::new(outcomes),
+            health: Arc::new(health),
             tls: Arc::default(),
             index: Arc::new(index),
         };
@@ -521,6 +556,7 @@ pub mod tests {
     use super::super::command::{Edit, IfMatch};
     use super::super::fixtures::{cause, config, ground, shop, weights};
     use super::*;
+    use crate::boundary::table::Standing;
     use proptest::prelude::*;
 
     pub fn change(edit: Edit) -> WeightChange {
@@ -660,6 +696,35 @@ pub mod tests {
     }
 
     #[test]
+    fn a_drained_target_stays_so_over_reloads_and_starts_until_it_is_gone_or_enabled() {
+        let before = ground(shop());
+        let order = |target: &str, drain| DrainOrder {
+            pool: "pool".to_owned(),
+            target: target.to_owned(),
+            drain,
+            origin: cause().origin,
+        };
+        assert!(matches!(before.drained(&order("127.0.0.1:8", true)), Err(DrainError::NoTarget { .. })));
+        let nowhere = DrainOrder { pool: "pol".to_owned(), ..order("127.0.0.1:9", true) };
+        assert!(matches!(before.drained(&nowhere), Err(DrainError::NoPool(_))));
+        assert!(before.drained(&order("127.0.0.1:9", false)).unwrap().is_none(), "it is in already");
+        let out = before.drained(&order("127.0.0.1:9", true)).unwrap().unwrap();
+        let standing = |ground: &Ground| ground.pools[0].targets[0].standing;
+        assert_eq!((standing(&out), out.pools[0].best()), (Standing::Draining, None));
+        assert!(out.drained(&order("127.0.0.1:9", true)).unwrap().is_none());
+        let (reloaded, _) = out.reloaded(shop(), Addresses::new(), &cause());
+        assert_eq!(standing(&reloaded), Standing::Draining);
+        let past = Past { drained: out.health.drained.clone(), ..Past::default() };
+        let (restarted, _) = Ground::start(shop(), past, Addresses::new(), 1, &cause());
+        assert_eq!(standing(&restarted), Standing::Draining);
+        let back = restarted.drained(&order("127.0.0.1:9", false)).unwrap().unwrap();
+        assert_eq!((standing(&back), back.health.drained.len()), (Standing::Up, 0));
+        let mut gone = shop();
+        gone.pools[0].targets = vec![crate::config::TargetAddr::Ip(([127, 0, 0, 1], 10).into())];
+        assert!(out.reloaded(gone, Addresses::new(), &cause()).0.health.drained.is_empty());
+    }
+
+    #[test]
     fn new_addresses_make_a_new_pool() {
         let mut named = shop();
         named.pools[0].targets.push(crate::config::TargetAddr::Name { host: "db".to_owned(), port: 80 });
@@ -691,7 +756,7 @@ pub mod tests {
                 prop_assert_eq!(before.assignment.buckets_moved(&now.assignment), moved / 2);
             }
             let saved = HashMap::from([("r".to_owned(), Saved::of(&ground.config.routes[0], &ground.routes[0]))]);
-            let past = Past { saved, histories: HashMap::new() };
+            let past = Past { saved, ..Past::default() };
             let (again, _) = Ground::start(three(), past, Addresses::new(), 1, &cause());
             prop_assert_eq!(&again.routes[0].assignment, &ground.routes[0].assignment);
             prop_assert_eq!(again.to_saved(), ground.to_saved());

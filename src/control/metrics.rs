@@ -4,16 +4,22 @@
 //! that a rate over a first failure is right. Counters of routes that a reload removed stay: a counter that goes away
 //! is a hole in every sum over it.
 
+mod limits;
 mod rollouts;
+pub mod workers;
 
 use super::Control;
 use super::admin::is_healthy;
+use super::derive::effective_weights;
 use super::ground::Ground;
+use super::outcomes::Registry;
 use super::rollout::view::View;
 use crate::boundary::compress::CompressTotal;
 use crate::boundary::ejection::Ejected;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
+use crate::boundary::outcomes::{
+    Code, Count, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal, WorkerShard,
+};
 use crate::boundary::table::{Pool, Target};
 use crate::config::Listener;
 use crate::limits::DURATION_BOUNDS_US;
@@ -156,7 +162,7 @@ const ACCEPTED: Shape =
     Shape("weir_connections_accepted_total", "Client connections accepted.", MetricType::COUNTER, &["listener"]);
 const PAUSED: Shape = Shape(
     "weir_accept_paused_total",
-    "Times that accepting paused because limits.max_connections was reached.",
+    "Times that accepting paused at limits.max_connections, or at what file descriptors are enough for.",
     MetricType::COUNTER,
     &["listener"],
 );
@@ -192,7 +198,7 @@ const GENERATION: Shape = Shape(
 );
 const TARGET_UP: Shape = Shape(
     "weir_target_up",
-    "1 when the target has an address, no worker's last connect to it failed and it is not ejected, else 0.",
+    "1 when the target is up by its health check, or without one no worker's last connect to it failed, and is not ejected; else 0.",
     MetricType::GAUGE,
     &["pool", "target"],
 );
@@ -258,6 +264,15 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     |scrape| per_listener(scrape, &REJECTED, |shard| shard.rejected.load()),
     |scrape| per_listener(scrape, &LATE_HEADS, |shard| shard.late_heads.load()),
     |scrape| per_listener(scrape, &FLOODS, |shard| shard.floods.load()),
+    limits::accept_failures,
+    limits::pending,
+    limits::queue_refused,
+    limits::greedy,
+    limits::rate_limited,
+    workers::requests,
+    workers::open,
+    workers::busy,
+    workers::handed_over,
     weights,
     generations,
     rollouts::phases,
@@ -365,8 +380,9 @@ fn per_listener(scrape: &Scrape, shape: &Shape, read: fn(&ListenerShard) -> u64)
 fn weights(scrape: &Scrape) -> MetricFamily {
     let mut children = Vec::new();
     for (route, live) in scrape.ground.config.routes.iter().zip(&scrape.ground.routes) {
+        let effective = effective_weights(route, live, &scrape.ground.pools);
         for (place, variant) in route.variants.iter().enumerate() {
-            let kinds = [("live", &live.weights), ("configured", &route.weights), ("effective", &live.weights)];
+            let kinds = [("live", &live.weights), ("configured", &route.weights), ("effective", &effective)];
             for (kind, weights) in kinds {
                 children.push(gauge(&WEIGHT, &[&route.name, &variant.name, kind], weights[place].percent()));
             }
@@ -384,7 +400,7 @@ fn generations(scrape: &Scrape) -> MetricFamily {
 fn targets_up(scrape: &Scrape) -> MetricFamily {
     let targets = scrape.ground.pools.iter().flat_map(|pool| pool.targets.iter().map(move |target| (pool, target)));
     let child = |(pool, target): (&Arc<Pool>, &Target)| {
-        gauge(&TARGET_UP, &[&pool.name, &target.name], f64::from(u8::from(is_healthy(target))))
+        gauge(&TARGET_UP, &[&pool.name, &target.name], f64::from(u8::from(is_healthy(pool, target))))
     };
     family(&TARGET_UP, targets.map(child).collect())
 }

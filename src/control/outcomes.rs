@@ -1,10 +1,14 @@
 //! Every counter that workers ever got, by name. A name keeps its counters for the life of the process, also across
 //! reloads that remove and bring it back, so that no counter goes back.
 
+use crate::boundary::clients::Clients;
 use crate::boundary::compress::CompressOutcomes;
 use crate::boundary::mirror::MirrorOutcomes;
 use crate::boundary::outcomes::{ListenerOutcomes, TargetOutcomes, VariantOutcomes, WorkerOutcomes};
+use crate::boundary::pools::PoolOutcomes;
+use crate::boundary::rate::{Limiter, RateOutcomes};
 use crate::config::{Config, RouteConfig, TargetAddr};
+use crate::routing::rate::RateLimit;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,11 +19,14 @@ pub struct Registry {
     pub variants: BTreeMap<(String, String), Arc<VariantOutcomes>>,
     /// By pool and target.
     pub targets: BTreeMap<(String, String), Arc<TargetOutcomes>>,
+    pub pools: BTreeMap<String, Arc<PoolOutcomes>>,
     pub listeners: BTreeMap<String, Arc<ListenerOutcomes>>,
     /// By route, of those that have a mirror.
     pub mirrors: BTreeMap<String, Arc<MirrorOutcomes>>,
     /// By route, of those that compress.
     pub compressed: BTreeMap<String, Arc<CompressOutcomes>>,
+    /// By route, of those that have a rate limit.
+    pub rates: BTreeMap<String, Arc<Limiter>>,
     pub worker: Arc<WorkerOutcomes>,
 }
 
@@ -49,9 +56,11 @@ impl Registry {
             workers,
             variants: BTreeMap::new(),
             targets: BTreeMap::new(),
+            pools: BTreeMap::new(),
             listeners: BTreeMap::new(),
             mirrors: BTreeMap::new(),
             compressed: BTreeMap::new(),
+            rates: BTreeMap::new(),
             worker: Arc::new(WorkerOutcomes::new(workers)),
         }
     }
@@ -77,6 +86,8 @@ impl Registry {
             next.compressed.entry(route.name.clone()).or_insert_with(|| Arc::new(CompressOutcomes::new(workers)));
         }
         for pool in &config.pools {
+            let name = pool.name.clone();
+            next.pools.entry(name).or_insert_with(|| Arc::new(PoolOutcomes::new(workers)));
             for target in &pool.targets {
                 let key = (pool.name.clone(), target_name(target));
                 next.targets.entry(key).or_insert_with(|| Arc::new(TargetOutcomes::new(workers)));
@@ -84,9 +95,32 @@ impl Registry {
         }
         for listener in &config.listeners {
             let name = listener.name.clone();
-            next.listeners.entry(name).or_insert_with(|| Arc::new(ListenerOutcomes::new(workers)));
+            let outcomes = next.listeners.entry(name).or_insert_with(|| Arc::new(ListenerOutcomes::new(workers)));
+            if listener.max_connections_per_client.is_some() {
+                outcomes.clients.get_or_init(|| Clients::new(config.limits.max_connections));
+            }
         }
+        next.limit_rates(&config.routes);
         next
+    }
+
+    /// A limit that did not change keeps its buckets.
+    fn limit_rates(&mut self, routes: &[RouteConfig]) {
+        for route in routes {
+            let Some(limit) = rate_of(route) else { continue };
+            let known = self.rates.get(&route.name);
+            if known.is_some_and(|known| known.limit == *limit) {
+                continue;
+            }
+            let counts = known.map(|known| Arc::clone(&known.outcomes));
+            let counts = counts.unwrap_or_else(|| Arc::new(RateOutcomes::new(self.workers)));
+            self.rates.insert(route.name.clone(), Arc::new(Limiter::new(limit.clone(), counts)));
+        }
+    }
+
+    /// None for a route without a rate limit.
+    pub fn rate(&self, route: &RouteConfig) -> Option<Arc<Limiter>> {
+        rate_of(route).and_then(|_| self.rates.get(&route.name)).cloned()
     }
 
     /// The counters of a route's variant; new ones, counted nowhere, for a name that was never configured.
@@ -98,6 +132,11 @@ impl Registry {
     pub fn target(&self, pool: &str, target: &str) -> Arc<TargetOutcomes> {
         let known = self.targets.get(&(pool.to_owned(), target.to_owned()));
         known.cloned().unwrap_or_else(|| Arc::new(TargetOutcomes::new(self.workers)))
+    }
+
+    pub fn pool(&self, name: &str) -> Arc<PoolOutcomes> {
+        let known = self.pools.get(name);
+        known.cloned().unwrap_or_else(|| Arc::new(PoolOutcomes::new(self.workers)))
     }
 
     pub fn mirror(&self, route: &str) -> Arc<MirrorOutcomes> {
@@ -114,6 +153,10 @@ impl Registry {
         let known = self.listeners.get(name);
         known.cloned().unwrap_or_else(|| Arc::new(ListenerOutcomes::new(self.workers)))
     }
+}
+
+fn rate_of(route: &RouteConfig) -> Option<&RateLimit> {
+    route.filters.as_ref()?.rate.as_ref()
 }
 
 pub fn compresses(route: &RouteConfig) -> bool {

@@ -19,7 +19,7 @@ use crate::config::RouteConfig;
 use crate::routing::split::{Assignment, Run, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -91,6 +91,8 @@ pub enum StateError {
     Io { doing: &'static str, path: PathBuf, source: Arc<io::Error> },
     #[error("{} is in use by another weir{holder}; give each process a server.state_dir of its own", .path.display())]
     Locked { path: PathBuf, holder: String },
+    #[error("another process takes over and has the state now; try again")]
+    HandedOver,
     #[error("saving the live state failed: {0}")]
     Writer(String),
 }
@@ -139,14 +141,20 @@ impl StateDir {
         Ok(StateDir { dir: dir.to_owned(), log: Mutex::new(log::Log::in_dir(dir)), _lock: lock })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
     /// What is saved. Nothing is taken from a `live.json` that can't be trusted, and from a damaged history the records
     /// that are whole; either is set aside.
     pub fn read(&self) -> Result<Found, StateError> {
         let mut found = Found::default();
-        let mut saved = None;
+        let (mut saved, mut drained) = (None, BTreeSet::new());
         if let Some(bytes) = read_if_there(&self.dir.join(FILE))? {
             match parse(&bytes) {
-                Ok((routes, body)) => (saved, found.body) = (Some(routes), body.to_vec()),
+                Ok((live, body)) => {
+                    (saved, drained, found.body) = (Some(live.routes), live.drained, body.to_vec());
+                }
                 Err(distrust) => found.set_aside = Some(self.set_aside(FILE, &distrust)?),
             }
         }
@@ -159,7 +167,7 @@ impl StateDir {
         }
         // Only now: what never happened must not take the place of what did.
         let histories = histories.into_iter().map(|(route, history)| (route, history.bounded())).collect();
-        found.past = Past { saved: saved.unwrap_or_default(), histories };
+        found.past = Past { saved: saved.unwrap_or_default(), histories, drained };
         Ok(found)
     }
 
@@ -256,8 +264,8 @@ pub fn record(route: &RouteConfig, generation: u64, assignment: &Assignment, rol
     serde_json::to_string(&record).expect("strings and numbers always serialise")
 }
 
-/// The file's body of these records.
-pub fn body<'r>(records: impl Iterator<Item = &'r str>) -> Vec<u8> {
+/// The file's body of these records, and of the pools and targets that are drained.
+pub fn body<'r>(records: impl Iterator<Item = &'r str>, drained: &BTreeSet<(String, String)>) -> Vec<u8> {
     let mut body = b"{\"routes\":[\n".to_vec();
     for (at, record) in records.enumerate() {
         if at > 0 {
@@ -265,7 +273,12 @@ pub fn body<'r>(records: impl Iterator<Item = &'r str>) -> Vec<u8> {
         }
         body.extend_from_slice(record.as_bytes());
     }
-    body.extend_from_slice(b"\n]}\n");
+    body.extend_from_slice(b"\n]");
+    if !drained.is_empty() {
+        body.extend_from_slice(b",\"drained\":");
+        body.extend(serde_json::to_vec(drained).expect("strings always serialise"));
+    }
+    body.extend_from_slice(b"}\n");
     body
 }
 
@@ -287,6 +300,14 @@ struct Record {
 #[serde(deny_unknown_fields)]
 struct Body {
     routes: Vec<Record>,
+    #[serde(default)]
+    drained: BTreeSet<(String, String)>,
+}
+
+/// What a file that can be trusted says.
+struct Live {
+    routes: HashMap<String, Saved>,
+    drained: BTreeSet<(String, String)>,
 }
 
 /// Why a file is not used.
@@ -311,7 +332,7 @@ fn damaged(what: impl Into<String>) -> Distrust {
     Distrust::Damaged(what.into())
 }
 
-fn parse(bytes: &[u8]) -> Result<(HashMap<String, Saved>, &[u8]), Distrust> {
+fn parse(bytes: &[u8]) -> Result<(Live, &[u8]), Distrust> {
     let line = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| damaged("it has no header line"))?;
     let (header, body) = (&bytes[..line], &bytes[line + 1..]);
     let header = std::str::from_utf8(header).map_err(|_| damaged("its header is not text"))?;
@@ -336,7 +357,7 @@ fn parse(bytes: &[u8]) -> Result<(HashMap<String, Saved>, &[u8]), Distrust> {
             return Err(damaged(format!("route {name:?} is there twice")));
         }
     }
-    Ok((routes, body))
+    Ok((Live { routes, drained: parsed.drained }, body))
 }
 
 impl Record {
@@ -413,7 +434,7 @@ mod tests {
             .unwrap()
         };
         let (shop, api) = (record("shop", &assignment(&[95_000, 5_000])), record("api", &assignment(&[0, 100_000])));
-        body([shop.as_str(), api.as_str()].into_iter())
+        body([shop.as_str(), api.as_str()].into_iter(), &BTreeSet::new())
     }
 
     fn file_of(body: &[u8]) -> Vec<u8> {
@@ -421,6 +442,17 @@ mod tests {
         file.push(b'\n');
         file.extend_from_slice(body);
         file
+    }
+
+    #[test]
+    fn drained_targets_are_read_back_and_a_file_without_them_is_as_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let drained = BTreeSet::from([("p\"".to_owned(), "127.0.0.1:1".to_owned()), ("q".to_owned(), "x".to_owned())]);
+        state.write(&body(std::iter::empty(), &drained)).unwrap();
+        let found = state.read().unwrap();
+        assert_eq!((found.past.drained, found.set_aside), (drained, None));
+        assert_eq!(body(std::iter::empty(), &BTreeSet::new()), b"{\"routes\":[\n\n]}\n");
     }
 
     #[test]
@@ -476,7 +508,7 @@ mod tests {
             assert!(matches!(parse(&file_of(body.as_bytes())), Err(Distrust::Damaged(_))), "{body}");
         }
         let twice = r#"{"route":"a","generation":1,"variants":["s"],"file":[100000],"runs":[[100000,0]]}"#;
-        assert!(parse(&file_of(&body([twice, twice].into_iter()))).is_err());
+        assert!(parse(&file_of(&body([twice, twice].into_iter(), &BTreeSet::new()))).is_err());
     }
 
     #[test]
@@ -530,7 +562,7 @@ mod tests {
         assert!(error.contains("live.json.tmp"), "{error}");
         assert_eq!(state.read().unwrap().body, sample());
         fs::remove_dir(dir.path().join("live.json.tmp")).unwrap();
-        state.write(&body(std::iter::empty())).unwrap();
+        state.write(&body(std::iter::empty(), &BTreeSet::new())).unwrap();
         assert!(state.read().unwrap().past.saved.is_empty());
     }
 }

@@ -2,7 +2,9 @@
 
 use super::command::{BadTarget, ChangeError, Edit, WeightChange};
 use super::ground::{Ground, place_of};
-use crate::boundary::table::{Pool, Target};
+use super::health;
+use crate::boundary::table::{Pool, Standing, Target};
+use crate::config::PoolConfig;
 use crate::limits::{PROBE_TIMEOUT, PROBES};
 use crate::net::address::Address;
 use crate::net::proxy_protocol::{Version, encode_own};
@@ -31,7 +33,8 @@ pub async fn before(ground: &Ground, change: &mut WeightChange) -> Result<(), Ch
         return Ok(());
     }
     let Some(pool) = route.variants[place].pool.map(|pool| Arc::clone(&view.pools[pool])) else { return Ok(()) };
-    let targets = bad_targets(&pool).await;
+    let config = &view.config.pools[route.variants[place].pool.unwrap_or_default()];
+    let targets = bad_targets(&pool, |at| unwell(ground, config, &pool, at)).await;
     if !targets.is_empty() && !switch.force {
         return Err(ChangeError::Unhealthy { variant: switch.to.clone(), targets });
     }
@@ -41,12 +44,17 @@ pub async fn before(ground: &Ground, change: &mut WeightChange) -> Result<(), Ch
 }
 
 /// Every target of the pool that is not healthy, in the file's order. Every address must accept a connection.
-async fn bad_targets(pool: &Pool) -> Vec<BadTarget> {
+/// `unwell` says what is known against one already, by its place.
+async fn bad_targets(pool: &Pool, unwell: impl Fn(usize) -> Option<String>) -> Vec<BadTarget> {
     let patience = pool.connect_timeout.min(PROBE_TIMEOUT);
     let places = Arc::new(Semaphore::new(PROBES));
     let mut probes = JoinSet::new();
     let mut bad: Vec<(usize, String)> = Vec::new();
     for (at, target) in pool.targets.iter().enumerate() {
+        if let Some(why) = unwell(at) {
+            bad.push((at, why));
+            continue;
+        }
         if target.addrs.is_empty() {
             bad.push((at, "its name has no address".to_owned()));
         }
@@ -67,6 +75,21 @@ async fn bad_targets(pool: &Pool) -> Vec<BadTarget> {
     }
     bad.sort_unstable();
     bad.into_iter().map(|(at, why)| BadTarget { target: pool.targets[at].name.clone(), why }).collect()
+}
+
+/// By what its health check said, or an operator.
+fn unwell(ground: &Ground, config: &PoolConfig, pool: &Pool, at: usize) -> Option<String> {
+    let target = &pool.targets[at];
+    match target.standing {
+        Standing::Up => None,
+        Standing::Unknown if target.addrs.is_empty() => None,
+        Standing::Unknown => Some("its health was not checked yet".to_owned()),
+        Standing::Draining => Some("it is drained: `weir enable` brings it back".to_owned()),
+        Standing::Down => {
+            let why = health::why(&ground.health, config, &config.targets[at], &target.addrs);
+            Some(format!("its health check failed: {why}"))
+        }
+    }
 }
 
 fn connects(target: &Target) -> u32 {
@@ -107,6 +130,7 @@ async fn connect(addr: &Address, send_proxy: Option<Version>) -> io::Result<()> 
 mod tests {
     use super::*;
     use crate::boundary::outcomes::TargetOutcomes;
+    use crate::boundary::pools::PoolOutcomes;
     use std::net::SocketAddr;
     use tokio::net::TcpListener;
 
@@ -117,6 +141,7 @@ mod tests {
             addrs: addrs.iter().copied().map(Address::Tcp).collect(),
             server_name: None,
             outcomes,
+            standing: Standing::Up,
         }
     }
 
@@ -126,12 +151,16 @@ mod tests {
             name: "p".to_owned(),
             version: None,
             targets,
+            checked: false,
             connect_timeout: second,
             http2: false,
             send_proxy: None,
             outlier: None,
             tls: None,
             max_connections: 1,
+            max_requests: None,
+            max_pending: 1,
+            outcomes: Arc::new(PoolOutcomes::new(1)),
             queue_timeout: second,
         }
     }
@@ -147,12 +176,15 @@ mod tests {
         let (_one, good) = listening().await;
         let (gone, bad) = listening().await;
         drop(gone);
-        let found = bad_targets(&pool(vec![
-            target("db:80", &[good, bad]),
-            target(&good.to_string(), &[good]),
-            target("nowhere:80", &[]),
-            target(&bad.to_string(), &[bad]),
-        ]))
+        let found = bad_targets(
+            &pool(vec![
+                target("db:80", &[good, bad]),
+                target(&good.to_string(), &[good]),
+                target("nowhere:80", &[]),
+                target(&bad.to_string(), &[bad]),
+            ]),
+            |_| None,
+        )
         .await;
         let said: Vec<String> = found.iter().map(ToString::to_string).collect();
         let expected = [
@@ -161,7 +193,7 @@ mod tests {
             format!("target {bad}: connection refused"),
         ];
         assert_eq!(said, expected);
-        assert!(bad_targets(&pool(vec![target("a:1", &[good, good])])).await.is_empty());
+        assert!(bad_targets(&pool(vec![target("a:1", &[good, good])]), |_| None).await.is_empty());
     }
 
     #[tokio::test]
@@ -173,7 +205,7 @@ mod tests {
             preface
         };
         let pool = Pool { send_proxy: Some(Version::V2), ..pool(vec![target("a:1", &[addr])]) };
-        let (found, told) = tokio::join!(bad_targets(&pool), told);
+        let (found, told) = tokio::join!(bad_targets(&pool, |_| None), told);
         assert_eq!((found.len(), told), (0, encode_own(Version::V2, None)));
     }
 
@@ -191,7 +223,7 @@ mod tests {
             count
         };
         let pool = pool(vec![doubtful]);
-        let (found, accepted) = tokio::join!(bad_targets(&pool), accepted);
+        let (found, accepted) = tokio::join!(bad_targets(&pool, |_| None), accepted);
         assert_eq!((found.len(), accepted), (0, DOUBTFUL_CONNECTS));
     }
 }

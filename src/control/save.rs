@@ -73,6 +73,8 @@ pub enum SaveError {
     /// Files in `replaced` are saved.
     #[error("{error}{}", already(.replaced))]
     NotWritten { error: ReplaceError, replaced: Vec<PathBuf> },
+    #[error("another process takes over and has the state now; try again")]
+    HandedOver,
     #[error("weir is stopping")]
     Stopped,
 }
@@ -91,7 +93,7 @@ impl Control {
         log(&request.origin, &result);
         match &result {
             // What the disk or the end of the process prevented was not refused.
-            Ok(_) | Err(SaveError::NotWritten { .. } | SaveError::Stopped) => {}
+            Ok(_) | Err(SaveError::NotWritten { .. } | SaveError::HandedOver | SaveError::Stopped) => {}
             Err(error) => self.refused(Refused::save(&request, error, Timestamp::now())).await,
         }
         result

@@ -11,7 +11,7 @@ mod v2;
 
 use std::net::{IpAddr, SocketAddr};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Version {
     V1,
     V2,

@@ -1,5 +1,5 @@
 //! Unix sockets that are listened on: the file is there with its mode from its first moment, takes the place of nothing
-//! but a dead socket, and goes only with the socket that it was made for.
+//! but a dead socket, and goes only with the socket that it was made for, whichever process has that by then.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -12,17 +12,35 @@ pub struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
+    /// Whether it goes with this process.
+    ours: bool,
 }
 
 impl SocketFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The file of a socket that another process still has, until [`SocketFile::own`].
+    pub fn of_another(path: &Path) -> io::Result<SocketFile> {
+        let made = path.symlink_metadata()?;
+        Ok(SocketFile { path: path.to_owned(), id: (made.dev(), made.ino()), ours: false })
+    }
+
+    /// It is removed when this is dropped.
+    pub fn own(&mut self) {
+        self.ours = true;
+    }
+
+    /// Another process has the socket now, and the file stays.
+    pub fn leave(&mut self) {
+        self.ours = false;
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.id) {
+        if self.ours && self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.id) {
             // Somebody else may have been faster; what is left is seen as dead at the next start.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -40,7 +58,7 @@ pub fn bind(path: &Path, mode: u32, backlog: i32) -> io::Result<(UnixListener, S
     let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode));
     socket.bind(&SockAddr::unix(path)?)?;
     let made = path.symlink_metadata()?;
-    let file = SocketFile { path: path.to_owned(), id: (made.dev(), made.ino()) };
+    let file = SocketFile { path: path.to_owned(), id: (made.dev(), made.ino()), ours: true };
     // What the umask took off.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     socket.set_nonblocking(true)?;
@@ -109,6 +127,22 @@ mod tests {
         assert!(waiting.len() < 4, "the queue takes all that come");
         assert_eq!(bind(&path, 0o600, 16).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_file_goes_with_the_process_that_has_it_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.sock");
+        let (_listener, mut first) = bind(&path, 0o600, 16).unwrap();
+        drop(SocketFile::of_another(&path).unwrap());
+        assert!(path.exists(), "who did not take over takes nothing away");
+        let mut second = SocketFile::of_another(&path).unwrap();
+        first.leave();
+        drop(first);
+        assert!(path.exists());
+        second.own();
+        drop(second);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -45,7 +45,7 @@ mod tests {
     use super::super::upstream::Manner;
     use super::*;
     use crate::boundary::outcomes::TargetOutcomes;
-    use crate::boundary::table::Target;
+    use crate::boundary::table::{Standing, Target};
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
     use std::sync::Arc;
@@ -54,8 +54,9 @@ mod tests {
         let clock = Rc::new(Clock::default());
         let target = |(at, in_flight): (usize, &usize)| {
             let addrs = vec![std::net::SocketAddr::from(([127, 0, 0, 1], 9000 + at as u16)).into()];
-            let target =
-                Target { name: at.to_string(), addrs, server_name: None, outcomes: Arc::new(TargetOutcomes::new(1)) };
+            let outcomes = Arc::new(TargetOutcomes::new(1));
+            let (name, standing) = (at.to_string(), Standing::Up);
+            let target = Target { name, addrs, server_name: None, outcomes, standing };
             let local = LocalTarget::new(&target, Manner::default(), 0, &clock);
             local.set_in_flight(*in_flight);
             Rc::new(local)

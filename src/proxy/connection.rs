@@ -9,6 +9,7 @@ use super::frames::Breach;
 use super::guard::TooLong;
 use super::headers::Hop;
 use super::io::{ClientIo, Pulse, Stream};
+use super::listener::Entered;
 use super::preface::{self, Owner, Peer};
 use super::socket::Socket;
 use super::streams::Streams;
@@ -277,7 +278,7 @@ pub(super) async fn serve(
     worker: Rc<Worker>,
     mut socket: Socket,
     mut peer: Peer,
-    (accepts, tls): (Option<Accepts>, Option<Arc<ListenerTls>>),
+    (accepts, per_client, tls): (Option<Accepts>, Option<u32>, Option<Arc<ListenerTls>>),
     listener: &Arc<ListenerOutcomes>,
 ) {
     if let Some(accepts) = accepts {
@@ -285,6 +286,10 @@ pub(super) async fn serve(
             Some(said) => peer = said,
             None => return,
         }
+    }
+    let entered = per_client.map(|most| Entered::new(&worker, &peer, most, listener));
+    if let Some(None) = entered {
+        return;
     }
     let (stream, how) = match tls {
         None => (Stream::Plain(socket), (false, false, None)),

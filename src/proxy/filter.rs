@@ -5,18 +5,20 @@
 
 use super::exchange::Exchange;
 use super::failure::Failure;
+use super::respond;
 use crate::routing::compress;
 use crate::routing::edits::Facts;
 use crate::routing::filters::{Filters, OwnAnswer};
 use crate::routing::redirect::{Asked, RedirectError};
 use crate::routing::scheme::Scheme;
-use crate::routing::table::Route;
+use crate::routing::table::{RequestView, Route};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, Version, request};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A worker's filters by route; empty when no route has any.
 #[derive(Default)]
@@ -94,6 +96,11 @@ pub(super) fn apply(
         .map(|codings| compress::Asked::new(&codings, &parts.headers, parts.method == Method::HEAD, takes_chunks));
     exchange.filtered = Some(Box::new(Filtered::new(filters, from, compress)));
     let Some(Filtered { filters, facts, .. }) = exchange.filtered.as_deref() else { return Ok(None) };
+    if filters.rate.is_some()
+        && let Some(wait) = limited(exchange, from.0, parts)
+    {
+        return Ok(Some(respond::too_many(exchange.is_grpc(), wait, from.1)));
+    }
     if let Some(answer) = &filters.answer {
         return own_answer(answer, exchange, parts).map(Some);
     }
@@ -107,6 +114,17 @@ pub(super) fn apply(
     }
     filters.edit_request(exchange.variant, &mut parts.headers, facts);
     Ok(None)
+}
+
+/// How long the request's client has no token; None when it had one, or is nobody.
+fn limited(exchange: &Exchange, client_ip: IpAddr, parts: &request::Parts) -> Option<Duration> {
+    let limiter = exchange.local.published.rates[exchange.route].as_ref()?;
+    // No key looks at the scheme.
+    let view = RequestView::of(parts, Scheme::of(exchange.client.tls), client_ip);
+    let (source, key) = limiter.limit.keys.iter().enumerate().find_map(|(at, key)| Some((at, key.key(&view)?)))?;
+    let wait = limiter.take(source, &key).err()?;
+    limiter.outcomes.shards[exchange.client.worker.id].limited.add(1);
+    Some(wait)
 }
 
 fn own_answer(answer: &OwnAnswer, exchange: &Exchange, parts: &request::Parts) -> Result<Response<Bytes>, Failure> {

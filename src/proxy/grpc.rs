@@ -12,6 +12,8 @@ use std::time::Duration;
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// RESOURCE_EXHAUSTED.
+pub(super) const EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
 pub(super) const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Whether a request over HTTP/2 is gRPC; gRPC-Web is not.

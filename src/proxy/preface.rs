@@ -44,6 +44,11 @@ impl Peer {
         self.from.ip()
     }
 
+    /// The address is the client's own, as far as is known.
+    pub(super) fn is_named(&self) -> bool {
+        !self.nameless
+    }
+
     /// What it says of earlier hops may be its own word, if it is trusted.
     pub(super) fn speaks_for_itself(&self) -> bool {
         !self.hidden

@@ -160,7 +160,7 @@ fn filtered(
     }
     match filter::apply(exchange, from, parts)? {
         // To a CONNECT, any success would say that the tunnel stands.
-        Some(_) if is_socket => Err(Failure::BadResponse),
+        Some(answer) if is_socket && answer.status() != StatusCode::TOO_MANY_REQUESTS => Err(Failure::BadResponse),
         answer => Ok(answer),
     }
 }

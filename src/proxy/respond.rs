@@ -145,10 +145,24 @@ pub(super) fn options() -> Response<Bytes> {
     response
 }
 
+/// The answer to a client that asks more often than the route lets it; `wait` is until it may again.
+pub(super) fn too_many(is_grpc: bool, wait: Duration, request_id: &HeaderValue) -> Response<Bytes> {
+    let detail = "this client asks more often than it may here";
+    let mut response = match is_grpc {
+        true => call_ended(grpc::EXHAUSTED, detail),
+        false => problem(StatusCode::TOO_MANY_REQUESTS, detail, Some(request_id)),
+    };
+    let seconds = wait.as_millis().div_ceil(1000).max(1);
+    let seconds = HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX));
+    response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    response
+}
+
 /// An answer that needs no target: a route's own, or that to an OPTIONS meant for Weir. `keep`: the connection can be
 /// used again.
 pub(super) fn by_weir(mut exchange: Exchange, mut response: Response<Bytes>, keep: bool) -> Response<ResponseBody> {
     exchange.answered(response.status());
+    exchange.grpc_status(response.headers());
     exchange.edit_answer(response.headers_mut());
     exchange.client.finish_head(response.headers_mut(), !keep);
     let Some(asked) = compress_asked(&exchange) else {
@@ -207,11 +221,15 @@ fn problem(status: StatusCode, detail: &str, request_id: Option<&HeaderValue>) -
 
 /// A gRPC answer without a message: the status is in the head.
 fn call_failed(failure: Failure) -> Response<Bytes> {
+    call_ended(grpc::status_of(failure), failure.detail())
+}
+
+fn call_ended(status: HeaderValue, detail: &'static str) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, grpc::CONTENT);
-    headers.insert(grpc::STATUS, grpc::status_of(failure));
-    headers.insert(grpc::MESSAGE, HeaderValue::from_static(failure.detail()));
+    headers.insert(grpc::STATUS, status);
+    headers.insert(grpc::MESSAGE, HeaderValue::from_static(detail));
     response
 }
 

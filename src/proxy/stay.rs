@@ -94,7 +94,7 @@ impl Stay {
             return false;
         };
         (self.route, self.variant) = (index, variant);
-        self.bucket.is_none_or(|bucket| route.assignment.pick(bucket) == variant)
+        self.bucket.is_none_or(|bucket| route.may_stay(bucket, variant))
     }
 
     pub(super) fn next_look(&self, now: Tick) -> Tick {

@@ -14,16 +14,17 @@ use super::io::{Driving, TargetIo, TargetStream};
 use super::preface::{self, Owned, Owner};
 use super::socket::Socket;
 use crate::boundary::outcomes::TargetShard;
-use crate::boundary::table::Target;
+use crate::boundary::table::{Standing, Target};
 use crate::limits::UPSTREAM_IDLE;
 use crate::net::address::Address;
+use crate::net::descriptors::is_exhausted;
 use crate::net::proxy_protocol::Version;
 use crate::routing::outlier::{Streak, Tally};
 use crate::tls::client::explain;
 use bytes::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use pool::Capacity;
+use pool::Admitted;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
@@ -54,6 +55,7 @@ pub(super) struct LocalTarget {
     streak: Cell<Streak>,
     tally: Cell<Tally>,
     retired: Cell<bool>,
+    standing: Cell<Standing>,
     outcomes: std::sync::Arc<crate::boundary::outcomes::TargetOutcomes>,
     worker: usize,
     clock: Rc<Clock>,
@@ -100,6 +102,7 @@ impl LocalTarget {
             streak: Cell::default(),
             tally: Cell::default(),
             retired: Cell::new(false),
+            standing: Cell::new(target.standing),
             outcomes: std::sync::Arc::clone(&target.outcomes),
             worker,
             clock: Rc::clone(clock),
@@ -157,6 +160,19 @@ impl LocalTarget {
         self.shared.retire();
     }
 
+    /// What the table says of it now. One that gets no requests keeps only the connections that have one.
+    fn stands(&self, standing: Standing) {
+        self.standing.set(standing);
+        if !standing.is_usable() {
+            self.idle.borrow_mut().clear();
+            while self.shared.close_idle() {}
+        }
+    }
+
+    fn keeps_idle(&self) -> bool {
+        !self.retired.get() && self.standing.get().is_usable()
+    }
+
     /// An idle connection that may serve `owner`.
     fn idle_for(&self, owner: Option<&Owner>) -> Option<IdleConnection> {
         let mut idle = self.idle.borrow_mut();
@@ -197,6 +213,10 @@ impl LocalTarget {
                 Some(Ok(stream)) => {
                     self.count_connect(true);
                     return Ok(stream);
+                }
+                // No fault of the target's.
+                Some(Err(ConnectError::Refused(error))) if is_exhausted(&error) => {
+                    return Err(ConnectError::NoDescriptor(error));
                 }
                 Some(Err(error)) => last = Some(error),
             }
@@ -241,6 +261,8 @@ pub(super) enum ConnectError {
     TimedOut,
     #[error("{0}")]
     Refused(std::io::Error),
+    #[error("{0}")]
+    NoDescriptor(std::io::Error),
     #[error("{}", explain(.0))]
     Tls(std::io::Error),
     #[error("the target's TLS does not agree to h2 (ALPN), and the pool's protocol is h2")]
@@ -343,7 +365,7 @@ pub(super) struct Lease {
     /// Of an HTTP/2 connection, instead.
     stream: Option<http2::Stream>,
     busy: Busy,
-    capacity: Rc<Capacity>,
+    capacity: Admitted,
     /// The response head has come; until then the connection can't go back.
     answered: bool,
 }
@@ -361,12 +383,12 @@ pub(super) enum Sent {
 }
 
 impl Lease {
-    fn new(connection: Box<Connection>, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
-        Lease { connection: Some(connection), stream: None, busy, capacity: Rc::clone(capacity), answered: false }
+    fn new(connection: Box<Connection>, busy: Busy, capacity: Admitted) -> Lease {
+        Lease { connection: Some(connection), stream: None, busy, capacity, answered: false }
     }
 
-    fn on_stream(stream: http2::Stream, busy: Busy, capacity: &Rc<Capacity>) -> Lease {
-        Lease { connection: None, stream: Some(stream), busy, capacity: Rc::clone(capacity), answered: false }
+    fn on_stream(stream: http2::Stream, busy: Busy, capacity: Admitted) -> Lease {
+        Lease { connection: None, stream: Some(stream), busy, capacity, answered: false }
     }
 
     /// The connection is shared and driven by a task of its own.
@@ -490,7 +512,7 @@ impl Drop for Lease {
             connection.drive(&quiet());
         }
         let target = &self.busy.0;
-        if connection.is_idle() && self.capacity.keeps_idle() && !target.retired.get() {
+        if connection.is_idle() && self.capacity.keeps_idle() && target.keeps_idle() {
             connection.idle_since = target.clock.now();
             target.idle.borrow_mut().push(connection);
             self.capacity.wake_next();

@@ -3,7 +3,9 @@
 use super::clock::{Clock, Tick};
 use super::compress;
 use super::connection;
+use super::descriptors::Descriptors;
 use super::filter::LocalFilters;
+use super::handover::{Busy, Handovers, Sending};
 use super::judged::{Flights, LocalJudged};
 use super::listener;
 use super::mirror;
@@ -21,20 +23,27 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 
-pub use super::listener::{BACKLOG, ListenerPlan, Listening, bind, check_free};
+pub use super::handover::handovers;
+pub use super::listener::{BACKLOG, Door, Listening, bind, check_free};
 
 /// What a worker is made of.
 pub struct WorkerPlan {
     pub id: usize,
     /// How many there are: caps are divided by it.
     pub workers: usize,
-    pub listeners: Vec<ListenerPlan>,
+    /// Of all listeners, in the same order for each worker.
+    pub doors: Vec<Door>,
+    /// This worker's sockets, each with its door's place: none, one or several of a listener.
+    pub sockets: Vec<(usize, Listening)>,
     pub table: TableReader,
     pub outcomes: Arc<WorkerOutcomes>,
     pub drain: DrainWatch,
+    /// The ways to the other workers.
+    pub handovers: Handovers,
 }
 
 /// How a worker ended.
@@ -53,10 +62,13 @@ pub fn spawn(plan: WorkerPlan) -> std::io::Result<JoinHandle<std::io::Result<End
 }
 
 async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
-    let WorkerPlan { id, workers, listeners, table, outcomes, mut drain } = plan;
-    let worker = Rc::new(Worker::new(id, workers, table, outcomes)?);
-    let accepting: Vec<_> =
-        listeners.into_iter().map(|plan| tokio::task::spawn_local(listener::run(Rc::clone(&worker), plan))).collect();
+    let WorkerPlan { id, workers, doors, sockets, table, outcomes, mut drain, handovers } = plan;
+    let (sending, receiving) = handovers.split();
+    let worker = Rc::new(Worker::new((id, workers), doors.len(), (table, outcomes, sending))?);
+    let doors: Rc<[Door]> = doors.into();
+    let receiving = tokio::task::spawn_local(listener::receive(Rc::clone(&worker), Rc::clone(&doors), receiving));
+    let run = |(at, socket)| listener::run(Rc::clone(&worker), Rc::clone(&doors), at, socket);
+    let accepting: Vec<_> = sockets.into_iter().map(run).map(tokio::task::spawn_local).collect();
     let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
     // An error means that control is gone; the process is ending then.
     let _ = drain.wait_for(|phase| *phase >= Phase::Draining).await;
@@ -71,6 +83,7 @@ async fn run(plan: WorkerPlan) -> std::io::Result<Ended> {
         for listener in accepting {
             listener.await.map_err(std::io::Error::other)??;
         }
+        receiving.await.map_err(std::io::Error::other)?;
         worker.wait_until_empty().await;
         Ok::<_, std::io::Error>(())
     };
@@ -89,9 +102,14 @@ async fn sweep(worker: Rc<Worker>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let every = (1000 / SWEEP_INTERVAL.as_millis()).max(1);
     let mut count = 0_u128;
+    let busy = Busy::new();
     loop {
         ticks.tick().await;
         worker.clock.advance();
+        worker.shard().busy.set(busy.measure());
+        if worker.descriptors.is_starved() {
+            worker.local().pools.iter().for_each(|pool| pool.close_idle());
+        }
         worker.shard().beats.add(1);
         worker.flights.sweep(worker.id);
         #[cfg(debug_assertions)]
@@ -100,6 +118,10 @@ async fn sweep(worker: Rc<Worker>) {
         if count.is_multiple_of(every) {
             let local = worker.local();
             local.pools.iter().for_each(|pool| pool.sweep(worker.clock.now()));
+            worker.handovers.next_second();
+            if worker.descriptors.recover() {
+                worker.wake_waiting();
+            }
         }
     }
 }
@@ -109,6 +131,7 @@ pub(super) struct Worker {
     pub(super) id: usize,
     workers: usize,
     pub(super) clock: Rc<Clock>,
+    pub(super) descriptors: Rc<Descriptors>,
     pub(super) rng: RefCell<SmallRng>,
     pub(super) draining: Cell<bool>,
     pub(super) drain_began: Cell<Tick>,
@@ -120,7 +143,8 @@ pub(super) struct Worker {
     pub(super) flights: Flights,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
-    outcomes: Arc<WorkerOutcomes>,
+    pub(super) outcomes: Arc<WorkerOutcomes>,
+    pub(super) handovers: Sending,
     open: Cell<usize>,
     /// Tasks that wait for the drain, for room, or for the last connection's end.
     waiting: RefCell<Vec<Waker>>,
@@ -140,19 +164,20 @@ pub(super) struct Local {
 
 impl Worker {
     fn new(
-        id: usize,
-        workers: usize,
-        mut table: TableReader,
-        outcomes: Arc<WorkerOutcomes>,
+        (id, workers): (usize, usize),
+        listeners: usize,
+        (mut table, outcomes, handovers): (TableReader, Arc<WorkerOutcomes>, Sending),
     ) -> std::io::Result<Worker> {
         let rng = SmallRng::try_from_rng(&mut rand::rngs::SysRng).map_err(std::io::Error::other)?;
         let clock = Rc::new(Clock::default());
+        let descriptors = Rc::new(Descriptors::new(workers, listeners));
         let published = Arc::clone(table.load());
-        let local = Local::new(published, None, (id, workers), &clock);
+        let local = Local::new(published, None, (id, workers), (&clock, &descriptors));
         Ok(Worker {
             id,
             workers,
             clock,
+            descriptors,
             rng: RefCell::new(rng),
             draining: Cell::new(false),
             drain_began: Cell::default(),
@@ -164,6 +189,7 @@ impl Worker {
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,
+            handovers,
             open: Cell::new(0),
             waiting: RefCell::default(),
         })
@@ -175,7 +201,8 @@ impl Worker {
         let published = table.load();
         let mut local = self.local.borrow_mut();
         if !Arc::ptr_eq(published, &local.published) {
-            let next = Local::new(Arc::clone(published), Some(&local), (self.id, self.workers), &self.clock);
+            let own = (&self.clock, &self.descriptors);
+            let next = Local::new(Arc::clone(published), Some(&local), (self.id, self.workers), own);
             *local = Rc::new(next);
             // There may be room for more clients now.
             self.wake_waiting();
@@ -196,20 +223,27 @@ impl Worker {
         &self.outcomes.shards[self.id]
     }
 
+    /// The system has no descriptor left.
+    #[cold]
+    pub(super) fn exhausted(&self) {
+        self.descriptors.exhausted(self.open.get());
+    }
+
     pub(super) fn opened(&self) {
         self.open.set(self.open.get() + 1);
     }
 
     pub(super) fn closed(&self) {
         self.open.set(self.open.get() - 1);
+        self.shard().open.fetch_sub(1, Relaxed);
         if self.open.get() == 0 || self.open.get() + 1 >= self.room() {
             self.wake_waiting();
         }
     }
 
-    /// This worker's share of `max_connections`.
-    fn room(&self) -> usize {
-        self.share(self.limits().max_connections)
+    /// This worker's share of `max_connections`, or what its descriptors are enough for.
+    pub(super) fn room(&self) -> usize {
+        self.descriptors.clients()
     }
 
     /// This worker's share of a number that is the whole process's.
@@ -272,7 +306,12 @@ impl Worker {
 }
 
 impl Local {
-    fn new(published: Arc<Published>, before: Option<&Local>, worker: (usize, usize), clock: &Rc<Clock>) -> Local {
+    fn new(
+        published: Arc<Published>,
+        before: Option<&Local>,
+        worker: (usize, usize),
+        (clock, descriptors): (&Rc<Clock>, &Rc<Descriptors>),
+    ) -> Local {
         let old = |at: usize, name: &str| {
             let same_place = before.and_then(|local| local.pools.get(at)).filter(|pool| pool.shared.name == name);
             same_place.or_else(|| before?.pools.iter().find(|pool| pool.shared.name == name))
@@ -283,9 +322,11 @@ impl Local {
             .enumerate()
             .map(|(at, shared)| match old(at, &shared.name) {
                 Some(pool) if Arc::ptr_eq(&pool.shared, shared) => Rc::clone(pool),
-                pool => Rc::new(LocalPool::new(shared, pool.map(Rc::as_ref), worker, clock)),
+                pool => Rc::new(LocalPool::new(shared, pool.map(Rc::as_ref), worker, (clock, descriptors))),
             })
             .collect();
+        let targets: usize = published.pools.iter().map(|pool| pool.max_connections.div_ceil(worker.1).max(1)).sum();
+        descriptors.divide(published.settings.limits.max_connections.div_ceil(worker.1), targets);
         let http1 = connection::http1_builder(&published.settings.limits);
         let filters = LocalFilters::new(published.routing.routes(), before.map(|local| &local.filters));
         let known = before.map(|local| (local.published.routing.routes(), &local.recoveries));

@@ -127,11 +127,18 @@ fn sentence(
         0 | 1 => format!("Route {} is the only one that takes the request", route.name),
         _ => format!("Route {} is the most specific of {takers} that take the request", route.name),
     };
-    let variant = &route.variants[decision.variant].name;
+    let chosen = decision.instead_of.unwrap_or(decision.variant);
+    let variant = &route.variants[chosen].name;
+    let instead = match decision.instead_of {
+        Some(_) => format!("; {variant} has no target for it, so {} answers", route.variants[decision.variant].name),
+        None => String::new(),
+    };
     let rule = decision.rule.map_or("", |rule| route.rules[rule].name.as_str());
     let (Some(key), Some(weights), Some(bucket)) = (key, weights, decision.bucket) else {
         let id = if decision.new_client_id.is_some() { "; the client is new and gets an id all the same" } else { "" };
-        return format!("{why_route}; its rule {rule:?} matches and forces {variant}, whatever the weights are{id}.");
+        return format!(
+            "{why_route}; its rule {rule:?} matches and forces {variant}, whatever the weights are{id}{instead}."
+        );
     };
     let why_rule = match (decision.rule, route.rules.len()) {
         (Some(_), _) => format!("its rule {rule:?} matches and splits by weights of its own"),
@@ -139,7 +146,7 @@ fn sentence(
         (None, 1) => "its rule does not match".to_owned(),
         (None, rules) => format!("none of its {rules} rules matches"),
     };
-    let (bucket, share) = (bucket.index(), weights[decision.variant]);
+    let (bucket, share) = (bucket.index(), weights[chosen]);
     let draw = || format!("{bucket} belongs to {variant}; this is one draw, the shares are {}", shares(route, weights));
     let why_variant = match key {
         _ if share == Weight::FULL => format!("{variant} has 100 %, so every bucket belongs to it"),
@@ -154,7 +161,7 @@ fn sentence(
             format!("{reason}, so the bucket is random, and {}", draw())
         }
     };
-    format!("{why_route}; {why_rule}; {why_variant}.")
+    format!("{why_route}; {why_rule}; {why_variant}{instead}.")
 }
 
 /// `stable 95 %, canary 5 %`: the variants that get anything.
@@ -186,7 +193,7 @@ mod tests {
     }
 
     fn route(name: &str, host: &str, path: &str, canary: f64) -> Route {
-        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool: Some(pool) };
+        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool: Some(pool), instead: None };
         Route {
             name: name.to_owned(),
             matches: RequestMatch {
@@ -295,6 +302,20 @@ mod tests {
         assert_eq!(split.key.map(|key| key.source).as_deref(), Some("query:uid"));
         assert!(split.why.contains("splits by weights of its own"), "{}", split.why);
         assert!(split.why.ends_with("which has 50 %."), "{}", split.why);
+    }
+
+    #[test]
+    fn who_stands_in_for_a_variant_without_a_target_is_said() {
+        let mut empty = route("shop", "*", "/", 100.0);
+        empty.variants[1].instead = Some(0);
+        empty.rules = vec![rule("testers", header_is("x-canary", "always"), Outcome::Variant(1))];
+        let table = RoutingTable::new(vec![empty]);
+        for fields in [headers(&[]), headers(&[("x-canary", "always")])] {
+            let trace = traced(&table, ("h", "/"), &fields, None);
+            assert!(trace.why.ends_with("; canary has no target for it, so stable answers."), "{}", trace.why);
+            assert_eq!(trace.decision.map(|decision| (decision.variant, decision.instead_of)), Some((0, Some(1))));
+        }
+        assert!(traced(&table, ("h", "/"), &headers(&[]), None).why.contains("canary has 100 %"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::compress::Codings;
 use super::edits::{Facts, HeaderEdits, own_value};
+use super::rate::RateLimit;
 use super::redirect::Redirect;
 use super::rewrite::Rewrite;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ pub struct Filters {
     /// The route has no targets: this is its answer.
     pub answer: Option<OwnAnswer>,
     pub compress: Option<Codings>,
+    pub rate: Option<RateLimit>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +94,7 @@ impl Filters {
             response: edits(&self.response),
             answer,
             compress: self.compress,
+            rate: self.rate.clone(),
         }
     }
 }
@@ -123,6 +126,7 @@ mod tests {
                 file: Some("closed.html".into()),
             })),
             compress: Codings::new(&[Coding::Gzip]),
+            rate: None,
         };
         let copy = filters.detached();
         assert_eq!(copy, filters);

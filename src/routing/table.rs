@@ -39,6 +39,8 @@ pub struct Variant {
     pub name: String,
     /// Index into the table's pools; None where the route answers by itself.
     pub pool: Option<usize>,
+    /// Which variant answers its requests at present: this one has no target for them.
+    pub instead: Option<usize>,
 }
 
 /// The routes in the file's order, and the index that finds one.
@@ -70,6 +72,8 @@ pub struct Decision {
     pub route: usize,
     /// Index into the route's variants.
     pub variant: usize,
+    /// The variant that the rule or the weights chose, where that has no target and `variant` answers instead.
+    pub instead_of: Option<usize>,
     /// Index of the rule that matched.
     pub rule: Option<usize>,
     /// The rule named a variant: left out of analysis.
@@ -145,7 +149,9 @@ impl Route {
         let split = match rule.map(|rule| &self.rules[rule].then) {
             Some(&Outcome::Variant(variant)) => {
                 let new_client_id = self.sticky.as_ref().and_then(|sticky| sticky.new_client_id(request, rng));
-                return Decision { route, variant, rule, forced: true, bucket: None, key: None, new_client_id };
+                let (variant, instead_of) = self.in_service(variant);
+                let (bucket, key) = (None, None);
+                return Decision { route, variant, instead_of, rule, forced: true, bucket, key, new_client_id };
             }
             Some(Outcome::Split(split)) => split,
             None => &self.assignment,
@@ -154,8 +160,23 @@ impl Route {
             Some(sticky) => sticky.place(&self.salt, request, rng),
             None => Place::random(rng),
         };
-        let variant = split.pick(bucket);
-        Decision { route, variant, rule, forced: false, bucket: Some(bucket), key: Some(key), new_client_id }
+        let (variant, instead_of) = self.in_service(split.pick(bucket));
+        let (bucket, key) = (Some(bucket), Some(key));
+        Decision { route, variant, instead_of, rule, forced: false, bucket, key, new_client_id }
+    }
+
+    /// The variant that answers requests for this one, and which it then stands in for.
+    fn in_service(&self, chosen: usize) -> (usize, Option<usize>) {
+        match self.variants[chosen].instead {
+            None => (chosen, None),
+            Some(other) => (other, Some(chosen)),
+        }
+    }
+
+    /// A client with this bucket, whom no rule concerns, may stay with the variant: its own, or one that stands in.
+    pub fn may_stay(&self, bucket: Bucket, variant: usize) -> bool {
+        let own = self.assignment.pick(bucket);
+        own == variant || self.variants[own].instead == Some(variant)
     }
 }
 
@@ -175,7 +196,7 @@ mod tests {
     }
 
     fn route(name: &str, host: &str, weights: &[f64]) -> Route {
-        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool: Some(pool) };
+        let variant = |(pool, name): (usize, &str)| Variant { name: name.to_owned(), pool: Some(pool), instead: None };
         let names = ["stable", "canary", "third"];
         Route {
             name: name.to_owned(),
@@ -271,6 +292,37 @@ mod tests {
 
         let unmatched = table.route(&request("h", &HeaderMap::new()), rng).unwrap();
         assert_eq!((unmatched.variant, unmatched.rule, unmatched.key), (0, None, Some(KeyFound::ClientId)));
+    }
+
+    #[test]
+    fn a_variant_without_a_target_is_stood_in_for_and_nothing_else_changes() {
+        let mut route = route("shop", "*", &[60.0, 30.0, 10.0]);
+        route.sticky = by_user(Fallback::Random);
+        route.rules = vec![header_rule("x-canary", Outcome::Variant(1))];
+        let before = RoutingTable::new(vec![route.clone()]);
+        route.variants[1].instead = Some(0);
+        let table = RoutingTable::new(vec![route]);
+        for id in 0..1_000 {
+            let headers = user(&format!("user-{id}"));
+            let rng = || StdRng::seed_from_u64(id);
+            let (was, is) =
+                (before.route(&request("h", &headers), &mut rng()), table.route(&request("h", &headers), &mut rng()));
+            let (was, is) = (was.unwrap(), is.unwrap());
+            let expected = match was.variant {
+                1 => Decision { variant: 0, instead_of: Some(1), ..was },
+                _ => was,
+            };
+            assert_eq!(is, expected);
+            let bucket = is.bucket.unwrap();
+            let stays = |variant| table.routes()[0].may_stay(bucket, variant);
+            assert!(stays(is.variant) && stays(is.instead_of.unwrap_or(is.variant)));
+            assert_eq!(
+                [0, 1, 2].into_iter().filter(|variant| stays(*variant)).count(),
+                1 + usize::from(is.instead_of.is_some())
+            );
+        }
+        let forced = table.route(&request("h", &with_header("x-canary")), &mut StdRng::seed_from_u64(1)).unwrap();
+        assert_eq!((forced.variant, forced.instead_of, forced.forced), (0, Some(1), true));
     }
 
     #[test]

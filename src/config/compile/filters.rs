@@ -64,8 +64,15 @@ impl Checker<'_> {
         };
         let answer = self.own_answer(raw, matches);
         let compress = self.compress(raw);
-        let filters =
-            Filters { request: request?, response: response?, rewrite: rewrite?, answer: answer?, compress: compress? };
+        let rate = self.rate_limit(raw);
+        let filters = Filters {
+            request: request?,
+            response: response?,
+            rewrite: rewrite?,
+            answer: answer?,
+            compress: compress?,
+            rate: rate?,
+        };
         Some((filters != Filters::default()).then(|| Arc::new(filters)))
     }
 

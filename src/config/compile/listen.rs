@@ -29,6 +29,11 @@ impl Checker<'_> {
             name: raw.name.as_ref()?.value.clone(),
             bind: bind?,
             proxy_protocol: proxy_protocol?,
+            max_connections: raw.max_connections.as_ref().and_then(|most| usize::try_from(most.value).ok()),
+            max_connections_per_client: raw
+                .max_connections_per_client
+                .as_ref()
+                .and_then(|most| u32::try_from(most.value).ok()),
             tls: match tls {
                 Some(tls) => Some(tls?),
                 None => None,

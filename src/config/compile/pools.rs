@@ -11,6 +11,7 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: usize = 1024;
+const MAX_PENDING: usize = 1024;
 
 impl Checker<'_> {
     pub fn pools(&mut self, raw: &[raw::Pool]) -> Option<Vec<PoolConfig>> {
@@ -22,8 +23,9 @@ impl Checker<'_> {
     fn pool(&mut self, raw: &raw::Pool) -> Option<PoolConfig> {
         self.name("pool", &raw.name);
         let targets = raw.targets.as_ref().and_then(|targets| self.targets(&raw.name.value, targets));
-        let most = raw.max_connections.as_ref().and_then(|most| usize::try_from(most.value).ok());
+        let most = |value: &Option<At<u64>>| value.as_ref().and_then(|most| usize::try_from(most.value).ok());
         let send_proxy = self.sends(raw);
+        let health = raw.health.as_ref().map(|health| self.health(health));
         let outlier = raw.outlier.as_ref().map(|outlier| self.outlier(&raw.name.value, outlier));
         let tls =
             raw.tls.as_ref().map(|tls| self.pool_tls(&raw.name.value, tls, targets.as_deref().unwrap_or_default()));
@@ -34,13 +36,19 @@ impl Checker<'_> {
             version: raw.version.as_ref().map(|version| version.value.clone()),
             connect_timeout: after(&raw.connect_timeout, CONNECT_TIMEOUT),
             http2: raw.http2,
-            max_connections: most.unwrap_or(MAX_CONNECTIONS),
+            max_connections: most(&raw.max_connections).unwrap_or(MAX_CONNECTIONS),
+            max_requests: most(&raw.max_requests),
+            max_pending: most(&raw.max_pending).unwrap_or(MAX_PENDING),
             queue_timeout: after(&raw.queue_timeout, QUEUE_TIMEOUT),
             tls: match tls {
                 Some(tls) => Some(tls?),
                 None => None,
             },
             send_proxy: send_proxy?,
+            health: match health {
+                Some(health) => Some(health?),
+                None => None,
+            },
             outlier: match outlier {
                 Some(outlier) => Some(outlier?),
                 None => None,

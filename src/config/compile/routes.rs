@@ -3,7 +3,7 @@
 use super::Checker;
 use super::filters::{only_variant, written_edits};
 use crate::config::cursor::Named;
-use crate::config::model::{RouteConfig, VariantConfig};
+use crate::config::model::{OnEmpty, RouteConfig, VariantConfig};
 use crate::config::raw;
 use crate::config::source::{At, Place, listed};
 use crate::limits::{BUCKETS, VARIANTS_PER_ROUTE};
@@ -72,6 +72,7 @@ impl Checker<'_> {
             Some(mirror) => self.mirror(mirror, &raw.path, by_name, timeout).map(Some),
             None => Some(None),
         };
+        let on_empty = self.on_empty(raw, &names);
         let recovery = self.recovery(raw);
         let rollout = self.rollout(raw, &names);
         let (variants, weights, rules, preview) = versions?;
@@ -88,6 +89,7 @@ impl Checker<'_> {
             sticky: sticky?,
             timeout,
             close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),
+            on_empty,
             filters: filters?,
             request_headers: raw.filters.request_headers.as_ref().and_then(written_edits),
             response_headers: raw.filters.response_headers.as_ref().and_then(written_edits),
@@ -95,6 +97,21 @@ impl Checker<'_> {
             recovery: recovery?.map(Arc::new),
             rollout: rollout?.map(Arc::new),
         })
+    }
+
+    /// `stable` is the baseline, whatever it is called.
+    fn on_empty(&mut self, raw: &raw::Route, names: &[&str]) -> OnEmpty {
+        let Some(written) = raw.on_empty.as_ref().filter(|written| written.value == "stable") else {
+            return OnEmpty::Fail;
+        };
+        if let Some((first, others)) = names.split_first()
+            && others.contains(&"stable")
+        {
+            let message = format!("`{}.on_empty` is \"stable\", which is the first variant, {first:?}", raw.path);
+            let finding = self.findings.error("bad-on-empty", written.place, message);
+            finding.help("put the variant `stable` first in `variants`, or write on_empty = \"fail\"");
+        }
+        OnEmpty::Baseline
     }
 
     /// The variants, their weights and the rules between them.

@@ -56,7 +56,7 @@ impl Checker<'_> {
         (keys.len() == written.len()).then_some(Sticky { keys, fallback })
     }
 
-    fn key(&mut self, written: &At<String>) -> Option<KeySource> {
+    pub(super) fn key(&mut self, written: &At<String>) -> Option<KeySource> {
         let (kind, name) = written.value.split_once(':').unwrap_or((&written.value, ""));
         let name = written.with(name.trim().to_owned());
         match kind {

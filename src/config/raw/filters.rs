@@ -37,10 +37,19 @@ pub struct Filters {
     pub respond: Option<Respond>,
     /// Names of codings.
     pub compress: Option<At<Vec<At<String>>>>,
+    pub rate_limit: Option<RateLimit>,
     /// `redirect`, `respond` or both, though perhaps of a wrong type.
     pub answers: Vec<At<&'static str>>,
     /// Those of [`OF_VARIANTS`] that stand in the route, in the file's order.
     pub of_variants: Vec<At<&'static str>>,
+}
+
+#[derive(Debug)]
+pub struct RateLimit {
+    pub rate: Option<At<String>>,
+    pub burst: Option<At<u64>>,
+    pub keys: Option<At<Vec<At<String>>>>,
+    pub max_keys: Option<At<u64>>,
 }
 
 #[derive(Debug)]
@@ -102,9 +111,22 @@ pub fn filters(cx: &mut Context<'_>, route: &mut Cursor<'_>) -> Filters {
         redirect: route.table(cx, "redirect").map(|table| redirect(cx, table)),
         respond: route.table(cx, "respond").map(|table| respond(cx, table)),
         compress: route.strings(cx, "compress"),
+        rate_limit: route.table(cx, "rate_limit").map(|table| rate_limit(cx, table)),
         answers,
         of_variants,
     }
+}
+
+fn rate_limit(cx: &mut Context<'_>, mut table: Cursor<'_>) -> RateLimit {
+    table.require(cx, "rate", "\"100/s\"");
+    let limit = RateLimit {
+        rate: table.string(cx, "rate"),
+        burst: table.integer(cx, "burst", 1..=1_000_000),
+        keys: table.one_or_more(cx, "key"),
+        max_keys: table.integer(cx, "max_keys", 1..=10_000_000),
+    };
+    table.finish(cx);
+    limit
 }
 
 fn header_edits(cx: &mut Context<'_>, mut table: Cursor<'_>) -> HeaderEdits {

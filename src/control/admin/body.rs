@@ -3,7 +3,7 @@
 use super::problem::Problem;
 use crate::config::FILE_BYTES;
 use crate::control::command::IfMatch;
-use crate::limits::{ADMIN_BODY_BYTES, ADMIN_READ_TIMEOUT, REASON_BYTES};
+use crate::limits::{ADMIN_BODY_BYTES, ADMIN_READ_TIMEOUT, REASON_BYTES, UPGRADE_TIMEOUT, UPGRADE_TIMEOUT_MOST};
 use crate::routing::split::Weight;
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
@@ -13,6 +13,8 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Vis
 use serde_json::Value;
 use std::cell::RefCell;
 use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// How much of a body that is too long is still read, so that its sender gets to read the answer.
 const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
@@ -39,6 +41,14 @@ pub struct SwitchBody {
     pub force: bool,
     pub reason: Option<String>,
     pub overrides: bool,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct UpgradeBody {
+    /// None: the one that runs.
+    pub binary: Option<PathBuf>,
+    pub timeout: Duration,
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -167,6 +177,30 @@ pub fn act(bytes: &[u8], promotes: bool) -> Result<ActBody, Problem> {
     let (force, reason) = (members.take("force")?, members.take("reason")?);
     bounded_reason(&reason)?;
     Ok(ActBody { full: full.unwrap_or(false), to, force: force.unwrap_or(false), reason })
+}
+
+/// The body of a call that needs no more than why: `{"reason":"…"}`, where it is wanted.
+pub fn reason(bytes: &[u8]) -> Result<Option<String>, Problem> {
+    let reason = Members::read(bytes, &["reason"])?.take("reason")?;
+    bounded_reason(&reason)?;
+    Ok(reason)
+}
+
+/// The body of an upgrade: `{"binary":"/opt/weir","timeout_seconds":30,"reason":"…"}`, each where it is wanted.
+pub fn upgrade(bytes: &[u8]) -> Result<UpgradeBody, Problem> {
+    let mut members = Members::read(bytes, &["binary", "timeout_seconds", "reason"])?;
+    let (binary, seconds, reason) =
+        (members.take::<PathBuf>("binary")?, members.take::<u64>("timeout_seconds")?, members.take("reason")?);
+    bounded_reason(&reason)?;
+    if binary.as_ref().is_some_and(|path| !path.is_absolute()) {
+        return Err(Problem::new(400, "invalid-body", "binary: not an absolute path").field("binary"));
+    }
+    let timeout = seconds.map_or(UPGRADE_TIMEOUT, Duration::from_secs);
+    if timeout.is_zero() || timeout > UPGRADE_TIMEOUT_MOST {
+        let detail = format!("timeout_seconds: not within 1 and {}", UPGRADE_TIMEOUT_MOST.as_secs());
+        return Err(Problem::new(400, "invalid-body", detail).field("timeout_seconds"));
+    }
+    Ok(UpgradeBody { binary, timeout, reason })
 }
 
 fn bounded_reason(reason: &Option<String>) -> Result<(), Problem> {

@@ -180,12 +180,12 @@ fn done(changed: &Changed) -> Response {
     with_etag(document(StatusCode::OK, &documents::changed(changed)), changed.route.live.generation)
 }
 
-fn idempotency_key(headers: &HeaderMap, actor: String) -> Option<Key> {
+pub(super) fn idempotency_key(headers: &HeaderMap, actor: String) -> Option<Key> {
     let key = headers.get("idempotency-key")?;
     Some(Key { actor, key: String::from_utf8_lossy(key.as_bytes()).into_owned() })
 }
 
-async fn remember(api: &Api, key: &Key, response: Response) -> Response {
+pub(super) async fn remember(api: &Api, key: &Key, response: Response) -> Response {
     let (parts, body) = response.into_parts();
     let body = axum::body::to_bytes(body, ADMIN_BODY_BYTES).await.unwrap_or_default();
     let answer = Answer { status: parts.status, headers: parts.headers.clone(), body: body.clone() };
@@ -213,7 +213,7 @@ fn refusal(error: ChangeError) -> Problem {
             Problem::new(409, "targets-not-healthy", detail).with("targets", targets.collect())
         }
         ChangeError::Unprobed(_) => Problem::new(409, "targets-changed", detail),
-        ChangeError::NotSaved(error) => not_saved(&error.to_string()),
+        ChangeError::NotSaved(error) => not_saved(&error),
         ChangeError::Stopped => stopping(),
     }
 }

@@ -4,7 +4,7 @@
 use super::access::{Actor, Peer};
 use super::documents::weights;
 use super::effective::{effective as effective_document, place};
-use super::handlers::{document, etag, no_route, stopping};
+use super::handlers::{document, etag, handed_over, no_route, stopping};
 use super::problem::Problem;
 use super::{Api, body, documents};
 use crate::config::provenance::{ChangedFile, FileChange};
@@ -157,6 +157,7 @@ fn refusal(error: SaveError) -> Problem {
             let nothing = if replaced.is_empty() { "nothing was saved: " } else { "" };
             Problem::new(507, "file-not-written", format!("{nothing}{detail}")).with("replaced", json!(replaced))
         }
+        SaveError::HandedOver => handed_over(),
         SaveError::Stopped => stopping(),
     }
 }

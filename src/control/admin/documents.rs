@@ -3,13 +3,18 @@
 use super::problem::Problem;
 use super::rollouts::brief;
 use crate::boundary::mirror::Copied;
-use crate::boundary::outcomes::{Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal};
-use crate::boundary::table::{Pool, Target};
+use crate::boundary::outcomes::{
+    Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal, WorkerShard,
+};
+use crate::boundary::pools::QueueRefusal;
+use crate::boundary::table::{Pool, Standing, Target};
 use crate::config::RouteConfig;
 use crate::control::StateStatus;
 use crate::control::command::{Changed, ReloadSummary, RouteView};
+use crate::control::derive::effective_weights;
 use crate::control::ground::Ground;
 use crate::control::history::{Revision, percent, rfc3339, shares};
+use crate::control::metrics::workers::requests_of;
 use crate::control::outcomes::compresses;
 use crate::control::rollout::view::View;
 use crate::limits::DURATION_BOUNDS_US;
@@ -18,6 +23,7 @@ use crate::routing::split::Weight;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// One route. Weights are percent.
 #[derive(Debug, Serialize)]
@@ -50,18 +56,18 @@ pub fn route_with(view: &RouteView, rollout: Option<&Arc<View>>) -> RouteDocumen
 /// Without its rollout.
 pub fn route(view: &RouteView) -> RouteDocument {
     let config = &view.config.routes[view.index];
+    let effective = effective_weights(config, &view.live, &view.pools);
     let variants = config.variants.iter().enumerate().map(|(place, variant)| {
         let pool = variant.pool.map(|pool| &view.pools[pool]);
-        let targets = pool.map_or(&[][..], |pool| &pool.targets);
         VariantDocument {
             name: variant.name.clone(),
             pool: pool.map(|pool| pool.name.clone()),
             version: variant.pool.and_then(|pool| view.config.pools[pool].version.clone()),
             weight: percent(view.live.weights[place]),
             configured_weight: percent(config.weights[place]),
-            effective_weight: percent(view.live.weights[place]),
-            targets: targets.len(),
-            healthy_targets: targets.iter().filter(|target| is_healthy(target)).count(),
+            effective_weight: percent(effective[place]),
+            targets: pool.map_or(0, |pool| pool.targets.len()),
+            healthy_targets: pool.map_or(0, |pool| pool.targets.iter().filter(|one| is_healthy(pool, one)).count()),
         }
     });
     RouteDocument {
@@ -73,9 +79,10 @@ pub fn route(view: &RouteView) -> RouteDocument {
     }
 }
 
-/// It has an address and no worker's last connect failed.
-pub fn is_healthy(target: &Target) -> bool {
-    !target.addrs.is_empty() && target.outcomes.is_up()
+/// It is up, has an address and is not ejected. Where nobody asks it, no worker's last connect failed, either.
+pub fn is_healthy(pool: &Pool, target: &Target) -> bool {
+    let up = target.standing == Standing::Up && !target.addrs.is_empty();
+    up && !target.outcomes.ejection.is_out() && (pool.checked || target.outcomes.is_up())
 }
 
 /// What a change would do, and the share of clients that it would move to another variant.
@@ -135,6 +142,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "weights": weights(config, &view.live.weights), "variants": variants.collect::<Vec<_>>(),
             "mirrored": mirrored(ground, config),
             "compressed": compressed(ground, config),
+            "rate_limited": ground.outcomes.rate(config).map(|limiter| limiter.outcomes.limited()),
         })
     });
     let worker = &ground.outcomes.worker;
@@ -147,6 +155,8 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
             "open": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.open.load())),
             "accepted": shards.iter().map(|shard| shard.accepted.load()).sum::<u64>(),
             "paused": shards.iter().map(|shard| shard.paused.load()).sum::<u64>(),
+            "refused": shards.iter().map(|shard| shard.greedy.load()).sum::<u64>(),
+            "accept_failures": shards.iter().map(|shard| shard.accept_failures.load()).sum::<u64>(),
             "rejected": shards.iter().map(|shard| shard.rejected.load()).sum::<u64>(),
             "header_timeouts": shards.iter().map(|shard| shard.late_heads.load()).sum::<u64>(),
             "http2_floods": shards.iter().map(|shard| shard.floods.load()).sum::<u64>(),
@@ -157,6 +167,7 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "workers": ground.outcomes.workers(),
+        "per_worker": workers(ground),
         "bucket_bounds_us": DURATION_BOUNDS_US,
         "state": state(state_status),
         "unrouted": worker.shards.iter().map(|shard| shard.unrouted.load()).sum::<u64>(),
@@ -165,6 +176,20 @@ pub fn stats(ground: &Ground, state_status: &StateStatus) -> Value {
         "pools": ground.pools.iter().map(|pool| pool_stats(pool)).collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
     })
+}
+
+/// What each worker does; `busy` in thousandths of its time.
+fn workers(ground: &Ground) -> Vec<Value> {
+    let shards = requests_of(&ground.outcomes).into_iter().zip(&ground.outcomes.worker.shards);
+    let worker = |(requests, shard): (u64, &WorkerShard)| {
+        json!({
+            "requests": requests,
+            "connections": shard.open.load(Relaxed),
+            "busy": shard.busy.load(),
+            "handed_over": shard.handed_over.load(),
+        })
+    };
+    shards.map(worker).collect()
 }
 
 /// TLS handshakes of a listener, by how they ended.
@@ -296,12 +321,19 @@ fn pool_stats(pool: &Pool) -> Value {
         json!({
             "name": target.name,
             "addresses": target.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "healthy": is_healthy(target),
+            "healthy": is_healthy(pool, target),
+            "standing": target.standing.word(),
             "ejected": target.outcomes.ejection.is_out(),
             "connects": shards.iter().map(|shard| shard.connects.load()).sum::<u64>(),
             "connect_failures": shards.iter().map(|shard| shard.connect_failures.load()).sum::<u64>(),
             "in_flight": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.in_flight.load())),
         })
     });
-    json!({"name": pool.name, "targets": targets.collect::<Vec<_>>()})
+    let refused = QueueRefusal::ALL.map(|why| (why.label().to_owned(), json!(pool.outcomes.refused(why))));
+    json!({
+        "name": pool.name,
+        "targets": targets.collect::<Vec<_>>(),
+        "pending": pool.outcomes.pending(),
+        "queue_refused": Value::Object(refused.into_iter().collect()),
+    })
 }

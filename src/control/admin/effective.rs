@@ -10,8 +10,8 @@ mod rollout;
 use super::documents::weights;
 use crate::config::provenance::Provenance;
 use crate::config::{
-    Admin, AdminAddr, Bind, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, PoolConfig, PoolTls, Role,
-    RouteConfig, Server, Token, shown_duration,
+    Admin, AdminAddr, Bind, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, OnEmpty, PoolConfig, PoolTls,
+    Role, RouteConfig, Server, Token, shown_duration,
 };
 use crate::control::command::RouteView;
 use crate::control::ground::Ground;
@@ -27,6 +27,8 @@ use crate::routing::rule::{Condition, Outcome, Rule, Subject, Test};
 use crate::routing::sticky::{Fallback, Sticky};
 use serde_json::{Map, Value, json};
 use std::path::Path;
+
+mod health;
 
 const MASKED: &str = "***";
 
@@ -128,12 +130,14 @@ fn log(log: &Log) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { name, bind, proxy_protocol, tls } = listener;
+    let Listener { name, bind, proxy_protocol, max_connections, max_connections_per_client, tls } = listener;
     let mode = if let Bind::Unix { mode, .. } = bind { Some(format!("{mode:04o}")) } else { None };
     json!({
         "name": name,
         "bind": bind.to_string(),
         "mode": mode,
+        "max_connections": max_connections,
+        "max_connections_per_client": max_connections_per_client,
         "proxy_protocol": proxy_protocol.map_or("off", Accepts::word),
         "tls": tls.as_ref().map(listener_tls),
     })
@@ -173,9 +177,12 @@ fn pool(pool: &PoolConfig) -> Value {
         connect_timeout,
         http2,
         max_connections,
+        max_requests,
+        max_pending,
         queue_timeout,
         tls,
         send_proxy,
+        health,
         outlier: ejects,
     } = pool;
     json!({
@@ -186,9 +193,12 @@ fn pool(pool: &PoolConfig) -> Value {
         "tls": tls.as_ref().map(pool_tls),
         "connect_timeout": shown_duration(*connect_timeout),
         "max_connections": max_connections,
+        "max_requests": max_requests,
+        "max_pending": max_pending,
         "queue_timeout": shown_duration(*queue_timeout),
         "slow_start": "0s",
         "send_proxy": send_proxy.map_or("off", Version::word),
+        "health": health.as_ref().map(health::check),
         "outlier": ejects.as_ref().map(outlier),
     })
 }
@@ -237,6 +247,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         sticky: keys,
         timeout,
         close_moved_within,
+        on_empty,
         preview,
         filters: own_filters,
         request_headers,
@@ -262,6 +273,10 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         "request_headers": request_headers.as_deref().map(filters::header_edits),
         "response_headers": response_headers.as_deref().map(filters::header_edits),
         "preview": preview.as_ref().map(|when| condition(when, provenance)),
+        "on_empty": match on_empty {
+            OnEmpty::Fail => "fail",
+            OnEmpty::Baseline => "stable",
+        },
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
         "rollout": releases.as_ref().map(|releases| rollout::rollout(releases, config, provenance)),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),

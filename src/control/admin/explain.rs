@@ -126,7 +126,8 @@ fn shown(table: &Published, trace: &Trace, asked: Option<usize>, client: &Client
     let pool = variant.and_then(|variant| Some(&table.pools[variant.pool?]));
     let targets: Vec<&str> = pool.iter().flat_map(|pool| &pool.targets).map(|target| target.name.as_str()).collect();
     let weights = route.zip(trace.weights.as_deref());
-    let share = decision.zip(trace.weights.as_ref()).map(|(decision, weights)| percent(weights[decision.variant]));
+    let share = decision.zip(trace.weights.as_ref()).map(|(decision, weights)| percent(weights[chosen(decision)]));
+    let instead_of = route.zip(decision).and_then(|(route, decision)| Some(&route.variants[decision.instead_of?].name));
     let mut document = asked.map_or_else(Map::new, |asked| about(routes, trace, asked));
     let members = json!({
         "route": route.map(|route| &route.name),
@@ -136,6 +137,7 @@ fn shown(table: &Published, trace: &Trace, asked: Option<usize>, client: &Client
         "key": trace.key.as_ref().map(|key| json!({"source": key.source, "value": key.value, "new": key.new})),
         "bucket": decision.and_then(|decision| decision.bucket).map(|bucket| bucket.index()),
         "variant": variant.map(|variant| &variant.name),
+        "instead_of": instead_of,
         "pool": pool.map(|pool| &pool.name),
         "version": pool.and_then(|pool| pool.version.as_ref()),
         "targets": targets,
@@ -182,6 +184,11 @@ fn split(route: &Route, weights: &[Weight]) -> Value {
     Value::Object(shares.map(|(variant, weight)| (variant.name.clone(), percent(*weight))).collect())
 }
 
+/// The variant that the rule or the weights chose.
+fn chosen(decision: &Decision) -> usize {
+    decision.instead_of.unwrap_or(decision.variant)
+}
+
 /// The cookie that a new client would get.
 fn new_cookie<'t>(route: &'t Route, decision: &Decision) -> Option<&'t str> {
     decision.new_client_id?;
@@ -218,7 +225,7 @@ mod tests {
         let expected = json!({
             "route": "shop", "generation": 2, "rule": null, "forced": false,
             "key": {"source": "header:x-user-id", "value": "user-1", "new": false}, "bucket": 41716,
-            "variant": "stable", "pool": "pool", "version": "1.0",
+            "variant": "stable", "instead_of": null, "pool": "pool", "version": "1.0",
             "targets": ["127.0.0.1:9"], "target": "127.0.0.1:9", "balance": null,
             "weights": {"stable": 87.5, "canary": 12.5}, "share": 87.5, "sets_cookie": null,
             "client_ip": {"ip": "127.0.0.1", "source": "assumed"},

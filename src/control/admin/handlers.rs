@@ -2,12 +2,14 @@
 
 use super::access::{Actor, Peer};
 use super::problem::Problem;
-use super::{Api, documents};
+use super::{Api, body, documents};
 use crate::boundary::drain::Phase;
 use crate::control::command::{Origin, ReloadError, RouteView};
+use crate::control::handover::{UpgradeError, UpgradeRequest};
+use crate::control::persist::StateError;
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -89,8 +91,32 @@ pub async fn reload(
                 .into_response()
         }
         Err(error @ ReloadError::Tls(_)) => Problem::new(400, "tls-files", error.to_string()).into_response(),
-        Err(ReloadError::NotSaved(error)) => not_saved(&error.to_string()).into_response(),
+        Err(ReloadError::NotSaved(error)) => not_saved(&error).into_response(),
         Err(ReloadError::Stopped) => stopping().into_response(),
+    }
+}
+
+/// Has another process take this one's place.
+pub async fn upgrade(
+    State(api): State<Api>,
+    Extension(actor): Extension<Actor>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, sent) = request.into_parts();
+    let asked = body::upgrade(&body::read_json_or_nothing(&parts.headers, sent).await?)?;
+    let origin = Origin { actor: actor.0, source: peer.source.to_string(), reason: asked.reason };
+    let request = UpgradeRequest { binary: asked.binary, timeout: asked.timeout, origin };
+    // To its end, also when the client goes away meanwhile.
+    let upgrading = tokio::spawn(async move { api.control.upgrade(request).await });
+    match upgrading.await.unwrap_or(Err(UpgradeError::Stopped)) {
+        Ok(successor) => {
+            let shown = json!({"pid": successor.pid, "version": successor.version, "draining": std::process::id()});
+            Ok(document(StatusCode::OK, &shown))
+        }
+        Err(UpgradeError::Refused(why)) => Err(Problem::new(409, "not-upgraded", why)),
+        Err(UpgradeError::Failed(why)) => Err(Problem::new(500, "upgrade-failed", why)),
+        Err(UpgradeError::Stopped) => Err(stopping()),
     }
 }
 
@@ -103,8 +129,17 @@ pub fn no_route(name: &str) -> Problem {
     Problem::new(404, "no-such-route", format!("there is no route {name:?}; GET /api/v1/routes lists them"))
 }
 
-pub fn not_saved(why: &str) -> Problem {
-    Problem::new(507, "state-not-saved", format!("nothing was changed: {why}"))
+pub fn not_saved(error: &StateError) -> Problem {
+    match error {
+        StateError::HandedOver => handed_over(),
+        error => Problem::new(507, "state-not-saved", format!("nothing was changed: {error}")),
+    }
+}
+
+/// An upgrade: the next request may reach the process that takes over.
+pub fn handed_over() -> Problem {
+    let detail = "another process takes over; nothing was changed: try again";
+    Problem::new(503, "handed-over", detail).header(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 pub fn stopping() -> Problem {

@@ -123,7 +123,7 @@ pub fn refusal(error: ActError) -> Problem {
         ActError::Stale(view) => documents::stale(&view).header(header::ETAG, etag(view.live.generation)),
         ActError::Refused(_) | ActError::Plan(_) | ActError::Weights(_) => Problem::new(409, "rollout-refused", detail),
         ActError::Variant(_) => Problem::new(400, "invalid-body", detail).field("to"),
-        ActError::NotSaved(error) => not_saved(&error.to_string()),
+        ActError::NotSaved(error) => not_saved(&error),
         ActError::Stopped => stopping(),
     }
 }

@@ -4,20 +4,24 @@
 use super::access::Peer;
 use super::{Api, router};
 use crate::config::AdminAddr;
-use crate::limits::{ADMIN_CONNECTION_AGE, ADMIN_CONNECTIONS, ADMIN_READ_TIMEOUT};
+use crate::limits::{ADMIN_CONNECTION_AGE, ADMIN_CONNECTIONS, ADMIN_READ_TIMEOUT, RESERVED_DESCRIPTORS};
+use crate::net::descriptors::is_exhausted;
+use crate::net::inherited::Sockets;
 use crate::net::socket_file::{self, SocketFile};
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tower_service::Service;
 
@@ -38,7 +42,12 @@ pub enum Scope {
 pub struct Socket {
     listener: Listener,
     scope: Scope,
+    /// What it is called towards the process that takes this one's place.
+    name: String,
 }
+
+/// The names of the sockets that another process has taken over, once one has.
+pub type Taken = watch::Receiver<Option<Vec<String>>>;
 
 #[derive(Debug)]
 enum Listener {
@@ -59,7 +68,33 @@ impl Socket {
                 Listener::Unix(UnixListener::from_std(listener)?, file)
             }
         };
-        Ok(Socket { listener, scope })
+        Ok(Socket { listener, scope, name: name(addr, scope) })
+    }
+
+    /// The inherited socket of this address, or a new one.
+    pub async fn open(addr: &AdminAddr, scope: Scope, inherited: &mut Sockets) -> io::Result<Socket> {
+        let name = name(addr, scope);
+        let Some(socket) = inherited.take_one(&name) else { return Socket::bind(addr, scope).await };
+        let listener = match addr {
+            AdminAddr::Tcp(_) => {
+                let listener = TcpListener::from_std(socket.into())?;
+                let bound = listener.local_addr()?;
+                Listener::Tcp(listener, bound)
+            }
+            AdminAddr::Unix(path) => {
+                Listener::Unix(UnixListener::from_std(socket.into())?, SocketFile::of_another(path)?)
+            }
+        };
+        Ok(Socket { listener, scope, name })
+    }
+
+    /// Another handle on it, with its name.
+    pub fn handle(&self) -> io::Result<(String, OwnedFd)> {
+        let socket = match &self.listener {
+            Listener::Tcp(listener, _) => listener.as_fd(),
+            Listener::Unix(listener, _) => listener.as_fd(),
+        };
+        Ok((self.name.clone(), socket.try_clone_to_owned()?))
     }
 
     /// The TCP address that it really has.
@@ -71,41 +106,106 @@ impl Socket {
     }
 }
 
-/// Serves the socket until dropped.
-pub async fn serve(socket: Socket, api: Api) {
-    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
-    let router = router(socket.scope, api);
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let accepted = match &socket.listener {
-            Listener::Tcp(listener, bound) => listener.accept().await.map(|(stream, from)| {
-                let peer = Peer::tcp(from, *bound, socket.scope);
-                let router = router.clone();
-                connections.spawn(async move {
-                    let _place = place;
-                    connection(stream, peer, router).await;
-                });
-            }),
-            Listener::Unix(listener, file) => listener.accept().await.map(|(stream, _)| {
-                let peer = Peer::unix(file.path());
-                let router = router.clone();
-                connections.spawn(async move {
-                    let _place = place;
-                    connection(stream, peer, router).await;
-                });
-            }),
-        };
-        while connections.try_join_next().is_some() {}
-        if let Err(error) = accepted {
-            tracing::warn!(%error, "an admin connection was not accepted");
-            // Out of file descriptors, most likely: don't spin.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+/// Descriptors held so that an admin client is answered when nothing else is left: they are closed for it, and opened
+/// again when it has gone.
+#[derive(Debug, Default)]
+struct Reserve(Vec<File>);
+
+impl Reserve {
+    fn fill(&mut self) {
+        while self.0.len() < RESERVED_DESCRIPTORS {
+            let Ok(file) = File::open("/dev/null") else { return };
+            self.0.push(file);
         }
+    }
+    /// False when there were none.
+    fn release(&mut self) -> bool {
+        let held = !self.0.is_empty();
+        self.0.clear();
+        held
     }
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router: Router) {
+fn name(addr: &AdminAddr, scope: Scope) -> String {
+    let addr = match addr {
+        AdminAddr::Tcp(addr) => addr.to_string(),
+        AdminAddr::Unix(path) => format!("unix:{}", path.display()),
+    };
+    match scope {
+        Scope::Everything => format!("admin {addr}"),
+        Scope::MetricsOnly => format!("metrics {addr}"),
+    }
+}
+
+/// Serves the socket until dropped, or until another process has it; then what is under way is finished.
+pub async fn serve(mut socket: Socket, api: Api, mut taken: Taken) {
+    if let Listener::Unix(_, file) = &mut socket.listener {
+        file.own();
+    }
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    let router = router(socket.scope, api);
+    let mut connections = JoinSet::new();
+    let mut reserve = Reserve::default();
+    reserve.fill();
+    let mut given_up = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = taken.wait_for(Option::is_some) => break,
+            accepted = accept(&socket, &places) => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, peer, place)) => {
+                let (router, taken) = (router.clone(), taken.clone());
+                connections.spawn(async move {
+                    let _place = place;
+                    connection(stream, peer, router, taken).await;
+                });
+                // What was given up for this client is for it to work with, and taken back when the next comes.
+                if !std::mem::take(&mut given_up) {
+                    reserve.fill();
+                }
+            }
+            Err(error) if is_exhausted(&error) && reserve.release() => given_up = true,
+            Err(error) => {
+                tracing::warn!(%error, "an admin connection was not accepted");
+                // Don't spin.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                reserve.fill();
+            }
+        }
+    }
+    let goes_on = taken.borrow().as_ref().is_some_and(|names| names.contains(&socket.name));
+    if let Listener::Unix(_, file) = &mut socket.listener
+        && goes_on
+    {
+        file.leave();
+    }
+    drop(socket);
+    while connections.join_next().await.is_some() {}
+}
+
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// The next client, once there is a place for it.
+async fn accept(socket: &Socket, places: &Arc<Semaphore>) -> io::Result<(Box<dyn Stream>, Peer, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    Ok(match &socket.listener {
+        Listener::Tcp(listener, bound) => {
+            let (stream, from) = listener.accept().await?;
+            (Box::new(stream) as Box<dyn Stream>, Peer::tcp(from, *bound, socket.scope), place)
+        }
+        Listener::Unix(listener, file) => {
+            let (stream, _) = listener.accept().await?;
+            (Box::new(stream) as Box<dyn Stream>, Peer::unix(file.path()), place)
+        }
+    })
+}
+
+async fn connection(stream: Box<dyn Stream>, peer: Peer, router: Router, mut taken: Taken) {
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         router.clone().call(request.map(Body::new))
@@ -117,12 +217,13 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, rou
     let mut served = std::pin::pin!(served);
     tokio::select! {
         // What clients do to their connections is of no interest here.
-        _ = &mut served => {}
-        () = tokio::time::sleep(ADMIN_CONNECTION_AGE) => {
-            served.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(ADMIN_READ_TIMEOUT, served).await;
-        }
+        _ = &mut served => return,
+        () = tokio::time::sleep(ADMIN_CONNECTION_AGE) => {}
+        // Who asks again gets the other process.
+        _ = taken.wait_for(Option::is_some) => {}
     }
+    served.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(ADMIN_READ_TIMEOUT, served).await;
 }
 
 #[cfg(test)]

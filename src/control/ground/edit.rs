@@ -380,7 +380,14 @@ mod tests {
         let read = |record: &str| Arc::new(history::Entry::read(record).unwrap().0);
         let entries = live.history.entries().iter().map(|entry| read(entry.record()));
         let histories = HashMap::from([("r".to_owned(), history::History::replay(entries))]);
-        Ground::start((*ground.config).clone(), Past { saved, histories }, Addresses::new(), 1, &cause()).0
+        Ground::start(
+            (*ground.config).clone(),
+            Past { saved, histories, ..Past::default() },
+            Addresses::new(),
+            1,
+            &cause(),
+        )
+        .0
     }
 
     fn take(ground: &mut Ground, step: &Step) {

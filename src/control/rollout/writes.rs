@@ -152,7 +152,10 @@ impl Writes {
             self.retry_at = None;
             return batch.after;
         };
-        tracing::error!(%error, "a rollout can't be saved, and goes no further until it can");
+        // Where another process has the state, the rollout goes on there.
+        if !matches!(error, StateError::HandedOver) {
+            tracing::error!(%error, "a rollout can't be saved, and goes no further until it can");
+        }
         (self.save, self.retry_at) = (true, Some(again));
         let weights = self.weights.take().or(batch.weights);
         // Traffic that was taken back meanwhile is not given again.

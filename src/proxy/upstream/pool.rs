@@ -3,11 +3,13 @@
 use super::super::balance;
 use super::super::clock::{Clock, Tick, Watch};
 use super::super::connection::Client;
+use super::super::descriptors::Descriptors;
 use super::super::failure::Failure;
 use super::super::io::TargetStream;
 use super::http2;
 use super::outlier;
 use super::{Busy, ConnectError, Connection, Lease, LocalTarget, Manner, Owned, Owner, within};
+use crate::boundary::pools::{PoolShard, QueueRefusal};
 use crate::boundary::table::Pool;
 use crate::routing::outlier::Seen;
 use crate::tls::client::with_own_sessions;
@@ -15,6 +17,7 @@ use rand::rngs::SmallRng;
 use rustls::ClientConfig;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -22,10 +25,13 @@ use std::task::{Poll, Waker};
 pub(in crate::proxy) struct LocalPool {
     pub(in crate::proxy) shared: Arc<Pool>,
     targets: Vec<Rc<LocalTarget>>,
+    /// Those that may get a request: the ones that are up, else those that nobody has asked yet.
+    eligible: Vec<Rc<LocalTarget>>,
     /// The pool's, with this worker's own sessions.
     tls: Option<Arc<ClientConfig>>,
     capacity: Rc<Capacity>,
     clock: Rc<Clock>,
+    worker: usize,
     /// How many workers have a part in what is counted of targets, and when these were compared.
     workers: usize,
     compared: Cell<Tick>,
@@ -42,7 +48,7 @@ impl LocalPool {
         shared: &Arc<Pool>,
         before: Option<&LocalPool>,
         (worker, workers): (usize, usize),
-        clock: &Rc<Clock>,
+        (clock, descriptors): (&Rc<Clock>, &Rc<Descriptors>),
     ) -> LocalPool {
         let same = |pool: &&LocalPool| {
             same_config(pool.shared.tls.as_ref(), shared.tls.as_ref()) && pool.shared.http2 == shared.http2
@@ -61,13 +67,24 @@ impl LocalPool {
             .collect();
         let gone = |old: &&Rc<LocalTarget>| !targets.iter().any(|target| Rc::ptr_eq(target, old));
         before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
-        let capacity = before.map(|pool| Rc::clone(&pool.capacity)).unwrap_or_default();
+        let capacity = match before {
+            Some(pool) => Rc::clone(&pool.capacity),
+            None => Rc::new(Capacity::new(descriptors)),
+        };
         capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
+        capacity.max_requests.set(shared.max_requests.map_or(usize::MAX, |most| most.div_ceil(workers).max(1)));
+        capacity.max_pending.set(shared.max_pending.div_ceil(workers));
+        for (local, target) in targets.iter().zip(&shared.targets) {
+            local.stands(target.standing);
+        }
+        let best = shared.best();
+        let eligible = targets.iter().filter(|target| Some(target.standing.get()) == best).map(Rc::clone).collect();
         if shared.outlier.is_none() {
             targets.iter().for_each(|target| target.outcomes.ejection.lift());
         }
         let compared = Cell::new(before.map_or(clock.now(), |pool| pool.compared.get()));
-        LocalPool { shared: Arc::clone(shared), targets, tls, capacity, clock: Rc::clone(clock), workers, compared }
+        let (shared, clock) = (Arc::clone(shared), Rc::clone(clock));
+        LocalPool { shared, targets, eligible, tls, capacity, clock, worker, workers, compared }
     }
 
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
@@ -76,7 +93,7 @@ impl LocalPool {
         outlier::settle(&self.targets);
         if self.compared.get().after(outlier.interval) <= now {
             self.compared.set(now);
-            outlier::compare(outlier, &self.shared, &self.targets, self.workers);
+            outlier::compare(outlier, &self.shared, &self.eligible, self.workers);
         }
     }
 
@@ -84,7 +101,7 @@ impl LocalPool {
     #[inline(always)]
     pub(in crate::proxy) fn saw(&self, target: &LocalTarget, seen: Seen) {
         if let Some(outlier) = &self.shared.outlier {
-            outlier::saw(outlier, &self.shared, &self.targets, target, seen);
+            outlier::saw(outlier, &self.shared, &self.eligible, target, seen);
         }
     }
 
@@ -97,12 +114,20 @@ impl LocalPool {
     /// There is a target besides these that may do better.
     pub(in crate::proxy) fn has_other(&self, tried: &[*const LocalTarget]) -> bool {
         let is_other = |target: &Rc<LocalTarget>| !target.is_failing() && !tried.contains(&Rc::as_ptr(target));
-        self.targets.iter().any(|target| target.has_address() && is_other(target))
+        self.eligible.iter().any(|target| target.has_address() && is_other(target))
+    }
+
+    /// Gives the descriptors of idle connections back.
+    pub(in crate::proxy) fn close_idle(&self) {
+        for target in &self.targets {
+            drop(target.idle.take());
+            target.shared.close_idle();
+        }
     }
 
     /// No target can be connected to, or none could a moment ago.
     pub(in crate::proxy) fn is_down(&self) -> bool {
-        self.targets.iter().all(|target| !target.has_address() || target.is_failing())
+        self.eligible.iter().all(|target| !target.has_address() || target.is_failing())
     }
 
     /// A mirror's copy may have a connection. Where the pool serves a variant, too, copies get half of them.
@@ -126,7 +151,7 @@ impl LocalPool {
         client: Option<&Client>,
         avoided: &[*const LocalTarget],
     ) -> Result<Lease, Failure> {
-        if self.shared.targets.iter().all(|target| target.addrs.is_empty()) {
+        if self.eligible.is_empty() {
             return Err(Failure::NoTarget);
         }
         let owner = self.shared.send_proxy.and(client).map(Client::owner);
@@ -134,17 +159,21 @@ impl LocalPool {
         let mut failure = Failure::Connect;
         let mut queued = None;
         loop {
-            let Some(target) = balance::pick(&self.targets, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
+            let Some(admitted) = self.capacity.admit() else {
+                Box::pin(self.queue::<AT_CAP>(&mut queued, end)).await?;
+                continue;
+            };
+            let Some(target) = balance::pick(&self.eligible, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
                 return Err(failure);
             };
             let busy = Busy::new(&target);
             let idle = target.idle_for(owner);
             if let Some(connection) = idle {
-                return Ok(Lease::new(connection, busy, &self.capacity));
+                return Ok(Lease::new(connection, busy, admitted));
             }
             if self.shared.http2 {
                 if let Some(stream) = target.shared.stream(&self.clock, owner) {
-                    return Ok(Lease::on_stream(stream, busy, &self.capacity));
+                    return Ok(Lease::on_stream(stream, busy, admitted));
                 }
                 // What another request opens is no use to this one where connections have owners.
                 if target.shared.is_opening() && self.shared.send_proxy.is_none() {
@@ -156,27 +185,19 @@ impl LocalPool {
                 }
             }
             let Some(place) = self.place() else {
-                drop(busy);
-                if AT_CAP == GIVE_UP {
-                    return Err(Failure::Queue);
-                }
-                let deadline = queued.get_or_insert_with(|| {
-                    let deadline = Watch::new(&self.clock);
-                    deadline.due_at(self.clock.now().after(self.shared.queue_timeout).min(end));
-                    deadline
-                });
-                self.wait_for_place(deadline).await?;
+                drop((busy, admitted));
+                Box::pin(self.queue::<AT_CAP>(&mut queued, end)).await?;
                 continue;
             };
             let opened = match self.shared.http2 {
                 true => {
                     let stream = Box::pin(self.open_shared(&target, place, end, owner)).await;
-                    stream.map(|stream| Lease::on_stream(stream, busy, &self.capacity))
+                    stream.map(|stream| Lease::on_stream(stream, busy, admitted))
                 }
                 false => {
                     // Boxed: every request's future would carry it.
                     let connection = Box::pin(self.open(&target, place, end, owner)).await;
-                    connection.map(|connection| Lease::new(connection, busy, &self.capacity))
+                    connection.map(|connection| Lease::new(connection, busy, admitted))
                 }
             };
             match opened {
@@ -238,12 +259,21 @@ impl LocalPool {
             Ok(stream) => Ok(stream),
             Err(error) => {
                 target.log_failure(&self.shared.name, "can't connect", &error);
-                // One that had less than its time says nothing of the target.
-                if end == whole || !matches!(error, ConnectError::TimedOut) {
+                // One that had less than its time says nothing of the target, nor does what Weir has not.
+                let is_its_fault = match error {
+                    ConnectError::TimedOut => end == whole,
+                    ConnectError::NoDescriptor(_) => false,
+                    _ => true,
+                };
+                if is_its_fault {
                     self.saw(target, Seen::Connect);
+                }
+                if matches!(error, ConnectError::NoDescriptor(_)) {
+                    self.capacity.descriptors.refused();
                 }
                 Err(match error {
                     ConnectError::TimedOut => Failure::ConnectTimeout,
+                    ConnectError::NoDescriptor(_) => Failure::Queue,
                     ConnectError::Refused(_) | ConnectError::Tls(_) | ConnectError::NoHttp2 => Failure::Connect,
                 })
             }
@@ -261,6 +291,31 @@ impl LocalPool {
             self.targets.iter().find(|target| target.shared.close_idle())?;
         }
         self.capacity.take()
+    }
+
+    /// Waits for a place, if the queue has one; `queued` is its end once the request is there.
+    async fn queue<const AT_CAP: bool>(&self, queued: &mut Option<Watch>, end: Tick) -> Result<(), Failure> {
+        if AT_CAP == GIVE_UP {
+            return Err(Failure::Queue);
+        }
+        let shard = &self.shared.outcomes.shards[self.worker];
+        // Who has waited already and found its place taken goes on waiting.
+        if queued.is_none() && self.capacity.pending.get() >= self.capacity.max_pending.get() {
+            shard.refused[QueueRefusal::Full as usize].add(1);
+            return Err(Failure::Queue);
+        }
+        let deadline = queued.get_or_insert_with(|| {
+            let deadline = Watch::new(&self.clock);
+            deadline.due_at(self.clock.now().after(self.shared.queue_timeout).min(end));
+            deadline
+        });
+        let pending = Pending::new(&self.capacity, shard);
+        let came = self.wait_for_place(deadline).await;
+        drop(pending);
+        if came.is_err() {
+            shard.refused[QueueRefusal::Timeout as usize].add(1);
+        }
+        came
     }
 
     async fn wait_for_place(&self, deadline: &Watch) -> Result<(), Failure> {
@@ -284,10 +339,17 @@ fn same_config(a: Option<&Arc<ClientConfig>>, b: Option<&Arc<ClientConfig>>) -> 
 }
 
 /// How many connections the worker has to a pool, how many it may, and who waits for one.
-#[derive(Default)]
 pub(in crate::proxy) struct Capacity {
     open: Cell<usize>,
     limit: Cell<usize>,
+    /// Requests that have a connection, a stream on one, or are getting it, and how many may. Counted only where there
+    /// is a limit.
+    requests: Cell<usize>,
+    max_requests: Cell<usize>,
+    /// Requests that wait, and how many may.
+    pending: Cell<usize>,
+    max_pending: Cell<usize>,
+    descriptors: Rc<Descriptors>,
     /// Mirrors' copies that have a connection or are getting one.
     copies: Cell<usize>,
     queue: RefCell<VecDeque<Rc<Turn>>>,
@@ -301,20 +363,51 @@ struct Turn {
 }
 
 impl Capacity {
+    fn new(descriptors: &Rc<Descriptors>) -> Capacity {
+        Capacity {
+            open: Cell::new(0),
+            limit: Cell::new(0),
+            requests: Cell::new(0),
+            max_requests: Cell::new(usize::MAX),
+            pending: Cell::new(0),
+            max_pending: Cell::new(0),
+            descriptors: Rc::clone(descriptors),
+            copies: Cell::new(0),
+            queue: RefCell::default(),
+        }
+    }
+
     fn take(self: &Rc<Self>) -> Option<Place> {
-        (self.open.get() < self.limit.get()).then(|| {
+        (self.open.get() < self.limit.get() && self.descriptors.take(self)).then(|| {
             self.open.set(self.open.get() + 1);
             Place(Rc::clone(self))
         })
     }
 
+    /// A request more, unless the pool has as many as it may.
+    fn admit(self: &Rc<Self>) -> Option<Admitted> {
+        let most = self.max_requests.get();
+        let is_counted = most != usize::MAX;
+        if is_counted {
+            if self.requests.get() >= most {
+                return None;
+            }
+            self.requests.set(self.requests.get() + 1);
+        }
+        Some(Admitted { capacity: Rc::clone(self), is_counted })
+    }
+
     /// A lowered limit is reached by not keeping what comes back.
     pub(super) fn keeps_idle(&self) -> bool {
-        self.open.get() <= self.limit.get()
+        self.open.get() <= self.limit.get() && !self.descriptors.is_starved()
+    }
+
+    pub(in crate::proxy) fn has_waiting(&self) -> bool {
+        !self.queue.borrow().is_empty()
     }
 
     /// A connection or a place is free: the request that has waited longest goes on.
-    pub(super) fn wake_next(&self) {
+    pub(in crate::proxy) fn wake_next(&self) {
         let mut queue = self.queue.borrow_mut();
         while let Some(turn) = queue.pop_front() {
             if turn.gone.get() {
@@ -354,12 +447,57 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// A request counted as waiting.
+struct Pending<'p>(&'p Capacity, &'p PoolShard);
+
+impl<'p> Pending<'p> {
+    fn new(capacity: &'p Capacity, shard: &'p PoolShard) -> Pending<'p> {
+        capacity.pending.set(capacity.pending.get() + 1);
+        shard.pending.add(1);
+        Pending(capacity, shard)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.pending.set(self.0.pending.get() - 1);
+        self.1.pending.sub(1);
+    }
+}
+
 /// A copy's place among those that the pool takes at once.
 pub(in crate::proxy) struct CopyPlace(Rc<Capacity>);
 
 impl Drop for CopyPlace {
     fn drop(&mut self) {
         self.0.copies.set(self.0.copies.get() - 1);
+    }
+}
+
+/// A request's place among those that the pool has at once.
+pub(in crate::proxy) struct Admitted {
+    capacity: Rc<Capacity>,
+    is_counted: bool,
+}
+
+impl Deref for Admitted {
+    type Target = Capacity;
+
+    fn deref(&self) -> &Capacity {
+        &self.capacity
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            return;
+        }
+        let was_full = self.requests.get() >= self.max_requests.get();
+        self.requests.set(self.requests.get() - 1);
+        if was_full {
+            self.wake_next();
+        }
     }
 }
 
@@ -370,5 +508,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
         self.0.wake_next();
+        self.0.descriptors.give_back();
     }
 }

@@ -3,6 +3,7 @@
 use crate::config::{WrittenEdits, shown_duration};
 use crate::routing::compress::Codings;
 use crate::routing::filters::{Filters, Fixed, OwnAnswer};
+use crate::routing::rate::RateLimit;
 use crate::routing::redact::Redact;
 use crate::routing::redirect::Redirect;
 use crate::routing::rewrite::{PathChange, Rewrite};
@@ -10,17 +11,18 @@ use http::header::HeaderValue;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
-/// `rewrite`, `redirect` or `respond`, and `compress`; those that the route has.
+/// `rewrite`, `redirect` or `respond`, `compress` and `rate_limit`; those that the route has.
 pub fn filters(filters: &Filters, redact: &dyn Redact) -> Vec<(&'static str, Value)> {
     // Finished for each variant, header edits are no more what is written.
-    let Filters { rewrite, request: _, response: _, answer, compress } = filters;
+    let Filters { rewrite, request: _, response: _, answer, compress, rate } = filters;
     let rewrite = rewrite.as_ref().map(|one| ("rewrite", self::rewrite(one, redact)));
     let answer = answer.as_ref().map(|answer| match answer {
         OwnAnswer::Redirect(one) => (answer.name(), redirect(one, redact)),
         OwnAnswer::Fixed(one) => (answer.name(), respond(one, redact)),
     });
     let compress = compress.as_ref().map(|one| ("compress", json!(codings(one))));
-    rewrite.into_iter().chain(answer).chain(compress).collect()
+    let rate = rate.as_ref().map(|one| ("rate_limit", rate_limit(one, redact)));
+    rewrite.into_iter().chain(answer).chain(compress).chain(rate).collect()
 }
 
 /// `{"set":{"x-variant":"${variant}"},"add":{"vary":["cookie"]},"remove":["server"]}`
@@ -34,6 +36,12 @@ pub fn header_edits(edits: &WrittenEdits) -> Value {
 /// In the order that the route prefers.
 fn codings(codings: &Codings) -> Vec<&'static str> {
     codings.as_slice().iter().map(|coding| coding.name()).collect()
+}
+
+fn rate_limit(limit: &RateLimit, redact: &dyn Redact) -> Value {
+    let RateLimit { keys, rate, burst, max_keys } = limit;
+    let keys = keys.iter().map(|key| redact.shown(&key.to_string()).to_owned());
+    json!({"rate": rate.to_string(), "burst": burst, "key": keys.collect::<Vec<_>>(), "max_keys": max_keys})
 }
 
 fn rewrite(rewrite: &Rewrite, redact: &dyn Redact) -> Value {

@@ -1,0 +1,145 @@
+//! The listeners' sockets: inherited from the process before, handed over by systemd, or bound anew.
+
+use super::activation::Passed;
+use crate::config::{Bind, Listener};
+use crate::net::address::Address;
+use crate::net::inherited::Sockets;
+use crate::net::socket_file::{self, SocketFile};
+use crate::proxy::worker::{self, BACKLOG, Listening};
+use socket2::{Domain, SockRef};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+/// What is bound so far.
+pub(super) struct Binding {
+    workers: usize,
+    pub(super) inherited: Sockets,
+    passed: Passed,
+    bound: Bound,
+}
+
+/// All that is bound.
+#[derive(Default)]
+pub(super) struct Bound {
+    /// Worker, listener by its place in the configuration, and socket.
+    pub(super) sockets: Vec<(usize, usize, Listening)>,
+    /// Each listener's name and address.
+    pub(super) addresses: Vec<(String, Address)>,
+    /// A handle on each socket, for the process that takes this one's place.
+    pub(super) handles: Vec<(String, OwnedFd)>,
+    /// Of unix sockets, with the name of the socket.
+    pub(super) files: Vec<(String, SocketFile)>,
+}
+
+impl Binding {
+    pub(super) fn new(workers: usize, inherited: Sockets) -> Binding {
+        Binding { workers, inherited, passed: Passed::from_env(), bound: Bound::default() }
+    }
+
+    /// Gives every worker sockets of the listener at this place.
+    pub(super) fn bind(&mut self, place: usize, listener: &Listener) -> io::Result<()> {
+        let name = name(listener);
+        let inherited = self.inherited.take(&name);
+        let inherited = inherited.into_iter().map(listening).collect::<io::Result<Vec<_>>>()?;
+        let first = self.bound.sockets.len();
+        match &listener.bind {
+            Bind::Tcp(addr) => {
+                let sockets = self.tcp(*addr, inherited)?;
+                for (at, socket) in sockets.into_iter().enumerate() {
+                    self.handle(&name, &socket)?;
+                    self.bound.sockets.push((at % self.workers, place, socket));
+                }
+            }
+            Bind::Unix { path, mode } => {
+                let (socket, file) = match inherited.into_iter().next() {
+                    Some(socket) => (socket, SocketFile::of_another(path)?),
+                    None => {
+                        let (socket, file) = socket_file::bind(path, *mode, BACKLOG)?;
+                        (Listening::Unix(socket), file)
+                    }
+                };
+                self.bound.files.push((name.clone(), file));
+                self.share(place, &name, &socket)?;
+            }
+            Bind::Passed(own) => {
+                let sockets = if inherited.is_empty() { self.passed.take(own)? } else { inherited };
+                sockets.iter().try_for_each(|socket| self.share(place, &name, socket))?;
+            }
+        }
+        if let Some((_, _, socket)) = self.bound.sockets.get(first) {
+            self.bound.addresses.push((listener.name.clone(), socket.local_addr()?));
+        }
+        Ok(())
+    }
+
+    /// Those that nobody takes are closed, but for systemd's, which may be wanted after the next upgrade. With the names
+    /// of those that were inherited.
+    pub(super) fn done(self) -> (Bound, Vec<String>) {
+        let Binding { inherited, mut passed, mut bound, .. } = self;
+        for (name, socket) in passed.rest() {
+            tracing::warn!(name, "systemd hands over a socket that no listener has: write bind = \"fd:{name}\"");
+            if let Ok(handle) = owned(&socket) {
+                bound.handles.push((format!("fd:{name}"), handle));
+            }
+        }
+        let (left, taken) = inherited.into_parts();
+        bound.handles.extend(left.into_iter().filter(|(name, _)| name.starts_with("fd:")));
+        (bound, taken)
+    }
+
+    /// One socket a worker on one address. More than that were inherited from a process with more workers: each has
+    /// clients in its queue, so that some workers get several.
+    fn tcp(&self, mut addr: SocketAddr, inherited: Vec<Listening>) -> io::Result<Vec<Listening>> {
+        let mut sockets = inherited;
+        match sockets.first() {
+            // Port 0 was resolved long ago.
+            Some(first) => addr = first.local_addr()?.tcp().unwrap_or(addr),
+            None => worker::check_free(addr)?,
+        }
+        while sockets.len() < self.workers {
+            let socket = worker::bind(addr)?;
+            // The first resolves port 0 for the others.
+            addr = socket.local_addr()?.tcp().unwrap_or(addr);
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }
+
+    /// All workers accept on one socket.
+    fn share(&mut self, place: usize, name: &str, socket: &Listening) -> io::Result<()> {
+        self.handle(name, socket)?;
+        for worker in 0..self.workers {
+            self.bound.sockets.push((worker, place, socket.try_clone()?));
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, name: &str, socket: &Listening) -> io::Result<()> {
+        self.bound.handles.push((name.to_owned(), owned(socket)?));
+        Ok(())
+    }
+}
+
+/// What a listener's sockets are inherited by: the address, whatever the listener is called. Any free port is only its own.
+fn name(listener: &Listener) -> String {
+    match &listener.bind {
+        Bind::Tcp(addr) if addr.port() == 0 => format!("listener {} {addr}", listener.name),
+        bind => bind.to_string(),
+    }
+}
+
+fn listening(socket: OwnedFd) -> io::Result<Listening> {
+    let listening = match SockRef::from(&socket).domain()? {
+        Domain::UNIX => Listening::Unix(socket.into()),
+        _ => Listening::Tcp(socket.into()),
+    };
+    listening.prepared()
+}
+
+fn owned(socket: &Listening) -> io::Result<OwnedFd> {
+    Ok(match socket.try_clone()? {
+        Listening::Tcp(tcp) => tcp.into(),
+        Listening::Unix(unix) => unix.into(),
+    })
+}
