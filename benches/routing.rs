@@ -242,6 +242,7 @@ fn route(host: &str, path: &str) -> Route {
         sticky: Some(Sticky { keys, fallback: Fallback::Random }),
         salt: "shop".to_owned(),
         timeout: Duration::from_secs(15),
+        request_timeout: None,
         close_moved_within: None,
         filters: None,
         recovery: None,

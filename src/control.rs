@@ -47,10 +47,7 @@ use health::Board;
 use history::Trimming;
 use jiff::Timestamp;
 use persist::{Commit, Found, SetAside, StateDir, StateError};
-use rollout::tell::Teller;
-use rollout::view::{View, Views};
-use rollout::{ActError, Acted, Asked, Driver, Message};
-use std::collections::BTreeMap;
+use rollout::Rollouts;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -101,9 +98,7 @@ struct Shared {
     board: Arc<Board>,
     publisher: Publisher,
     commands: mpsc::Sender<Command>,
-    rollouts: mpsc::Sender<Message>,
-    views: Arc<Views>,
-    teller: Teller,
+    rollouts: Rollouts,
     sockets: Mutex<Vec<admin::Socket>>,
     admin_addrs: Vec<SocketAddr>,
     /// Of the admin addresses, for the process that takes this one's place.
@@ -178,7 +173,6 @@ async fn begin(
     let mut ground = ground.certified(tls);
     ground.trim_history(cause.now);
     installed.added.clear();
-    let file_won = installed.file_won.clone();
     log_installed(&installed);
     descriptors::check(&ground.config, workers);
     save_first(&ground, &installed, state.clone(), &found).await.map_err(state_error)?;
@@ -195,18 +189,13 @@ async fn begin(
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(lists::keep_reading(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(tls::watch::keep_watching(Arc::clone(&snapshot), commands.downgrade()));
-    let (urgent, taken_back) = mpsc::unbounded_channel();
-    let (rollouts, asked) = mpsc::channel(COMMAND_QUEUE);
-    let teller = Teller::new(u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0));
-    let driver = Driver::new(Arc::clone(&snapshot), commands.downgrade(), urgent, asked, teller.clone());
+    let (rollouts, driver, urgent) = rollout::prepare(&snapshot, &commands);
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
         board,
         publisher: publisher.clone(),
         commands,
         rollouts,
-        views: Arc::clone(&driver.views),
-        teller,
         sockets: Mutex::new(sockets),
         admin_addrs,
         handles: Mutex::new(handles),
@@ -230,12 +219,12 @@ async fn begin(
         trimming,
         refusals,
         commands: queue,
-        urgent: taken_back,
+        urgent,
         unsaved: Vec::new(),
     };
     tokio::spawn(controller.run());
     health::first_round(&shared.ground).await;
-    tokio::spawn(driver.run(file_won));
+    tokio::spawn(driver.run(installed.file_won));
     Ok((Control { shared }, publisher))
 }
 
@@ -327,8 +316,7 @@ impl Control {
         let installed = self.ask(install, answer).await;
         let installed: Result<Installed, StateError> = installed.ok_or(ReloadError::Stopped)?;
         let installed = installed.map_err(ReloadError::NotSaved)?;
-        // Without it there are no rollouts any more.
-        let _ = self.shared.rollouts.send(Message::Reloaded { file_won: installed.file_won.clone() }).await;
+        self.rollouts_reloaded(&installed).await;
         let ground = self.ground();
         descriptors::check(&ground.config, ground.outcomes.workers());
         Ok(ReloadSummary { installed, report: loaded.report })
@@ -345,24 +333,6 @@ impl Control {
         result
     }
 
-    /// Asks something of a route's rollout. When this returns, it is saved, and every request that starts sees it.
-    async fn roll(&self, asked: Asked) -> Result<Acted, ActError> {
-        let (reply, answer) = oneshot::channel();
-        let message = Message::Act { asked: asked.clone(), reply };
-        self.shared.rollouts.send(message).await.map_err(|_| ActError::Stopped)?;
-        let result = answer.await.unwrap_or(Err(ActError::Stopped));
-        match &result {
-            Ok(_) | Err(ActError::NotSaved(_) | ActError::Stopped) => {}
-            Err(_) if asked.dry_run => {}
-            Err(error) => {
-                let (route, verb, origin) = (&asked.route, asked.act.word(), &asked.origin);
-                tracing::warn!(route = ?route, verb, actor = ?origin.actor, source = origin.source, %error, "not done");
-                self.refused(Refused::rollout(route, verb, origin, error, Timestamp::now())).await;
-            }
-        }
-        result
-    }
-
     /// Takes a target out or back in, and says whether that changed anything. When this returns it is saved, and no
     /// request that starts later goes to one that was taken out.
     async fn drain(&self, order: &DrainOrder) -> Result<bool, DrainError> {
@@ -373,15 +343,6 @@ impl Control {
             self.refused(Refused::drain(order, error, Timestamp::now())).await;
         }
         result
-    }
-
-    fn teller(&self) -> Teller {
-        self.shared.teller.clone()
-    }
-
-    /// By route; what was last known.
-    fn rollouts(&self) -> Arc<BTreeMap<String, Arc<View>>> {
-        self.shared.views.load_full()
     }
 
     /// For the audit log.

@@ -24,6 +24,7 @@ mod io;
 mod judged;
 mod listener;
 mod mirror;
+mod patience;
 mod preface;
 mod recover;
 mod request;

@@ -19,9 +19,13 @@ promtool|promtool|prometheus|checks the metrics' form
 haproxy|haproxy|haproxy|a peer of benches/compare
 h2load|h2load|nghttp2-client|speaks HTTP/2 to Weir as another program does, and is its load
 nghttp|nghttp|nghttp2-client|the same, frame by frame
+ip|ip|iproute2|brings up the network that a scenario makes for itself
+nft|nft|nftables|drops packets in that network
+unshare|unshare|util-linux|makes that network
+faketime|faketime|faketime|a clock that jumps, for one process
 "
 # What tests/run needs; benches/compare asks for its own.
-TEST_TOOLS="cc git openssl curl python3 wrk nginx prometheus promtool h2load nghttp"
+TEST_TOOLS="cc git openssl curl python3 wrk nginx prometheus promtool h2load nghttp ip nft unshare faketime"
 # Clients that are Python packages: a folder for them, and what is in it.
 SCENARIO_VENV=target/scenarios-venv
 SCENARIO_PACKAGES=tests/scenarios/requirements.txt

@@ -103,6 +103,25 @@ labelled! {
     }
 }
 
+labelled! {
+    /// Which time was over, of requests with the reason `timeout`, and of those with `client_abort` whose client was
+    /// too slow.
+    Timeout {
+        Connect = "connect",
+        Tls = "tls",
+        /// The target takes no more of the request.
+        Send = "send",
+        /// To the response head.
+        Head = "response_head",
+        /// Between two pieces of the answer.
+        Body = "response_body",
+        /// For the whole request.
+        Request = "request",
+        /// The client's body stands still.
+        Client = "client",
+    }
+}
+
 /// One worker's part of a variant's outcomes. The alignment keeps two workers off one pair of cache lines.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -110,6 +129,7 @@ pub struct VariantShard {
     /// By forced (0, 1), then [`Code`].
     pub requests: [[Count; Code::ALL.len()]; 2],
     pub errors: [Count; Reason::ALL.len()],
+    pub timeouts: [Count; Timeout::ALL.len()],
     pub in_flight: Count,
     pub retries: Count,
     /// Requests that the variant failed and the baseline answered.
@@ -143,6 +163,9 @@ impl VariantOutcomes {
             for (sum, count) in total.errors.iter_mut().zip(&shard.errors) {
                 *sum += count.load();
             }
+            for (sum, count) in total.timeouts.iter_mut().zip(&shard.timeouts) {
+                *sum += count.load();
+            }
             total.in_flight = total.in_flight.wrapping_add(shard.in_flight.load());
             total.retries += shard.retries.load();
             total.rescued += shard.rescued.load();
@@ -159,6 +182,7 @@ impl VariantOutcomes {
 pub struct VariantTotal {
     pub requests: [[u64; 6]; 2],
     pub errors: [u64; 7],
+    pub timeouts: [u64; Timeout::ALL.len()],
     pub in_flight: u64,
     pub retries: u64,
     pub rescued: u64,

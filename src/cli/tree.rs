@@ -135,7 +135,7 @@ shop: step 2 of 3, stable 95 %, canary 5 %, 4m31s left  (started by ann)
 │  canary     5 %   5 %        -
 ├─ steps
 │  ✓  1  canary 1 %    5m
-│  ▸  2  canary 5 %    10m                     4m31s left
+│  ▸  2  canary 5 %    10m                      4m31s left
 │     3  canary 100 %  the old one kept for 1h
 └─ canary  hold: needs more
    error-rate  hold  0.133 %  baseline 0.100 %, limit 0.550 %  500 samples, about 898 more

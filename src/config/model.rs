@@ -242,6 +242,8 @@ pub struct RouteConfig {
     /// What is hashed with a client's key: the sticky group's name, otherwise the route's.
     pub salt: String,
     pub timeout: Duration,
+    /// For all of a request; None: as long as it takes.
+    pub request_timeout: Option<Duration>,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
     pub on_empty: OnEmpty,

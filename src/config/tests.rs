@@ -23,6 +23,7 @@ mod outlier;
 mod recovery;
 mod rollout;
 mod rules;
+mod timeouts;
 
 /// What every test file needs beside what it tests.
 const BASE: &str = "[server]\nstate_dir = \"s\"\n[[listener]]\nname = \"http\"\nbind = \"127.0.0.1:8080\"\n\

@@ -30,6 +30,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         sticky: route.sticky.clone(),
         salt: route.salt.clone(),
         timeout: route.timeout,
+        request_timeout: route.request_timeout,
         close_moved_within: route.close_moved_within,
         filters: route.filters.clone(),
         recovery: route.recovery.clone(),

@@ -40,6 +40,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         sticky: None,
         salt: (*name).to_owned(),
         timeout: Duration::from_secs(15),
+        request_timeout: None,
         close_moved_within: None,
         on_empty: OnEmpty::Fail,
         filters: None,

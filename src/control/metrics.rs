@@ -18,7 +18,7 @@ use crate::boundary::compress::CompressTotal;
 use crate::boundary::ejection::Ejected;
 use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{
-    Code, Count, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal, WorkerShard,
+    Code, Count, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, Timeout, VariantTotal, WorkerShard,
 };
 use crate::boundary::table::{Pool, Target};
 use crate::config::Listener;
@@ -113,6 +113,12 @@ const ERRORS: Shape = Shape(
     "Requests that failed, by reason, charged to the variant that failed.",
     MetricType::COUNTER,
     &["route", "variant", "reason"],
+);
+const TIMEOUTS: Shape = Shape(
+    "weir_request_timeouts_total",
+    "Requests whose time was over, by which time: connect, tls, send, response_head, response_body, request, client.",
+    MetricType::COUNTER,
+    &["route", "variant", "timeout"],
 );
 const RETRIES: Shape =
     Shape("weir_retries_total", "Requests that were sent to a target once more.", MetricType::COUNTER, VARIANT);
@@ -244,6 +250,7 @@ const TLS_RELOAD: Shape = Shape(
 const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     requests,
     request_errors,
+    request_timeouts,
     |scrape| per_variant(scrape, &DURATION, |shape, labels, total| histogram(shape, labels, &total.duration)),
     |scrape| per_variant(scrape, &UPSTREAM, |shape, labels, total| histogram(shape, labels, &total.upstream)),
     overhead,
@@ -308,6 +315,15 @@ fn request_errors(scrape: &Scrape) -> MetricFamily {
         children.extend(Reason::ALL.map(child));
     }
     family(&ERRORS, children)
+}
+
+fn request_timeouts(scrape: &Scrape) -> MetricFamily {
+    let mut children = Vec::new();
+    for (route, variant, total) in &scrape.variants {
+        let child = |of: Timeout| counter(&TIMEOUTS, &[route, variant, of.label()], total.timeouts[of as usize]);
+        children.extend(Timeout::ALL.map(child));
+    }
+    family(&TIMEOUTS, children)
 }
 
 fn per_variant(scrape: &Scrape, shape: &Shape, child: fn(&Shape, &[&str], &VariantTotal) -> Metric) -> MetricFamily {

@@ -12,15 +12,82 @@ pub mod tell;
 pub mod view;
 mod writes;
 
-pub use driver::{Act, ActError, Acted, Asked, Driver, Message};
+pub use driver::{Act, ActError, Acted, Asked};
 
-use super::command::Origin;
+use super::Control;
+use super::audit::Refused;
+use super::command::{Command, Installed, Origin};
+use super::ground::Ground;
 use crate::boundary::judged::Judged;
 use crate::config::RouteConfig;
 use crate::routing::split::Weight;
+use arc_swap::ArcSwap;
+use driver::{Driver, Message};
+use jiff::Timestamp;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use tell::Teller;
+use tokio::sync::{mpsc, oneshot};
+use view::{View, Views};
+
+/// How many may ask something at once; further ones wait.
+const QUEUE: usize = 1024;
+
+/// Where rollouts are asked and looked at.
+pub struct Rollouts {
+    asked: mpsc::Sender<Message>,
+    views: Arc<Views>,
+    teller: Teller,
+}
+
+/// Beside the driver, which is to be run, what it sends past the controller's other commands.
+pub fn prepare(
+    ground: &Arc<ArcSwap<Ground>>,
+    commands: &mpsc::Sender<Command>,
+) -> (Rollouts, Driver, mpsc::UnboundedReceiver<RolloutChange>) {
+    let (urgent, taken_back) = mpsc::unbounded_channel();
+    let (asked, inbox) = mpsc::channel(QUEUE);
+    let teller = Teller::new(u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0));
+    let driver = Driver::new(Arc::clone(ground), commands.downgrade(), urgent, inbox, teller.clone());
+    (Rollouts { asked, views: Arc::clone(&driver.views), teller }, driver, taken_back)
+}
+
+impl Control {
+    /// Asks something of a route's rollout. When this returns, it is saved, and every request that starts sees it.
+    pub(super) async fn roll(&self, asked: Asked) -> Result<Acted, ActError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Act { asked: asked.clone(), reply };
+        self.shared.rollouts.asked.send(message).await.map_err(|_| ActError::Stopped)?;
+        let result = answer.await.unwrap_or(Err(ActError::Stopped));
+        match &result {
+            Ok(_) | Err(ActError::NotSaved(_) | ActError::Stopped) => {}
+            Err(_) if asked.dry_run => {}
+            Err(error) => {
+                let (route, verb, origin) = (&asked.route, asked.act.word(), &asked.origin);
+                tracing::warn!(route = ?route, verb, actor = ?origin.actor, source = origin.source, %error, "not done");
+                self.refused(Refused::rollout(route, verb, origin, error, Timestamp::now())).await;
+            }
+        }
+        result
+    }
+
+    /// Another configuration is in force.
+    pub(super) async fn rollouts_reloaded(&self, installed: &Installed) {
+        // Without whoever drives them there are none.
+        let _ = self.shared.rollouts.asked.send(Message::Reloaded { file_won: installed.file_won.clone() }).await;
+    }
+
+    pub(super) fn teller(&self) -> Teller {
+        self.shared.rollouts.teller.clone()
+    }
+
+    /// By route; what was last known.
+    pub(super) fn rollouts(&self) -> Arc<BTreeMap<String, Arc<View>>> {
+        self.shared.rollouts.views.load_full()
+    }
+}
 
 /// A route's rollout as it is part of the live state.
 #[derive(Debug)]

@@ -3,6 +3,8 @@
 //! Each pulls the next piece only when the other side has room: back-pressure is the absence of a poll. The answer's
 //! body drives the target's connection itself, so that no task stands between the two sockets.
 
+mod ending;
+
 use super::clock::{Tick, Watch};
 use super::compress::Compressor;
 use super::connection::Client;
@@ -11,19 +13,19 @@ use super::failure::Failure;
 use super::headers;
 use super::io::Driving;
 use super::mirror::{self, RequestCopy};
-use super::stay::Endless;
 use super::upstream::{Lease, quiet};
 use super::vet;
 use crate::boundary::outcomes::Reason;
 use crate::limits::{DROPPED_BODY_BYTES, REPEATED_BODY_BYTES};
 use bytes::Bytes;
+pub(super) use ending::Ending;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// Why a body broke off. hyper wants errors that can cross threads; nothing more is in it than that.
 #[derive(Debug, thiserror::Error)]
@@ -376,7 +378,7 @@ pub(super) struct ResponseBody {
     /// None for most answers.
     compressor: Option<Box<Compressor>>,
     /// None for most: it ends when the target ends it.
-    endless: Option<Box<Endless>>,
+    ending: Option<Box<Ending>>,
 }
 
 enum Source {
@@ -400,24 +402,18 @@ impl ResponseBody {
         compressor: Option<Box<Compressor>>,
     ) -> ResponseBody {
         let source = Source::Target { incoming, lease: Some(lease), upload };
-        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
-    }
-
-    /// May be ended because its client has moved.
-    pub(super) fn ending(mut self, endless: Option<Box<Endless>>) -> ResponseBody {
-        self.endless = endless;
-        self
+        ResponseBody { source, exchange: Some(exchange), compressor, ending: None }
     }
 
     /// Without an exchange: the request matched no route.
     pub(super) fn own(text: Bytes, exchange: Option<Exchange>) -> ResponseBody {
         let source = Source::Own(Some(text).filter(|text| !text.is_empty()));
-        ResponseBody { source, exchange, compressor: None, endless: None }
+        ResponseBody { source, exchange, compressor: None, ending: None }
     }
 
     pub(super) fn compressed(text: Bytes, exchange: Exchange, compressor: Box<Compressor>) -> ResponseBody {
         let (source, compressor) = (Source::Own(Some(text)), Some(compressor));
-        ResponseBody { source, exchange: Some(exchange), compressor, endless: None }
+        ResponseBody { source, exchange: Some(exchange), compressor, ending: None }
     }
 
     /// Leaves out what the answer to a HEAD does not send; gives its length where there is any.
@@ -427,28 +423,6 @@ impl ResponseBody {
             // Answers to HEAD are read without a body.
             Source::Target { .. } | Source::Cut => None,
         }
-    }
-
-    /// Ready, with its last frame, when its client has moved away. The target is left as if the client had gone.
-    #[cold]
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let (Some(endless), Some(exchange)) = (&mut self.endless, &mut self.exchange) else { return Poll::Pending };
-        let last = ready!(endless.poll_over(exchange, cx));
-        self.endless = None;
-        if let Source::Target { lease, upload, .. } = std::mem::replace(&mut self.source, Source::Own(None)) {
-            if let Some(lease) = lease {
-                lease.close();
-            }
-            if let Some(upload) = upload {
-                upload.give_up();
-            }
-        }
-        if self.compressor.is_some() {
-            // It has its own end to write.
-            return Poll::Pending;
-        }
-        self.finish();
-        Poll::Ready(last.map(Ok))
     }
 
     /// The next piece of an answer that is compressed.
@@ -471,9 +445,9 @@ impl ResponseBody {
             source.release();
         }
         let ended = match &next {
-            Poll::Pending => false,
+            Poll::Pending => return self.poll_still(cx),
             Poll::Ready(Some(Ok(_))) => compressor.is_finished(),
-            Poll::Ready(Some(Err(_))) => return self.poll_cut(cx),
+            Poll::Ready(Some(Err(_))) => return self.poll_cut(Reason::Reset, cx),
             Poll::Ready(None) => true,
         };
         if ended {
@@ -485,12 +459,12 @@ impl ResponseBody {
     /// The answer can't be ended in order. hyper would drop what it has not written yet, even the head, at an error: it
     /// gets a poll to write that out first.
     #[cold]
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_cut(&mut self, reason: Reason, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Source::Cut = self.source {
             return Poll::Ready(Some(Err(CUT)));
         }
         if let Some(exchange) = &mut self.exchange {
-            exchange.failed(Some(Reason::Reset));
+            exchange.failed(Some(reason));
             exchange.client.answer_broke();
         }
         self.finish();
@@ -550,18 +524,19 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let body = self.get_mut();
-        if body.endless.is_some()
-            && let Poll::Ready(last) = body.poll_over(cx)
+        if body.ending.is_some()
+            && let Some(end) = body.poll_ending(cx)
         {
-            return Poll::Ready(last);
+            return end;
         }
         if body.compressor.is_some() {
             return body.poll_compressed(cx);
         }
         if let Source::Cut = body.source {
-            return body.poll_cut(cx);
+            return body.poll_cut(Reason::Reset, cx);
         }
-        match ready!(body.source.poll(cx)) {
+        let Poll::Ready(next) = body.source.poll(cx) else { return body.poll_still(cx) };
+        match next {
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     vet::trailers(trailers);
@@ -573,7 +548,7 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(_)) => body.poll_cut(cx),
+            Some(Err(_)) => body.poll_cut(Reason::Reset, cx),
             None => {
                 body.finish();
                 Poll::Ready(None)

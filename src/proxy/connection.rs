@@ -17,7 +17,7 @@ use super::tls::{self, Identity, Secured};
 use super::tunnel::{self, Tunnel};
 use super::worker::Worker;
 use super::{request, respond};
-use crate::boundary::outcomes::{ListenerOutcomes, Reason};
+use crate::boundary::outcomes::{ListenerOutcomes, Timeout};
 use crate::boundary::table::ListenerTls;
 use crate::limits::PARK_AFTER;
 use crate::net::proxy_protocol::Accepts;
@@ -42,7 +42,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// How much longer an HTTP/2 connection is given than the requests on it, so that they are answered before it goes.
+/// How much longer an HTTP/2 connection is given than the requests on it, so that they are answered, or their streams
+/// end, before it goes.
 const AFTER_REQUESTS: Duration = Duration::from_millis(200);
 
 /// How long after a drain's begin a client may still ask, to be answered with `Connection: close`: closing a connection
@@ -89,8 +90,8 @@ pub(super) struct Client {
     served: Cell<usize>,
     /// The protocol was switched: what the connection carries once the 101 is out.
     tunnel: Cell<Option<Box<Tunnel>>>,
-    /// The connection is given up because the target's answer stands still.
-    stalled: Cell<bool>,
+    /// The connection is given up because the target's answer stands still, or because the client does.
+    late: Cell<Option<Timeout>>,
     /// An answer broke off whose end only the connection's end shows (RFC 9112 §8).
     cut: Cell<bool>,
     /// A stream was ended because its client has moved: the connection goes, too, when the others are done.
@@ -126,7 +127,7 @@ impl Client {
             idle_since: Cell::new(worker.clock.now()),
             served: Cell::new(0),
             tunnel: Cell::new(None),
-            stalled: Cell::new(false),
+            late: Cell::new(None),
             cut: Cell::new(false),
             leaves: Cell::new(false),
         })
@@ -228,14 +229,16 @@ impl Client {
         self.leaves.set(true);
     }
 
-    /// Why an exchange that did not come to its end was cut.
-    pub(super) fn cut_reason(&self) -> Reason {
-        if self.stalled.get() { Reason::Timeout } else { Reason::ClientAbort }
+    /// Which time was over of an exchange that did not come to its end; None where the client went away.
+    pub(super) fn late(&self) -> Option<Timeout> {
+        self.late.get()
     }
 
     /// Nothing has moved for too long. The target is to blame when the client has taken all that there was.
     fn give_up(&self) {
-        self.stalled.set(self.answering.get() > 0 && self.uploads.get() == 0 && self.pulse.flushed());
+        let by_target = self.answering.get() > 0 && self.uploads.get() == 0 && self.pulse.flushed();
+        let late = if by_target { Timeout::Body } else { Timeout::Client };
+        self.late.set(Some(late).filter(|_| self.in_flight.get() > 0));
         if self.answering.get() > 0 || !self.pulse.flushed() {
             self.answer_broke();
         }
@@ -420,7 +423,9 @@ fn poll_time(client: &Client, watch: &Watch, cx: &mut Context<'_>) -> Poll<End> 
     }
     loop {
         let (due, end) = if client.in_flight.get() > 0 || client.uploads.get() > 0 || !pulse.flushed() {
-            let moving = client.uploads.get() > 0 || client.answering.get() > 0 || !pulse.flushed();
+            // A request that is not answered yet keeps the time of its body itself, and answers when that is over.
+            let is_late_body = client.in_flight.get() == 0 && client.uploads.get() > 0;
+            let moving = is_late_body || client.answering.get() > 0 || !pulse.flushed();
             (if moving { pulse.moved().after(limits.body_idle_timeout) } else { Tick::NEVER }, End::Close)
         } else if let Some(since) = pulse.head_since() {
             (since.after(limits.header_timeout), End::HeadTimeout)
@@ -511,10 +516,7 @@ fn poll_stall(client: &Client, watch: &Watch, closing: bool, cx: &mut Context<'_
         let due = match client.in_flight.get() {
             0 if closing => client.pulse.moved().after(limits.body_idle_timeout),
             0 => client.idle_since.get().after(h2_idle_limit(client)),
-            requests if moving && requests > client.answering.get() => {
-                client.pulse.moved().after(limits.body_idle_timeout + AFTER_REQUESTS)
-            }
-            _ if moving => client.pulse.moved().after(limits.body_idle_timeout),
+            _ if moving => client.pulse.moved().after(limits.body_idle_timeout + AFTER_REQUESTS),
             _ => Tick::NEVER,
         };
         watch.due_at(due);

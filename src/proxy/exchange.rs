@@ -3,13 +3,15 @@
 //! The count happens in `Drop`, wherever the request ends: answered whole, cut by the client, or abandoned when its
 //! connection goes. Nothing else writes these counters.
 
+use super::clock::Tick;
 use super::connection::Client;
+use super::failure::Failure;
 use super::filter::Filtered;
 use super::grpc;
 use super::judged::Place;
 use super::worker::Local;
 use crate::boundary::compress::CompressShard;
-use crate::boundary::outcomes::{Code, Reason, VariantShard};
+use crate::boundary::outcomes::{Code, Reason, Timeout, VariantShard};
 use crate::routing::sticky::KeyFound;
 use crate::routing::table::Decision;
 use http::{HeaderMap, HeaderValue};
@@ -28,6 +30,8 @@ pub(super) struct Exchange {
     code: Code,
     reason: Option<Reason>,
     whole: bool,
+    /// When all of it is to be over; for most routes never.
+    pub(super) until: Tick,
     /// What the variant is charged with, where the baseline answers instead.
     charged: Option<Charge>,
     /// A gRPC call: its outcome is its status, not the head's.
@@ -46,13 +50,11 @@ struct Charge {
 }
 
 impl Exchange {
-    pub(super) fn begin(
-        client: Rc<Client>,
-        local: Rc<Local>,
-        (route, variant, forced): (usize, usize, bool),
-        started: Instant,
-    ) -> Exchange {
-        let exchange = Exchange {
+    pub(super) fn begin(client: Rc<Client>, local: Rc<Local>, decision: &Decision, started: Instant) -> Exchange {
+        let Decision { route, variant, forced, .. } = *decision;
+        let until = local.published.routing.routes()[route].request_timeout;
+        let until = until.map_or(Tick::NEVER, |within| client.worker.clock.now().after(within));
+        let mut exchange = Exchange {
             client,
             local,
             route,
@@ -63,18 +65,20 @@ impl Exchange {
             code: Code::None,
             reason: None,
             whole: false,
+            until,
             charged: None,
             grpc: false,
             flight: None,
         };
         exchange.shard().in_flight.add(1);
         exchange.client.in_flight.set(exchange.client.in_flight.get() + 1);
+        exchange.be_judged(decision);
         exchange
     }
 
     /// Counts for the judge of the route's rollout, if there is one: requests that the route's weights sent, and no others.
     #[inline]
-    pub(super) fn be_judged(&mut self, decision: &Decision) {
+    fn be_judged(&mut self, decision: &Decision) {
         if let Some(seat) = self.local.judged.of(self.route, self.variant)
             && decision.rule.is_none()
         {
@@ -147,8 +151,10 @@ impl Exchange {
     }
 
     /// The request is the baseline's from now on; its variant has failed it, and is counted with this.
-    pub(super) fn charge(&mut self, status: u16, reason: Option<Reason>) {
+    pub(super) fn charge(&mut self, status: u16, failure: Option<Failure>) {
         let elapsed_us = micros(self.started.elapsed());
+        let reason = failure.and_then(Failure::reason);
+        self.timed_out(failure.and_then(Failure::timeout));
         let code = Code::of_status(status);
         self.charged = Some(Charge { code, reason, elapsed_us });
         self.judged(code, reason);
@@ -171,6 +177,12 @@ impl Exchange {
         }
     }
 
+    /// The route has an answer end whose client has moved.
+    #[inline(always)]
+    pub(super) fn may_be_endless(&self) -> bool {
+        self.local.published.routing.routes()[self.route].close_moved_within.is_some()
+    }
+
     pub(super) fn is_forced(&self) -> bool {
         self.forced
     }
@@ -189,6 +201,13 @@ impl Exchange {
         self.reason = reason;
     }
 
+    /// Counts which time was over, unless the baseline stands in for the variant.
+    pub(super) fn timed_out(&self, timeout: Option<Timeout>) {
+        if let (Some(timeout), None) = (timeout, &self.charged) {
+            self.shard().timeouts[timeout as usize].add(1);
+        }
+    }
+
     /// The answer's last byte is handed on; an exchange dropped without this was cut by the client.
     pub(super) fn finished(&mut self) {
         self.client.pulse.answered();
@@ -204,7 +223,14 @@ impl Drop for Exchange {
         shard.in_flight.sub(1);
         shard.requests[usize::from(self.forced)][code as usize].add(1);
         shard.duration.observe_us(elapsed_us);
-        let reason = if self.whole { reason } else { reason.or_else(|| Some(self.client.cut_reason())) };
+        let reason = match reason {
+            None if !self.whole => {
+                let late = self.client.late();
+                self.timed_out(late);
+                Some(if late == Some(Timeout::Body) { Reason::Timeout } else { Reason::ClientAbort })
+            }
+            reason => reason,
+        };
         if let Some(reason) = reason {
             shard.errors[reason as usize].add(1);
         }

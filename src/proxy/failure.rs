@@ -1,6 +1,6 @@
 //! Why a request got no answer from a target, and what the client is told instead.
 
-use crate::boundary::outcomes::Reason;
+use crate::boundary::outcomes::{Reason, Timeout};
 use http::StatusCode;
 
 /// What Weir answers by itself. `reason` is None where no target is to blame.
@@ -9,9 +9,14 @@ pub(super) enum Failure {
     /// No address, or none accepted a connection.
     Connect,
     ConnectTimeout,
+    TlsTimeout,
+    /// The target took no more of the request.
+    SendTimeout,
     /// The connection broke before a response head.
     Reset,
     ResponseTimeout,
+    /// The whole request took too long.
+    RequestTimeout,
     /// What came was not an HTTP response, or one that can't be passed on.
     BadResponse,
     NoTarget,
@@ -32,7 +37,11 @@ impl Failure {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Failure::Connect | Failure::Reset | Failure::BadResponse => StatusCode::BAD_GATEWAY,
-            Failure::ConnectTimeout | Failure::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Failure::ConnectTimeout
+            | Failure::TlsTimeout
+            | Failure::SendTimeout
+            | Failure::ResponseTimeout
+            | Failure::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Failure::NoTarget | Failure::Queue => StatusCode::SERVICE_UNAVAILABLE,
             Failure::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -45,13 +54,30 @@ impl Failure {
     pub(super) fn reason(self) -> Option<Reason> {
         match self {
             Failure::Connect => Some(Reason::Connect),
-            Failure::ConnectTimeout | Failure::ResponseTimeout => Some(Reason::Timeout),
+            Failure::ConnectTimeout
+            | Failure::TlsTimeout
+            | Failure::SendTimeout
+            | Failure::ResponseTimeout
+            | Failure::RequestTimeout => Some(Reason::Timeout),
             Failure::Reset => Some(Reason::Reset),
             Failure::BadResponse => Some(Reason::BadResponse),
             Failure::NoTarget => Some(Reason::NoTarget),
             Failure::Queue => Some(Reason::Queue),
             Failure::BodyTooLarge | Failure::TargetTooLong | Failure::NoHost | Failure::RedirectLoop => None,
             Failure::BodyTimeout | Failure::BadBody => Some(Reason::ClientAbort),
+        }
+    }
+
+    /// Which time was over.
+    pub(super) fn timeout(self) -> Option<Timeout> {
+        match self {
+            Failure::ConnectTimeout => Some(Timeout::Connect),
+            Failure::TlsTimeout => Some(Timeout::Tls),
+            Failure::SendTimeout => Some(Timeout::Send),
+            Failure::ResponseTimeout => Some(Timeout::Head),
+            Failure::RequestTimeout => Some(Timeout::Request),
+            Failure::BodyTimeout => Some(Timeout::Client),
+            _ => None,
         }
     }
 
@@ -73,6 +99,9 @@ impl Failure {
         match self {
             Failure::Connect => "the service did not accept a connection",
             Failure::ConnectTimeout => "the service did not accept a connection in time",
+            Failure::TlsTimeout => "the service did not finish the TLS handshake in time",
+            Failure::SendTimeout => "the service did not take the request in time",
+            Failure::RequestTimeout => "the request took longer than it may here",
             Failure::Reset => "the service closed the connection before it answered",
             Failure::ResponseTimeout => "the service did not answer in time",
             Failure::BadResponse => "the service's answer was not valid HTTP",

@@ -174,6 +174,7 @@ mod tests {
             sticky: None,
             timeout: std::time::Duration::from_secs(1),
             salt: String::new(),
+            request_timeout: None,
             close_moved_within: None,
             filters: filters.map(Arc::clone),
             recovery: None,

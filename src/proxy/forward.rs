@@ -5,9 +5,9 @@ use super::clock::{Tick, Watch};
 use super::connection::Client;
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
-use super::grpc;
 use super::headers;
 use super::mirror::{self, RequestCopy};
+use super::patience;
 use super::upstream::pool::{LocalPool, QUEUE};
 use super::upstream::{self, Lease, LocalTarget, Sent};
 use super::vet;
@@ -48,6 +48,8 @@ pub(super) struct Attempt {
     pub(super) timeout: Option<Duration>,
     /// When all attempts together are to be over.
     pub(super) until: Option<Tick>,
+    /// Until when the client waits, where it says so.
+    pub(super) asked: Tick,
     /// Targets that have had the request.
     pub(super) tried: RefCell<Vec<*const LocalTarget>>,
     /// The request, where no target saw anything of it.
@@ -62,6 +64,7 @@ impl Attempt {
             variant,
             timeout: None,
             until: None,
+            asked: Tick::NEVER,
             tried: RefCell::default(),
             unsent: Cell::new(None),
             stale: Cell::new(false),
@@ -101,7 +104,10 @@ pub(super) async fn send<const REPEATED: bool>(
         return Err(Failure::NoTarget);
     };
     sent_by_this_task(upload.as_deref()).await;
-    let asked = if exchange.is_grpc() { grpc::deadline(request.headers()) } else { None };
+    let asked = match attempt {
+        Some(attempt) => attempt.asked,
+        None => patience::asked(exchange, request.headers()),
+    };
     let waiting = Waiting::new(exchange, upload, Times::of(route.timeout, asked, attempt));
     waiting.expect_interim(&mut request);
     let mut tries = Tries { attempt, closed_fresh: false, refused: 0 };
@@ -110,7 +116,7 @@ pub(super) async fn send<const REPEATED: bool>(
         let avoided = attempt.map_or(Vec::new(), |attempt| attempt.tried.borrow().clone());
         let mut lease = match pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided).await {
             Ok(lease) => lease,
-            Err(failure) => return Err(not_sent(attempt, request, failure)),
+            Err(failure) => return Err(not_sent(attempt, request, waiting.or_over(failure))),
         };
         waiting.leased();
         if let Some(attempt) = attempt {
@@ -136,7 +142,7 @@ pub(super) async fn send<const REPEATED: bool>(
                 return Ok(Answer { response, lease, upload: waiting.upload });
             }
             Ok(unanswered) => request = tries.next(unanswered, sending, &waiting, &lease, pool)?,
-            Err(failure) => return Err(waiting.given_up(failure, &lease, pool)),
+            Err(failure) => return Err(waiting.given_up(failure, &mut lease, pool)),
         }
         exchange.shard().retries.add(1);
         waiting.expect_interim(&mut request);
@@ -278,18 +284,18 @@ pub(super) fn second(request: &Request<RequestBody>) -> Request<RequestBody> {
 struct Times {
     timeout: Duration,
     until: Tick,
+    /// Until when the client waits: the end, whatever is under way then.
+    asked: Tick,
     /// That is all the time that the route gives it.
     is_whole: bool,
 }
 
 impl Times {
-    /// `asked` is what the client waits for.
     #[inline(always)]
-    fn of(route: Duration, asked: Option<Duration>, attempt: Option<&Attempt>) -> Times {
-        let whole = attempt.and_then(|attempt| attempt.timeout).map_or(route, |each| each.min(route));
-        let timeout = asked.map_or(whole, |asked| asked.min(whole));
+    fn of(route: Duration, asked: Tick, attempt: Option<&Attempt>) -> Times {
+        let timeout = attempt.and_then(|attempt| attempt.timeout).map_or(route, |each| each.min(route));
         let until = attempt.and_then(|attempt| attempt.until).unwrap_or(Tick::NEVER);
-        Times { timeout, until, is_whole: timeout == whole }
+        Times { timeout, until, asked, is_whole: true }
     }
 }
 
@@ -298,6 +304,10 @@ struct Waiting {
     client: Rc<Client>,
     upload: Option<Rc<Upload>>,
     times: Times,
+    /// When the time for all of the request is over.
+    until: Tick,
+    /// The same, or when the client waits no more.
+    limit: Tick,
     /// A gRPC call.
     is_call: bool,
     /// When the route's time is over, counted from the request's head.
@@ -313,10 +323,15 @@ struct Waiting {
 impl Waiting {
     /// Says why the wait is over without an answer, to the log and for the answer.
     #[cold]
-    fn given_up(&self, failure: Failure, lease: &Lease, pool: &LocalPool) -> Failure {
+    fn given_up(&self, failure: Failure, lease: &mut Lease, pool: &LocalPool) -> Failure {
+        let failure = match failure {
+            Failure::ResponseTimeout if lease.is_stuck() => Failure::SendTimeout,
+            failure => failure,
+        };
         lease.target().log_failure(&pool.shared.name, "request given up", &failure.detail());
         // One that had less than its time says nothing of the target.
-        if failure == Failure::ResponseTimeout && self.times.is_whole {
+        let had_its_time = self.times.is_whole && self.limit > self.client.worker.clock.now();
+        if matches!(failure, Failure::ResponseTimeout | Failure::SendTimeout) && had_its_time {
             pool.saw(lease.target(), Seen::Timeout);
         }
         failure
@@ -341,20 +356,34 @@ impl Waiting {
             hold.due_after(CONTINUE_AFTER);
         }
         let now = client.worker.clock.now();
-        let end = now.after(times.timeout).min(times.until);
+        let until = exchange.until;
+        let limit = until.min(times.asked);
+        let end = now.after(times.timeout).min(times.until).min(limit);
         deadline.due_at(end);
         let answering = Cell::new(upload.is_none());
         let owes_continue = Cell::new(hold.is_some());
-        let times = Times { is_whole: times.is_whole && end == now.after(times.timeout), ..times };
+        let times = Times { is_whole: end == now.after(times.timeout), ..times };
         let is_call = exchange.is_grpc();
-        Waiting { client, upload, times, is_call, end, deadline, answering, hold, owes_continue }
+        Waiting { client, upload, times, until, limit, is_call, end, deadline, answering, hold, owes_continue }
     }
 
     /// There is a connection: the route's time ran while it was found; the time for the body's progress begins now.
     fn leased(&self) {
         if !self.answering.get() {
-            self.deadline.due_after(self.client.worker.limits().body_idle_timeout);
+            self.due(self.client.worker.clock.now().after(self.client.worker.limits().body_idle_timeout));
         }
+    }
+
+    fn due(&self, at: Tick) {
+        self.deadline.due_at(at.min(self.limit));
+    }
+
+    /// Where the time for all of the request is over, that is why.
+    #[cold]
+    fn or_over(&self, failure: Failure) -> Failure {
+        let was_late = failure == Failure::Queue || failure.timeout().is_some();
+        let is_over = self.until <= self.client.worker.clock.now();
+        if was_late && is_over { Failure::RequestTimeout } else { failure }
     }
 
     /// Interim responses are told of where they are passed on, or let a body go.
@@ -380,19 +409,22 @@ impl Waiting {
     fn poll_time(&self, cx: &mut Context<'_>) -> Poll<Failure> {
         let upload_done = self.upload.as_ref().is_none_or(|upload| upload.is_done());
         if upload_done && !self.answering.replace(true) {
-            self.deadline.due_after(self.times.timeout);
+            self.due(self.client.worker.clock.now().after(self.times.timeout));
         }
         while self.deadline.poll(cx).is_ready() {
-            if self.answering.get() {
+            let worker = &self.client.worker;
+            if self.until <= worker.clock.now() {
+                return Poll::Ready(Failure::RequestTimeout);
+            }
+            if self.answering.get() || self.limit <= worker.clock.now() {
                 return Poll::Ready(Failure::ResponseTimeout);
             }
-            let worker = &self.client.worker;
             let due = self.moved().after(worker.limits().body_idle_timeout);
             if due <= worker.clock.now() {
                 let starved = self.upload.as_ref().is_some_and(|upload| upload.is_starved());
-                return Poll::Ready(if starved { Failure::BodyTimeout } else { Failure::ResponseTimeout });
+                return Poll::Ready(if starved { Failure::BodyTimeout } else { Failure::SendTimeout });
             }
-            self.deadline.due_at(due);
+            self.due(due);
         }
         Poll::Pending
     }

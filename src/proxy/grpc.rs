@@ -57,7 +57,12 @@ pub(super) fn code(headers: &HeaderMap) -> Option<Code> {
 pub(super) fn status_of(failure: Failure) -> HeaderValue {
     HeaderValue::from_static(match failure {
         Failure::Connect | Failure::Reset | Failure::BadResponse | Failure::NoTarget | Failure::Queue => "14",
-        Failure::ConnectTimeout | Failure::ResponseTimeout | Failure::BodyTimeout => "4",
+        Failure::ConnectTimeout
+        | Failure::TlsTimeout
+        | Failure::SendTimeout
+        | Failure::ResponseTimeout
+        | Failure::RequestTimeout
+        | Failure::BodyTimeout => "4",
         Failure::BodyTooLarge => "8",
         Failure::BadBody | Failure::TargetTooLong | Failure::NoHost | Failure::RedirectLoop => "13",
     })

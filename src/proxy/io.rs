@@ -511,6 +511,15 @@ impl TargetIo {
     pub(super) fn into_stream(self) -> TargetStream {
         self.stream.stream
     }
+
+    /// A write is waiting for room. (Writing nothing: tokio asks the kernel only once it has seen that there is room.)
+    pub(super) fn is_stuck(&self) -> bool {
+        let socket = match &self.stream.stream {
+            TargetStream::Plain(socket) => socket,
+            TargetStream::Tls(tls) => tls.get_ref().0,
+        };
+        !self.stream.refused && socket.try_write(b"").is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
 }
 
 impl Drop for TargetStream {

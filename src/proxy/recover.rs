@@ -8,6 +8,7 @@ use super::body::{RequestBody, Upload};
 use super::exchange::{Exchange, micros};
 use super::failure::Failure;
 use super::forward::{self, AGAIN, Answer, Attempt, Outgoing};
+use super::patience;
 use crate::routing::recovery::{self, Budget, Failed, Recovery, Retry, Share};
 use crate::routing::table::Route;
 use http::{Method, Request};
@@ -98,12 +99,12 @@ async fn attempts(exchange: &mut Exchange, course: &mut Course, mut outgoing: Ou
             Next::GiveUp => return sent,
             next => next,
         };
-        let reason = sent.as_ref().err().and_then(|failure| failure.reason());
+        let failed = sent.as_ref().err().copied();
         // Before the next one, so that its connection is free.
         drop(sent);
         if goes_on == Next::Rescue {
-            exchange.charge(failure.1, reason);
-            course.attempt = Attempt::new(0);
+            exchange.charge(failure.1, failed);
+            course.attempt = Attempt { asked: course.attempt.asked, ..Attempt::new(0) };
         } else {
             exchange.shard().retries.add(1);
         }
@@ -128,9 +129,9 @@ fn failure(sent: &Result<Answer, Failure>) -> Option<(Failed, u16)> {
         Err(failure) => match failure {
             Failure::Connect => Failed::Connect,
             Failure::NoTarget => Failed::NoTarget,
-            Failure::ConnectTimeout => Failed::ConnectTimeout,
+            Failure::ConnectTimeout | Failure::TlsTimeout => Failed::ConnectTimeout,
             Failure::Reset => Failed::Reset,
-            Failure::ResponseTimeout => Failed::Timeout,
+            Failure::ResponseTimeout | Failure::SendTimeout => Failed::Timeout,
             Failure::BadResponse => Failed::BadResponse,
             Failure::Queue => Failed::Full,
             _ => return None,
@@ -180,6 +181,7 @@ impl Course {
             upload.keep();
         }
         let mut attempt = Attempt::new(exchange.variant);
+        attempt.asked = patience::asked(exchange, request.headers());
         attempt.timeout = recovery.shared.retry.as_ref().and_then(|retry| retry.timeout);
         // What has a body has the time again that its body took.
         attempt.until = upload.is_none().then(|| clock.now().after(exchange.timeout()));
@@ -193,6 +195,9 @@ impl Course {
             return Next::GiveUp;
         }
         let clock = &exchange.client.worker.clock;
+        if exchange.until.min(self.attempt.asked) <= clock.now() {
+            return Next::GiveUp;
+        }
         let on_time = self.attempt.until.is_none_or(|until| clock.now() < until);
         let is_safe = matches!(*head.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let is_safe = is_safe && self.upload.is_none();

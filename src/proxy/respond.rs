@@ -1,6 +1,6 @@
 //! The answer's head: a target's, passed on, or Weir's own as a short problem document (RFC 9457).
 
-use super::body::{ResponseBody, Upload};
+use super::body::{Ending, ResponseBody, Upload};
 use super::compress;
 use super::connection::Client;
 use super::exchange::Exchange;
@@ -8,7 +8,6 @@ use super::failure::Failure;
 use super::forward::Answer;
 use super::grpc;
 use super::headers;
-use super::stay::Endless;
 use crate::routing::compress::Asked;
 use crate::routing::request::Unfit;
 use crate::routing::sticky::Fallback;
@@ -87,9 +86,9 @@ pub(super) fn relay(mut exchange: Exchange, answer: Answer, decision: &Decision)
             compress::begin(&exchange, asked, parts.status, &mut parts.headers, length).flatten()
         }
     };
-    let endless = Endless::of(&exchange, decision, &parts.headers);
+    let ending = Ending::of(&exchange, decision, &parts.headers);
     let body = ResponseBody::of_target(incoming, lease, upload, exchange, compressor);
-    Response::from_parts(parts, body.ending(endless))
+    Response::from_parts(parts, body.ending(ending))
 }
 
 /// The target's 101 (Switching Protocols) as the client gets it: over HTTP/2 it is a 200 (RFC 8441 §5). The request ends
@@ -126,6 +125,7 @@ pub(super) fn failed(
     decision: &Decision,
 ) -> Response<ResponseBody> {
     exchange.failed(failure.reason());
+    exchange.timed_out(failure.timeout());
     exchange.answered(failure.status());
     let mut response = match exchange.is_grpc() {
         true => call_failed(failure),
@@ -133,7 +133,7 @@ pub(super) fn failed(
     };
     exchange.edit_answer(response.headers_mut());
     give_cookie(response.headers_mut(), &exchange, decision);
-    let close = failure.leaves_body_unread();
+    let close = failure.leaves_body_unread() || exchange.client.unread_body.get();
     exchange.client.finish_head(response.headers_mut(), close);
     response.map(|text| ResponseBody::own(text, Some(exchange)))
 }

@@ -113,15 +113,8 @@ pub(super) struct Endless {
 impl Endless {
     /// A gRPC answer, or events for a browser (`text/event-stream`), which both ask again by themselves. None for all
     /// others, which come to their end, and where the route keeps what is open.
-    #[inline(always)]
-    pub(super) fn of(exchange: &Exchange, decision: &Decision, headers: &HeaderMap) -> Option<Box<Endless>> {
-        let route = &exchange.local.published.routing.routes()[exchange.route];
-        route.close_moved_within?;
-        Endless::begin(exchange, decision, headers)
-    }
-
     #[cold]
-    fn begin(exchange: &Exchange, decision: &Decision, headers: &HeaderMap) -> Option<Box<Endless>> {
+    pub(super) fn of(exchange: &Exchange, decision: &Decision, headers: &HeaderMap) -> Option<Box<Endless>> {
         let is_call = exchange.is_grpc();
         if !is_call && !is_events(headers) {
             return None;

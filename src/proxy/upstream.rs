@@ -204,11 +204,14 @@ impl LocalTarget {
         let start = self.next_addr.get();
         self.next_addr.set(start.wrapping_add(1));
         let deadline = Watch::new(&self.clock);
+        let shaking = Cell::new(false);
         let mut last = None;
         for at in 0..self.addrs.len() {
             let addr = &self.addrs[(start + at) % self.addrs.len()];
             deadline.due_at(self.clock.now().share_until(end, self.addrs.len() - at));
-            match within(&deadline, self.connect_to(addr, owner)).await {
+            shaking.set(false);
+            match within(&deadline, self.connect_to(addr, owner, &shaking)).await {
+                None if shaking.get() => last = Some(ConnectError::TlsTimedOut),
                 None => last = Some(ConnectError::TimedOut),
                 Some(Ok(stream)) => {
                     self.count_connect(true);
@@ -225,13 +228,20 @@ impl LocalTarget {
         Err(last.unwrap_or_else(|| ConnectError::Refused(std::io::ErrorKind::AddrNotAvailable.into())))
     }
 
-    async fn connect_to(&self, addr: &Address, owner: Option<&Owner>) -> Result<TargetStream, ConnectError> {
+    /// `shaking` is set once the TLS handshake has begun.
+    async fn connect_to(
+        &self,
+        addr: &Address,
+        owner: Option<&Owner>,
+        shaking: &Cell<bool>,
+    ) -> Result<TargetStream, ConnectError> {
         let mut socket = Socket::connect(addr).await.map_err(ConnectError::Refused)?;
         if let Some(version) = self.send_proxy {
             let preface = preface::preface(version, &socket, owner);
             socket.write_all(&preface).await.map_err(ConnectError::Refused)?;
         }
         let Some(tls) = &self.tls else { return Ok(TargetStream::Plain(socket)) };
+        shaking.set(true);
         // Boxed: a plain connection's future should not carry it.
         let stream = Box::pin(tls.connector.connect(tls.name.clone(), socket)).await.map_err(ConnectError::Tls)?;
         let agreed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -259,6 +269,8 @@ impl LocalTarget {
 pub(super) enum ConnectError {
     #[error("no connection in time")]
     TimedOut,
+    #[error("no TLS handshake in time")]
+    TlsTimedOut,
     #[error("{0}")]
     Refused(std::io::Error),
     #[error("{0}")]
@@ -444,6 +456,13 @@ impl Lease {
         if let Some(connection) = &mut self.connection {
             connection.drive(cx);
         }
+    }
+
+    /// The target takes no more of what it is sent. Known of a connection of one's own, which is over with this.
+    #[cold]
+    pub(super) fn is_stuck(&mut self) -> bool {
+        let driver = self.connection.as_mut().and_then(|connection| connection.driver.take());
+        driver.is_some_and(|driver| driver.into_parts().io.into_inner().is_stuck())
     }
 
     /// The request asks to switch protocols: the connection serves no other.

@@ -208,6 +208,7 @@ mod tests {
             timeout: Duration::from_secs(15),
             filters: None,
             salt: name.to_owned(),
+            request_timeout: None,
             close_moved_within: None,
             recovery: None,
         }

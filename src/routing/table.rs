@@ -26,6 +26,8 @@ pub struct Route {
     pub salt: String,
     /// To the response head.
     pub timeout: Duration,
+    /// For all of a request; None: as long as it takes.
+    pub request_timeout: Option<Duration>,
     /// Open tunnels of clients that have moved to another variant are closed within this time; None: they are kept.
     pub close_moved_within: Option<Duration>,
     /// What only some routes do to a request and its answer.
@@ -207,6 +209,7 @@ mod tests {
             sticky: None,
             salt: name.to_owned(),
             timeout: Duration::from_secs(15),
+            request_timeout: None,
             close_moved_within: None,
             recovery: None,
             filters: None,

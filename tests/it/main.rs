@@ -46,6 +46,7 @@ mod strict_requests;
 mod strict_responses;
 mod supervised;
 mod support;
+mod timeouts;
 mod tls;
 mod tunnels;
 mod upgrade;

@@ -84,6 +84,35 @@ fn a_limit_lowered_while_it_runs_is_withstood_too() {
     withstands_a_thousand(&mut weir, "weir_accept_failures_total");
 }
 
+/// Thirty-five connections to targets, and all but five are idle ones of the first pool when thirty requests want one of
+/// the second.
+#[test]
+fn a_pool_gets_what_another_s_idle_connections_hold() {
+    let (first, gate) = (Upstream::named("first"), Gate::default());
+    let inner = gate.clone();
+    let second = Upstream::answering(move |_| {
+        inner.pass();
+        Reply::text("second")
+    });
+    let route = "[[route]]\nname = \"b\"\nmatch = { path = \"/b\" }\nvariants = { stable = \"b\" }\n";
+    let site = Site::new().server("workers = 1").to(first.addr, "", "");
+    let site = site.pool("b", &[second.addr], "queue_timeout = \"25s\"").toml(route);
+    let command = with_descriptors(&site, 128);
+    let weir = Weir::start_by(site, command);
+    let mut clients: Vec<Wire> = (0..30).map(|_| weir.client()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    clients.iter_mut().for_each(|client| assert_eq!(client.answer().text(), "first"));
+    for client in &mut clients {
+        client.send("GET /b HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    eventually("all are at the second pool's target", || second.count() == 30);
+    gate.open();
+    clients.iter_mut().for_each(|client| assert_eq!(client.answer().text(), "second"));
+    assert_eq!(weir.metric("weir_request_errors_total", &[]), 0.0);
+}
+
 /// A target that holds its answers back.
 fn held(pool: &str) -> (Gate, Upstream, Weir) {
     let gate = Gate::default();

@@ -56,7 +56,8 @@ pub fn settled(what: &str, mut number: impl FnMut() -> u64) -> u64 {
     last
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place where tests wait: between two looks at a condition")]
-fn pause(time: Duration) {
+/// Between two looks at a condition, or two bytes of a slow peer.
+#[expect(clippy::disallowed_methods, reason = "the one place where tests wait")]
+pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }

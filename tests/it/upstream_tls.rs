@@ -152,7 +152,7 @@ fn a_target_that_is_silent_is_504() {
     let silent = Upstream::raw(move |_wire| held.pass());
     let weir = site(&ca, silent.addr, "", "connect_timeout = \"300ms\"\n").start();
     let problem = weir.get("/", "").assert_problem(504);
-    assert_eq!(problem["detail"], "the service did not accept a connection in time");
+    assert_eq!(problem["detail"], "the service did not finish the TLS handshake in time");
     eventually("it is counted", || weir.metric("weir_request_errors_total", &[("reason", "timeout")]) == 1.0);
     gate.open();
 }

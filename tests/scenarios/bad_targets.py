@@ -3,7 +3,8 @@
 left behind.
 
 A target for each way to be bad, h2load as the client, 2,000 requests of each (`--quick`: 200, and few of those that
-must time out): the answers, Weir's counts, and how much memory and how many files it has afterwards.
+must time out; `--full`: 10,000 of each, also of these): the answers, Weir's counts, and how much memory and how many
+files it has afterwards.
 """
 import asyncio
 import collections
@@ -228,7 +229,7 @@ def serve(kinds):
     return ports
 
 
-def http1(port, path, count, body):
+def http1(port, path, count, body, clients=8):
     """The same over HTTP/1.1, with a connection a request: h2load ends at the first answer that is cut."""
     found = collections.Counter()
     method, fields = ("POST", {"Content-Type": "text/plain"}) if body else ("GET", {})
@@ -246,7 +247,7 @@ def http1(port, path, count, body):
         finally:
             connection.close()
 
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
         for names in pool.map(one, range(count)):
             found.update(names)
     return dict(found), count
@@ -298,7 +299,7 @@ CASES = [
 ]
 
 
-def run(weir, case, count, body, client):
+def run(weir, case, count, body, client, *at_once):
     path = f"/{case.kind.__name__.lower()}/"
     route = case.kind.__name__.lower()
     reasons = ("connect", "reset", "timeout", "bad_response", "no_target", "queue", "client_abort")
@@ -310,7 +311,7 @@ def run(weir, case, count, body, client):
         return {**by_code, **by_reason}
 
     before, began = counts(), time.monotonic()
-    seen, total = client(weir.port, path, count, body if case.body else None)
+    seen, total = client(weir.port, path, count, body if case.body else None, *at_once)
     took = time.monotonic() - began
     lib.until("all are counted", lambda: weir.metric("weir_requests_in_flight", route=route) == 0, 30)
     counted = {name: int(number - before[name]) for name, number in counts().items() if number > before[name]}
@@ -328,7 +329,7 @@ def run(weir, case, count, body, client):
 
 
 def main():
-    given = lib.arguments(__doc__)
+    given = lib.arguments(__doc__, full=(bool, False, "10,000 requests of each"))
     # Of connections that Weir has closed meanwhile.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     kinds = list(dict.fromkeys(case.kind for case in CASES))
@@ -350,14 +351,16 @@ timeout = "2s"
         with open(path, "w") as out:
             out.write("y" * size)
     for case in CASES:
-        count = (8 if given.quick else 100) if case.slow else (200 if given.quick else 2000)
+        count = 10_000 if given.full else (8 if given.quick else 100) if case.slow else (200 if given.quick else 2000)
+        # Those that wait for a time-out wait together.
+        many = (20, 20) if given.full and case.slow else ()
         body = large if case.kind is NoWindow else small
         # Pools, buffers and counters are there after the first ones.
-        run(weir, case, 8 if case.slow else 100, body, h2load)
+        run(weir, case, 400 if many else 8 if case.slow else 100, body, h2load, *many)
         lib.until("Weir is at rest", lambda: weir.metric("weir_requests_in_flight") == 0)
         memory, files = weir.memory()
-        run(weir, case, count, body, h2load)
-        run(weir, case, count, open(body, "rb").read(), http1)
+        run(weir, case, count, body, h2load, *many)
+        run(weir, case, count, open(body, "rb").read(), http1, *((200,) if many else ()))
         lib.until(f"{case.about}: no more than {files + 8} files are open", lambda: weir.memory()[1] <= files + 8, 30)
         grown = weir.memory()[0] - memory
         lib.claim(grown < 6 << 20, f"{case.about}: memory has grown by {grown / 1024:,.0f} KiB")

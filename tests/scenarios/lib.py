@@ -152,15 +152,16 @@ class Weir:
     """One Weir on ports that stay the same over its restarts; `weights` are the file's.
 
     `route_lines` are more keys, and tables of their own may follow the route's; `pool_lines` are for all pools, or by
-    pool.
+    pool. A target is a port, or a list of ports of one pool.
     """
 
     def __init__(self, binary, targets, weights, route_lines="", pool_lines=""):
         self.binary, self.home = binary, folder()
         self.port, self.admin_port = free_port(), free_port()
         more = pool_lines if isinstance(pool_lines, dict) else dict.fromkeys(targets, pool_lines)
-        pools = "".join(f'[pool.{name}]\ntargets = ["127.0.0.1:{port}"]\n{more.get(name, "")}\n'
-                        for name, port in targets.items())
+        several = {name: port if isinstance(port, list) else [port] for name, port in targets.items()}
+        addresses = {name: ", ".join(f'"127.0.0.1:{port}"' for port in ports) for name, ports in several.items()}
+        pools = "".join(f'[pool.{name}]\ntargets = [{addresses[name]}]\n{more.get(name, "")}\n' for name in targets)
         variants = ", ".join(f'{name} = "{name}"' for name in targets)
         shares = ", ".join(f"{name} = {weights[name]}" for name in targets)
         with open(f"{self.home}/weir.toml", "w") as out:

@@ -1,138 +1,154 @@
 #!/usr/bin/env python3
-"""A canary that answers 500 to everything, that resets, that hangs: with rescue no client sees an error, the canary's
-counters are exact, and no POST is sent twice.
+"""A canary that answers 500 to everything, that resets, that hangs, that is not there: with rescue no client sees an
+error, the canary's counters are exact, and no POST is sent twice.
 
-Three times 100,000 GETs with the canary at 15 %; --quick sends 6,000. POSTs carry ids that both upstreams count.
+Four times 100,000 GETs with the canary at 15 %; --quick sends 6,000, and 1,500 to the one that hangs. POSTs carry ids,
+which both upstreams keep; some go to a canary that closes kept connections when it likes.
 """
-import http.client
-import itertools
+import asyncio
 import re
 import socket
 import struct
-import threading
-import time
 
 import lib
+from load import Load, get, post
 
 ROUTE_LINES = """timeout = "300ms"
-rescue = { on = ["connect", "reset", "timeout", "5xx"], budget = "30%" }"""
-THREADS = 8
+rescue = { on = ["connect", "reset", "timeout", "5xx"], budget = "30%", header = "x-weir-rescued" }"""
+REASONS = {"500": None, "reset": "reset", "hang": "timeout", "dead": "connect"}
+
+
+class Served(asyncio.Protocol):
+    def __init__(self, upstream):
+        self.upstream, self.buffer = upstream, b""
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.buffer += data
+        head, end, body = self.buffer.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: *(\d+)", head, re.I)
+        if end and len(body) >= (int(length[1]) if length else 0):
+            self.buffer = b""
+            self.upstream.asked(self.transport, head)
 
 
 class Upstream:
-    """Raw: reads heads and bodies, counts GETs and the ids of POSTs, and does what `fault` says at the moment."""
+    """Keeps the ids of GETs and POSTs, and does what `fault` says."""
 
-    def __init__(self, name):
-        self.name, self.fault, self.gets, self.ids = name, None, 0, []
-        self.lock = threading.Lock()
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
+    def __init__(self, name, fault=None):
+        self.name, self.fault, self.gets, self.posts = name, fault, [], []
 
-    def accept(self):
-        while True:
-            connection, _ = self.listener.accept()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+    async def listen(self):
+        if self.fault == "dead":
+            self.port = lib.free_port()
+            return
+        server = await asyncio.get_running_loop().create_server(lambda: Served(self), "127.0.0.1", 0, backlog=1024)
+        self.port = server.sockets[0].getsockname()[1]
 
-    def serve(self, connection):
-        buffer = b""
-        try:
-            while True:
-                while b"\r\n\r\n" not in buffer:
-                    data = connection.recv(65536)
-                    if not data:
-                        return
-                    buffer += data
-                head, _, buffer = buffer.partition(b"\r\n\r\n")
-                length = re.search(rb"content-length: *(\d+)", head, re.I)
-                while length and len(buffer) < int(length[1]):
-                    buffer += connection.recv(65536)
-                buffer = buffer[int(length[1]):] if length else buffer
-                with self.lock:
-                    if head.startswith(b"GET"):
-                        self.gets += 1
-                    else:
-                        self.ids.append(re.search(rb"x-id: *(\w+)", head, re.I)[1])
-                if self.fault == "reset":
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    return
-                if self.fault == "hang":
-                    time.sleep(1)
-                    return
-                status = 500 if self.fault == "500" else 200
-                body = self.name.encode()
-                connection.sendall(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
-        except OSError:
-            pass
-        finally:
-            connection.close()
+    def asked(self, transport, head):
+        number = int(re.search(rb"x-id: *(\d+)", head, re.I)[1])
+        (self.gets if head.startswith(b"GET") else self.posts).append(number)
+        if self.fault == "reset":
+            linger = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            transport.abort()
+        elif self.fault != "hang":
+            status, body = b"500 Broken" if self.fault == "500" else b"200 OK", self.name.encode()
+            transport.write(b"HTTP/1.1 %s\r\nX-Version: %s\r\nContent-Length: %d\r\n\r\n%s" % (status, body, len(body), body))
+        if self.fault == "closes":
+            asyncio.get_running_loop().call_later(0.001, transport.close)
 
 
-def clients(port, total, method, ids=None):
-    """{(status, body): count} of `total` requests over THREADS connections."""
-    counts, lock = {}, threading.Lock()
-    assert total % THREADS == 0
-
-    def one(share):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        own = {}
-        for _ in range(share):
-            headers = {"x-id": f"id{next(ids)}"} if ids else {}
-            connection.request(method, "/", b"hi" if ids else None, headers)
-            answer = connection.getresponse()
-            key = (answer.status, answer.read().decode()[:8])
-            own[key] = own.get(key, 0) + 1
-        with lock:
-            for key, count in own.items():
-                counts[key] = counts.get(key, 0) + count
-
-    threads = [threading.Thread(target=one, args=(total // THREADS,)) for _ in range(THREADS)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
-    return counts
+async def at_rest(weir):
+    """All requests are counted; the upstreams, in this loop, go on meanwhile."""
+    loop = asyncio.get_running_loop()
+    ask = lambda: weir.metric("weir_requests_in_flight") == 0
+    await loop.run_in_executor(None, lib.until, "the last request is counted", ask)
 
 
-def metric(weir, family, **labels):
-    found = 0
-    for line in weir.ask("GET", "/metrics")[2].splitlines():
-        if line.startswith(family + "{") and all(f'{name}="{value}"' in line for name, value in labels.items()):
-            found += int(float(line.rsplit(" ", 1)[1]))
-    return found
+async def fault_of(given, fault, total, posts):
+    # Anew each time: no connection was kept from the time when the canary failed otherwise.
+    stable, canary = Upstream("stable"), Upstream("canary", fault)
+    await stable.listen()
+    await canary.listen()
+    ports, weights = {"stable": stable.port, "canary": canary.port}, {"stable": 85, "canary": 15}
+    weir = lib.Weir(given.binary, ports, weights, ROUTE_LINES)
+    rescued = 0
+
+    def look(number, status, head, body):
+        nonlocal rescued
+        rescued += re.search(rb"\r\nx-weir-rescued: *canary", head, re.I) is not None
+
+    many = 256 if fault == "hang" else 48
+    load = Load(weir.port, 5000, total, get, connections=many)
+    load.look = look
+    await load.run()
+    await at_rest(weir)
+    lib.claim(load.counts == {("stable", 200): total}, f"{fault}: {total:,} GETs within {load.took:.0f} s, all answered "
+              f"by the baseline: {dict(load.counts)}")
+    lib.claim(sorted(stable.gets) == list(range(total)), f"{fault}: which had each once")
+    lib.claim(rescued > total * 0.1, f"{fault}: {rescued:,} answers say that the canary had failed them")
+    if fault != "dead":
+        lib.claim(len(canary.gets) == len(set(canary.gets)) == rescued, f"{fault}: the canary had these, each once")
+    exact = {("stable", "2xx"): total - rescued, ("canary", "5xx"): rescued}
+    lib.claim(weir.counts() == exact, f"{fault}: Weir counted {weir.counts()}")
+    lib.claim(weir.metric("weir_rescued_total") == rescued, f"{fault}: and as many rescued")
+    blamed = {} if not REASONS[fault] else {REASONS[fault]: rescued}
+    lib.claim(reasons(weir, "canary") == blamed and not reasons(weir, "stable"), f"{fault}: for the reasons {blamed}")
+
+    before = weir.counts()
+    load = Load(weir.port, 2000, posts, lambda number: post(number, 2), connections=48)
+    await load.run()
+    await at_rest(weir)
+    taken = stable.posts + canary.posts
+    if fault == "dead":
+        # Nothing was sent of them: they may be, and are, answered by the baseline.
+        lib.claim(sorted(taken) == list(range(posts)) and not load.failures, f"{fault}: {posts} POSTs were sent once")
+    else:
+        lib.claim(sorted(taken) == list(range(posts)), f"{fault}: each of {posts} POSTs was sent once")
+        lib.claim(set(load.failures) == set(canary.posts) and canary.posts, f"{fault}: the {len(canary.posts)} of them "
+                  f"that the canary had failed, with {set(load.failures.values())}")
+        more = {key: number - before.get(key, 0) for key, number in weir.counts().items()}
+        exact = {("stable", "2xx"): len(stable.posts), ("canary", "5xx"): len(canary.posts)}
+        lib.claim(more == exact, f"{fault}: and Weir counted {more}")
+    lib.claim(weir.metric("weir_retries_total") == 0, f"{fault}: nothing was retried")
+    weir.kill()
+
+
+def reasons(weir, variant):
+    names = ("connect", "reset", "timeout", "bad_response", "no_target", "queue", "client_abort")
+    found = {name: weir.metric("weir_request_errors_total", variant=variant, reason=name) for name in names}
+    return {name: number for name, number in found.items() if number}
+
+
+async def closes(given, posts):
+    """POSTs to a canary that closes each connection a millisecond after an answer."""
+    stable, canary = Upstream("stable"), Upstream("canary", "closes")
+    await stable.listen()
+    await canary.listen()
+    ports = {"stable": stable.port, "canary": canary.port}
+    weir = lib.Weir(given.binary, ports, {"stable": 50, "canary": 50}, ROUTE_LINES)
+    load = Load(weir.port, 2000, posts, lambda number: post(number, 2), connections=16)
+    await load.run()
+    await at_rest(weir)
+    taken = stable.posts + canary.posts
+    lib.claim(len(taken) == len(set(taken)), f"closes: of {posts:,} POSTs none was sent twice")
+    answered = set(range(posts)) - set(load.failures)
+    lib.claim(answered <= set(taken), f"closes: all but {len(load.failures)} were answered well: {dict(load.counts)}")
+    counted = weir.counts()
+    failed = sum(number for (_, code), number in counted.items() if code == "5xx")
+    lib.claim(failed == len(load.failures) and sum(counted.values()) == posts, f"closes: and Weir counted {counted}")
+    weir.kill()
 
 
 def main():
     given = lib.arguments(__doc__)
-    totals = {"500": 100_000, "reset": 100_000, "hang": 100_000}
-    if given.quick:
-        totals = {"500": 6_000, "reset": 6_000, "hang": 400}
-    ids = itertools.count()
-    reasons = {"500": None, "reset": "reset", "hang": "timeout"}
-    for fault, total in totals.items():
-        # Anew each time: no connection was kept from the time when the canary failed otherwise.
-        stable, canary = Upstream("stable"), Upstream("canary")
-        canary.fault = fault
-        weir = lib.Weir(
-            given.binary, {"stable": stable.port, "canary": canary.port}, {"stable": 85, "canary": 15}, ROUTE_LINES
-        )
-        counts = clients(weir.port, total, "GET")
-        lib.claim(counts == {(200, "stable"): total}, f"{fault}: {total:,} GETs, all answered by the baseline: {counts}")
-        lib.until("the last request is counted", lambda: metric(weir, "weir_requests_in_flight") == 0)
-        lib.claim(canary.gets > total * 0.05, f"{fault}: the canary had {canary.gets:,} of them")
-        lib.claim(stable.gets == total, f"{fault}: the baseline had each once")
-        charged = metric(weir, "weir_requests_total", variant="canary", code="5xx")
-        lib.claim(charged == canary.gets, f"{fault}: {charged:,} are charged to the canary")
-        rescued = metric(weir, "weir_rescued_total")
-        lib.claim(rescued == canary.gets, f"{fault}: {rescued:,} are counted as rescued")
-        if reasons[fault]:
-            blamed = metric(weir, "weir_request_errors_total", variant="canary", reason=reasons[fault])
-            lib.claim(blamed == canary.gets, f"{fault}: with the reason {reasons[fault]}")
-        posts = 80 if fault == "hang" else 800
-        counts = clients(weir.port, posts, "POST", ids)
-        seen = stable.ids + canary.ids
-        lib.claim(len(seen) == len(set(seen)) == posts, f"{fault}: each of {posts} POSTs was sent once ({counts})")
-        lib.claim(metric(weir, "weir_retries_total") == 0, f"{fault}: and nothing was retried")
-        weir.kill()
+    for fault in REASONS:
+        total = 100_000 if not given.quick else 1_500 if fault == "hang" else 6_000
+        asyncio.run(fault_of(given, fault, total, 400 if given.quick else 2_000))
+    asyncio.run(closes(given, 2_000 if given.quick else 20_000))
 
 
 main()

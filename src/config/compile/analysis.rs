@@ -113,7 +113,7 @@ impl Checker<'_> {
 
     fn scalar(&mut self, raw: &written::Metric, name: &At<String>) -> Option<ScalarConfig> {
         self.name("metric", name);
-        let Some(prometheus) = &raw.prometheus else {
+        let Some(from) = &raw.from else {
             let message = format!("Weir does not measure {} itself", name.shown());
             let finding = self.findings.error("missing-key", name.place, message);
             finding
@@ -146,15 +146,15 @@ impl Checker<'_> {
         let no_data = raw.no_data.as_ref();
         let no_data = no_data
             .and_then(|no_data| word(self.findings, no_data, &format!("{}.no_data", raw.path), &["hold", "fail"]));
-        let url = self.http_url(prometheus.url.as_ref()?, &format!("{}.prometheus.url", raw.path))?;
+        let url = self.http_url(from.url.as_ref()?, &format!("{}.prometheus.url", raw.path))?;
         Some(ScalarConfig {
             name: name.value.clone(),
             bound: *bound,
             no_data: if no_data == Some(1) { NoData::Breach } else { NoData::Hold },
             source: Prometheus {
                 url,
-                query: prometheus.query.as_ref()?.value.clone(),
-                timeout: prometheus.timeout.as_ref().map_or(PROMETHEUS_TIMEOUT, |timeout| timeout.value),
+                query: from.query.as_ref()?.value.clone(),
+                timeout: from.timeout.as_ref().map_or(PROMETHEUS_TIMEOUT, |timeout| timeout.value),
             },
         })
     }
@@ -174,7 +174,7 @@ impl Checker<'_> {
             ("min", raw.min.as_ref().map(place)),
             ("min_ratio_to_stable", raw.min_ratio.as_ref().map(|one| one.place)),
             ("no_data", raw.no_data.as_ref().map(|one| one.place)),
-            ("prometheus", raw.prometheus.as_ref().map(|one| one.place)),
+            ("prometheus", raw.from.as_ref().map(|one| one.place)),
         ];
         for (key, place) in given {
             if let Some(place) = place.filter(|_| !known.contains(&key)) {

@@ -88,6 +88,7 @@ impl Checker<'_> {
             preview,
             sticky: sticky?,
             timeout,
+            request_timeout: raw.request_timeout.as_ref().map(|timeout| timeout.value),
             close_moved_within: raw.on_move.as_ref().and_then(|on_move| Some(on_move.close_within.as_ref()?.value)),
             on_empty,
             filters: filters?,

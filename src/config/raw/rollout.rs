@@ -81,7 +81,7 @@ pub struct Metric {
     pub max_ratio: Option<At<f64>>,
     pub min_ratio: Option<At<f64>>,
     pub no_data: Option<At<String>>,
-    pub prometheus: Option<Prometheus>,
+    pub from: Option<Prometheus>,
 }
 
 /// `"1%"`, `"500ms"`, or a number of a metric of one's own.
@@ -207,7 +207,7 @@ fn metric(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Metric {
         max_ratio: table.number(cx, "max_ratio_to_stable"),
         min_ratio: table.number(cx, "min_ratio_to_stable"),
         no_data: table.string(cx, "no_data"),
-        prometheus: table.table(cx, "prometheus").map(|table| prometheus(cx, table)),
+        from: table.table(cx, "prometheus").map(|table| query(cx, table)),
     };
     table.finish(cx);
     metric
@@ -220,17 +220,17 @@ fn limit(cx: &mut Context<'_>, table: &mut Cursor<'_>, key: &'static str) -> Opt
     }
 }
 
-fn prometheus(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Prometheus {
+fn query(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Prometheus {
     table.require(cx, "url", "\"http://127.0.0.1:9090\"");
     table.require(cx, "query", "'sum(rate(orders_total{variant=\"{{variant}}\"}[{{window}}]))'");
-    let prometheus = Prometheus {
+    let query = Prometheus {
         place: table.place,
         url: table.string(cx, "url"),
         query: table.string(cx, "query"),
         timeout: table.duration(cx, "timeout", POSITIVE),
     };
     table.finish(cx);
-    prometheus
+    query
 }
 
 fn webhook(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Webhook {

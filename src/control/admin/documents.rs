@@ -4,7 +4,7 @@ use super::problem::Problem;
 use super::rollouts::brief;
 use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{
-    Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, VariantTotal, WorkerShard,
+    Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, Timeout, VariantTotal, WorkerShard,
 };
 use crate::boundary::pools::QueueRefusal;
 use crate::boundary::table::{Pool, Standing, Target};
@@ -271,11 +271,13 @@ fn variant_stats(total: &VariantTotal) -> Map<String, Value> {
         Value::Object(Code::ALL.iter().map(|code| (code.label().to_owned(), json!(counts[*code as usize]))).collect())
     };
     let errors = Reason::ALL.iter().map(|reason| (reason.label().to_owned(), json!(total.errors[*reason as usize])));
+    let timeouts = Timeout::ALL.iter().map(|of| (of.label().to_owned(), json!(total.timeouts[*of as usize])));
     let members = [
         ("requests", json!(total.requests.iter().flatten().sum::<u64>())),
         ("unforced", by_code(&total.requests[0])),
         ("forced", by_code(&total.requests[1])),
         ("errors", Value::Object(errors.collect())),
+        ("timeouts", Value::Object(timeouts.collect())),
         ("retries", json!(total.retries)),
         ("rescued", json!(total.rescued)),
         ("in_flight", json!(total.in_flight)),

@@ -261,7 +261,7 @@ impl LocalPool {
                 target.log_failure(&self.shared.name, "can't connect", &error);
                 // One that had less than its time says nothing of the target, nor does what Weir has not.
                 let is_its_fault = match error {
-                    ConnectError::TimedOut => end == whole,
+                    ConnectError::TimedOut | ConnectError::TlsTimedOut => end == whole,
                     ConnectError::NoDescriptor(_) => false,
                     _ => true,
                 };
@@ -274,6 +274,7 @@ impl LocalPool {
                 Err(match error {
                     ConnectError::TimedOut => Failure::ConnectTimeout,
                     ConnectError::NoDescriptor(_) => Failure::Queue,
+                    ConnectError::TlsTimedOut => Failure::TlsTimeout,
                     ConnectError::Refused(_) | ConnectError::Tls(_) | ConnectError::NoHttp2 => Failure::Connect,
                 })
             }
