@@ -14,20 +14,20 @@ use crate::control::handover::{Successor, Upgrade, UpgradeError, UpgradeRequest}
 use crate::control::{self, Control, Work};
 use crate::limits::UPGRADE_TIMEOUT;
 use crate::net::address::Address;
-use crate::net::inherited::Sockets;
+use crate::net::inherited::{Handle, Sockets};
 use crate::net::socket_file::SocketFile;
 use crate::proxy::worker::{self, Door, Ended, Listening, WorkerPlan};
 use binding::{Binding, Bound};
 use handover::{Message, Predecessor};
 use notify::Notify;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use upgrade::{Launch, Replaced, Upgrading};
+use tokio::time::Instant;
+use upgrade::{Done, Launch, Replaced, Upgrading};
 
 /// How long a process that was replaced and has drained waits for the admin API's last answers to be read.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
@@ -89,9 +89,13 @@ pub struct App {
     notify: Notify,
     turn: Turn,
     /// For the next process.
-    sockets: Arc<Vec<(String, OwnedFd)>>,
+    sockets: Arc<Vec<Handle>>,
     wanted: mpsc::Receiver<Upgrade>,
     upgrading: JoinSet<Upgraded>,
+    /// Dropped, it ends the process that is to take over.
+    aborting: Option<oneshot::Sender<()>>,
+    /// How the process that took over ended, if it did without having been asked to.
+    broken: Option<oneshot::Receiver<String>>,
     reloading: JoinSet<()>,
     /// Of unix sockets, by the sockets' names; removed when this is dropped.
     files: Vec<(String, SocketFile)>,
@@ -99,8 +103,13 @@ pub struct App {
 }
 
 type Answer = Result<Successor, UpgradeError>;
+
 /// Who asked for an upgrade, and what came of it.
-type Upgraded = (Origin, Option<oneshot::Sender<Answer>>, Result<Replaced, UpgradeError>);
+struct Upgraded {
+    request: UpgradeRequest,
+    reply: Option<oneshot::Sender<Answer>>,
+    result: Result<Done, UpgradeError>,
+}
 
 /// Binds, reads the state, starts the workers. When this returns, clients are served.
 ///
@@ -132,6 +141,10 @@ pub async fn start(config: Config, turn: Turn) -> Result<App, AppError> {
     #[cfg(debug_assertions)]
     handover::hang_if_asked().await;
     let Bound { sockets, addresses, mut handles, mut files } = bound;
+    for (_, place, socket) in &sockets {
+        let Listener { name, bind, .. } = &listeners[*place];
+        socket.listen().map_err(|error| AppError::Bind { name: name.clone(), addr: bind.clone(), error })?;
+    }
     let workers = spawn_workers(workers, (&listeners, sockets), (&control, &publisher), &drain)?;
     files.iter_mut().for_each(|(_, file)| file.own());
     if let Some(before) = &turn.predecessor {
@@ -147,6 +160,8 @@ pub async fn start(config: Config, turn: Turn) -> Result<App, AppError> {
         notify: Notify::new(|name| std::env::var(name).ok(), std::process::id()),
         sockets: Arc::new(handles),
         upgrading: JoinSet::new(),
+        aborting: None,
+        broken: None,
         reloading: JoinSet::new(),
         control,
         drain,
@@ -193,13 +208,17 @@ impl App {
     /// ends by itself is an error.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Stopped, AppError> {
         let admin = tokio::spawn(self.control.clone().run(std::future::ready(())));
-        if let Some(before) = self.turn.predecessor.take() {
-            before.main().await;
-        }
+        let ends = match self.turn.predecessor.take() {
+            Some(before) => before.main().await,
+            None => false,
+        };
         let mut stop = std::pin::pin!(stop);
         let mut beat = tokio::time::interval(self.notify.interval());
         self.notify.ready(&self.status());
         let mut replaced = loop {
+            if ends {
+                break false;
+            }
             tokio::select! {
                 () = &mut stop => break false,
                 _ = self.signals.terminate.recv() => break false,
@@ -209,19 +228,21 @@ impl App {
                 Some(_) = self.reloading.join_next() => self.notify.ready(&self.status()),
                 _ = self.signals.upgrade.recv() => self.upgrade(by_signal(), None).await,
                 Some(Upgrade { request, reply }) = self.wanted.recv() => self.upgrade(request, Some(reply)).await,
-                Some(Ok(done)) = self.upgrading.join_next() => if self.upgraded(done).await { break true },
+                Some(Ok(done)) = self.upgrading.join_next() => if self.upgraded(done, Message::Main).await { break true },
                 _ = beat.tick() => self.feed(),
                 Some(ended) = self.workers.join_next() => return Err(ended_by_itself(ended)),
             }
         };
-        // Another may serve already, unheard for the signal: then it is the one to go on.
-        if let Some(Ok(done)) = self.upgrading.try_join_next() {
-            replaced |= self.upgraded(done).await;
+        // One that was to take over is ended with this; nobody else may go on listening when the workers stop. Where it
+        // serves already, unheard for the signal, that is passed on.
+        self.aborting = None;
+        while let Some(done) = self.upgrading.join_next().await {
+            if let Ok(done) = done {
+                replaced |= self.upgraded(done, Message::End).await;
+            }
         }
-        // One that was to take over is ended with this; nobody else may go on listening when the workers stop.
-        self.upgrading.shutdown().await;
         self.sockets = Arc::default();
-        let stopped = self.stop(&mut beat, replaced).await;
+        let stopped = self.stop(&mut beat, replaced || ends).await;
         if replaced {
             // What the admin API was asked before is still answered.
             let _ = tokio::time::timeout(LAST_ANSWERS, admin).await;
@@ -251,33 +272,38 @@ impl App {
 
     /// Starts the process that is to take this one's place. Everything goes on meanwhile.
     async fn upgrade(&mut self, request: UpgradeRequest, reply: Option<oneshot::Sender<Answer>>) {
-        let origin = request.origin.clone();
-        let refused = |why: &str| Err(UpgradeError::Refused(why.to_owned()));
-        let (control, sockets) = (self.control.clone(), Arc::clone(&self.sockets));
-        match self.turn.launch.clone() {
+        let why = match self.turn.launch.clone() {
             Some(launch) if self.upgrading.is_empty() => {
+                let (control, sockets) = (self.control.clone(), Arc::clone(&self.sockets));
                 let upgrading = Upgrading { control, launch, sockets };
+                let (aborting, aborted) = oneshot::channel();
+                self.aborting = Some(aborting);
                 self.upgrading.spawn(async move {
-                    let result = upgrading.run(&request).await;
-                    (request.origin, reply, result)
+                    let result = upgrading.run(&request, aborted).await;
+                    Upgraded { request, reply, result }
                 });
+                return;
             }
-            Some(_) => _ = self.upgraded((origin, reply, refused("an upgrade is under way already"))).await,
-            None => _ = self.upgraded((origin, reply, refused("this process can't be replaced"))).await,
-        }
+            Some(_) => "an upgrade is under way already",
+            None => "this process can't be replaced",
+        };
+        let result = Err(UpgradeError::Refused(why.to_owned()));
+        self.upgraded(Upgraded { request, reply, result }, Message::Main).await;
     }
 
-    /// Whether this process has done its work.
-    async fn upgraded(&mut self, (origin, reply, result): Upgraded) -> bool {
+    /// Whether this process has done its work. A process that took over is told `last`.
+    async fn upgraded(&mut self, Upgraded { request, reply, result }: Upgraded, last: Message) -> bool {
+        let done = matches!(result, Ok(Done::Replaced(_)));
         let result = match result {
-            Ok(replaced) => Ok(self.hand_over(replaced)),
+            Ok(Done::Replaced(replaced)) => Ok(self.hand_over(replaced, &last)),
+            Ok(Done::Would(successor)) => Ok(successor),
+            Err(error) if request.dry_run => Err(error),
             Err(error) => {
-                tracing::error!(actor = origin.actor, %error, "not upgraded");
-                self.control.not_upgraded(&origin, &error).await;
+                tracing::error!(actor = request.origin.actor, %error, "not upgraded");
+                self.control.not_upgraded(&request.origin, &error).await;
                 Err(error)
             }
         };
-        let done = result.is_ok();
         if let Some(reply) = reply {
             // Who asked may have gone.
             let _ = reply.send(result);
@@ -286,15 +312,16 @@ impl App {
     }
 
     /// The other process is the main one.
-    fn hand_over(&mut self, replaced: Replaced) -> Successor {
-        let Replaced { successor, taken, channel } = replaced;
-        self.notify.pass_on(successor.pid);
+    fn hand_over(&mut self, replaced: Replaced, last: &Message) -> Successor {
+        let Replaced { pid, version, taken, channel, broken } = replaced;
+        self.notify.pass_on(pid);
+        self.broken = Some(broken);
         // If it is gone by now, the service manager starts another.
-        let _ = channel.send_now(&Message::Main, &[]);
+        let _ = channel.send_now(last, &[]);
         self.files.iter_mut().filter(|(name, _)| taken.contains(name)).for_each(|(_, file)| file.leave());
         self.control.handed_over(taken);
-        tracing::info!(pid = successor.pid, version = successor.version, "another process serves from now on");
-        successor
+        tracing::info!(pid, version, "another process serves from now on");
+        Successor { pid: Some(pid), version }
     }
 
     fn status(&self) -> String {
@@ -307,13 +334,14 @@ impl App {
 
     /// Unready, no new clients, what is under way is finished; cut at the deadline or at a second signal.
     ///
-    /// A process that was replaced may hear the signal that is meant for the other: its first one counts for nothing.
-    async fn stop(&mut self, beat: &mut tokio::time::Interval, replaced: bool) -> Result<Stopped, AppError> {
+    /// A process that was replaced may hear the signal that is meant for the other, and one that was told to end by the one
+    /// before the signal that this heard: a first one counts for nothing with them.
+    async fn stop(&mut self, beat: &mut tokio::time::Interval, mut forgiven: bool) -> Result<Stopped, AppError> {
         tracing::info!("draining for at most {:?}", self.drain_timeout);
         self.notify.stopping(self.drain_timeout);
         let before = self.control.work();
         self.drain.advance(Phase::Draining);
-        let (mut stopped, mut forgiven) = (Stopped::default(), replaced);
+        let (mut stopped, mut broken) = (Stopped::default(), self.broken.take());
         let parting = tokio::time::sleep(self.drain_timeout - PARTING.min(self.drain_timeout / 4));
         let deadline = tokio::time::sleep(self.drain_timeout);
         let (mut parting, mut deadline) = (std::pin::pin!(parting), std::pin::pin!(deadline));
@@ -324,6 +352,12 @@ impl App {
                 () = &mut parting, if phase < Phase::Closing => self.drain.advance(Phase::Closing),
                 () = &mut deadline, if uncut => self.cut(&mut stopped),
                 () = self.signals.end(), if uncut => if !std::mem::take(&mut forgiven) { self.cut(&mut stopped) },
+                how = heard(&mut broken), if uncut => {
+                    tracing::error!(how, "the process that took over has ended: this one ends, so that another is started");
+                    self.drain.advance(Phase::Closing);
+                    let sooner = deadline.deadline().min(Instant::now() + PARTING);
+                    deadline.as_mut().reset(sooner);
+                }
                 _ = beat.tick() => self.feed(),
                 Some(ended) = self.workers.join_next() => match ended {
                     Ok(Ok(ended)) => stopped.cut += ended.cut,
@@ -343,6 +377,19 @@ impl App {
         let Work { in_flight, tunnels, .. } = self.control.work();
         (stopped.cut_requests, stopped.cut_tunnels) = (in_flight, tunnels);
         self.drain.advance(Phase::Cut);
+    }
+}
+
+/// Never, where there is nobody to hear it from.
+async fn heard(from: &mut Option<oneshot::Receiver<String>>) -> String {
+    let heard = match from {
+        Some(from) => from.await.ok(),
+        None => None,
+    };
+    *from = None;
+    match heard {
+        Some(heard) => heard,
+        None => std::future::pending().await,
     }
 }
 
@@ -388,7 +435,7 @@ impl Signals {
 }
 
 fn by_signal() -> UpgradeRequest {
-    UpgradeRequest { binary: None, timeout: UPGRADE_TIMEOUT, origin: Origin::signal("SIGUSR2") }
+    UpgradeRequest { binary: None, dry_run: false, timeout: UPGRADE_TIMEOUT, origin: Origin::signal("SIGUSR2") }
 }
 
 /// CPUs that this process may use: affinity and cgroup quota counted.

@@ -33,7 +33,7 @@ use crate::boundary::drain::{Drain, Phase};
 use crate::boundary::outcomes::{ListenerOutcomes, WorkerOutcomes};
 use crate::boundary::table::{Published, Publisher};
 use crate::config::{self, AdminAddr, Config};
-use crate::net::inherited::Sockets;
+use crate::net::inherited::{Handle, Sockets};
 use arc_swap::ArcSwap;
 use audit::{Refusals, Refused};
 use command::{
@@ -51,7 +51,6 @@ use rollout::Rollouts;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -102,7 +101,7 @@ struct Shared {
     sockets: Mutex<Vec<admin::Socket>>,
     admin_addrs: Vec<SocketAddr>,
     /// Of the admin addresses, for the process that takes this one's place.
-    handles: Mutex<Vec<(String, OwnedFd)>>,
+    handles: Mutex<Vec<Handle>>,
     upgrades: Upgrades,
     /// One reload at a time.
     reloading: Semaphore,
@@ -126,7 +125,7 @@ pub struct Prepared {
     start: Start,
     tls: Arc<Tls>,
     sockets: Vec<admin::Socket>,
-    handles: Vec<(String, OwnedFd)>,
+    handles: Vec<Handle>,
     addresses: Addresses,
 }
 
@@ -425,12 +424,15 @@ async fn admin_sockets(config: &Config, inherited: &mut Sockets) -> Result<Vec<a
     Ok(sockets)
 }
 
+/// A `copy` is what a process without a directory has left.
 async fn open_state(dir: Option<PathBuf>, copy: Option<PathBuf>) -> Result<(Option<Arc<StateDir>>, Found), StateError> {
     let Some(dir) = dir else {
         tracing::warn!("server.state_dir is not set: live weights are kept in memory only and end with this process");
         return Ok((None, copy.map(|copy| handover::read_copy(&copy)).transpose()?.unwrap_or_default()));
     };
     let opened = tokio::task::spawn_blocking(move || {
+        // The directory's own state is what holds.
+        copy.iter().for_each(|copy| handover::remove(copy));
         let state = StateDir::open(&dir)?;
         let found = state.read()?;
         Ok((state, found))

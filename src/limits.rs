@@ -81,9 +81,16 @@ pub const IDEMPOTENCY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Routes that an explanation tells of beside the one that took the request, and rules of that route.
 pub const EXPLAIN_ROUTES: usize = 20;
 pub const EXPLAIN_RULES: usize = 50;
-/// How often targets' names are looked up, and the longest that one lookup may take.
-pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
-pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How soon a name that could not be looked up is tried again, and one that the hosts file has; within `dns.min_ttl` and
+/// `dns.max_ttl`.
+pub const RESOLVE_RETRY: Duration = Duration::from_secs(5);
+pub const RESOLVE_HOSTS: Duration = Duration::from_secs(5);
+/// The longest until a new configuration's names are looked at.
+pub const RESOLVE_LOOK: Duration = Duration::from_secs(1);
+/// How often at most it is looked which names are due.
+pub const RESOLVE_GRAIN: Duration = Duration::from_millis(20);
+/// Look-ups of names under way at once.
+pub const LOOKUPS_AT_ONCE: usize = 64;
 /// How often a worker looks at its connections' deadlines; the grain of every time-out there.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 /// An idle client connection gives its buffers back after this long.
@@ -145,7 +152,6 @@ const _: () = assert!(HISTORY_PER_ROUTE < HISTORY_REVISIONS);
 const _: () = assert!(HISTORY_PER_ROUTE * 6 * REASON_BYTES < HISTORY_BYTES && ADMIN_BODY_BYTES < AUDIT_BYTES as usize);
 const _: () = assert!(PROBE_TIMEOUT.as_millis() < ADMIN_CONNECTION_AGE.as_millis());
 const _: () = assert!(UPGRADE_TIMEOUT_MOST.as_millis() < ADMIN_CONNECTION_AGE.as_millis());
-const _: () = assert!(RESOLVE_TIMEOUT.as_millis() < RESOLVE_INTERVAL.as_millis());
 // A value's place in a list is 32 bits.
 const _: () = assert!(LIST_BYTES < u32::MAX as u64);
 const _: () = assert!(REGEX_BYTES <= ALL_REGEX_BYTES);

@@ -1,5 +1,6 @@
 //! Which variant answers a request. Pure: no I/O, no clock, no global randomness.
 
+pub mod balance;
 pub mod compress;
 pub mod cover;
 pub mod edits;

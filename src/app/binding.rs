@@ -3,8 +3,8 @@
 use super::activation::Passed;
 use crate::config::{Bind, Listener};
 use crate::net::address::Address;
-use crate::net::inherited::Sockets;
-use crate::net::socket_file::{self, SocketFile};
+use crate::net::inherited::{Handle, Sockets};
+use crate::net::socket_file::{self, FileId, SocketFile};
 use crate::proxy::worker::{self, BACKLOG, Listening};
 use socket2::{Domain, SockRef};
 use std::io;
@@ -27,7 +27,7 @@ pub(super) struct Bound {
     /// Each listener's name and address.
     pub(super) addresses: Vec<(String, Address)>,
     /// A handle on each socket, for the process that takes this one's place.
-    pub(super) handles: Vec<(String, OwnedFd)>,
+    pub(super) handles: Vec<Handle>,
     /// Of unix sockets, with the name of the socket.
     pub(super) files: Vec<(String, SocketFile)>,
 }
@@ -40,31 +40,32 @@ impl Binding {
     /// Gives every worker sockets of the listener at this place.
     pub(super) fn bind(&mut self, place: usize, listener: &Listener) -> io::Result<()> {
         let name = name(listener);
-        let inherited = self.inherited.take(&name);
-        let inherited = inherited.into_iter().map(listening).collect::<io::Result<Vec<_>>>()?;
         let first = self.bound.sockets.len();
         match &listener.bind {
             Bind::Tcp(addr) => {
+                let inherited = self.inherited(&name)?;
                 let sockets = self.tcp(*addr, inherited)?;
                 for (at, socket) in sockets.into_iter().enumerate() {
-                    self.handle(&name, &socket)?;
+                    self.handle(&name, &socket, None)?;
                     self.bound.sockets.push((at % self.workers, place, socket));
                 }
             }
             Bind::Unix { path, mode } => {
-                let (socket, file) = match inherited.into_iter().next() {
-                    Some(socket) => (socket, SocketFile::of_another(path)?),
+                let (socket, file) = match self.inherited.take_file(&name, path, *mode) {
+                    Some((socket, file)) => (listening(socket)?, file),
                     None => {
                         let (socket, file) = socket_file::bind(path, *mode, BACKLOG)?;
                         (Listening::Unix(socket), file)
                     }
                 };
+                let id = file.id();
                 self.bound.files.push((name.clone(), file));
-                self.share(place, &name, &socket)?;
+                self.share(place, &name, &socket, Some(id))?;
             }
             Bind::Passed(own) => {
+                let inherited = self.inherited(&name)?;
                 let sockets = if inherited.is_empty() { self.passed.take(own)? } else { inherited };
-                sockets.iter().try_for_each(|socket| self.share(place, &name, socket))?;
+                sockets.iter().try_for_each(|socket| self.share(place, &name, socket, None))?;
             }
         }
         if let Some((_, _, socket)) = self.bound.sockets.get(first) {
@@ -80,16 +81,17 @@ impl Binding {
         for (name, socket) in passed.rest() {
             tracing::warn!(name, "systemd hands over a socket that no listener has: write bind = \"fd:{name}\"");
             if let Ok(handle) = owned(&socket) {
-                bound.handles.push((format!("fd:{name}"), handle));
+                bound.handles.push(Handle { name: format!("fd:{name}"), socket: handle, file: None });
             }
         }
         let (left, taken) = inherited.into_parts();
-        bound.handles.extend(left.into_iter().filter(|(name, _)| name.starts_with("fd:")));
+        bound.handles.extend(left.into_iter().filter(|left| left.name.starts_with("fd:")));
         (bound, taken)
     }
 
     /// One socket a worker on one address. More than that were inherited from a process with more workers: each has
-    /// clients in its queue, so that some workers get several.
+    /// clients in its queue, so that some workers get several. Those that are added to inherited ones do not listen yet: the
+    /// kernel would give them clients whom nobody serves if this process does not come up.
     fn tcp(&self, mut addr: SocketAddr, inherited: Vec<Listening>) -> io::Result<Vec<Listening>> {
         let mut sockets = inherited;
         match sockets.first() {
@@ -97,8 +99,12 @@ impl Binding {
             Some(first) => addr = first.local_addr()?.tcp().unwrap_or(addr),
             None => worker::check_free(addr)?,
         }
+        let taken_over = !sockets.is_empty();
         while sockets.len() < self.workers {
             let socket = worker::bind(addr)?;
+            if !taken_over {
+                socket.listen()?;
+            }
             // The first resolves port 0 for the others.
             addr = socket.local_addr()?.tcp().unwrap_or(addr);
             sockets.push(socket);
@@ -107,17 +113,21 @@ impl Binding {
     }
 
     /// All workers accept on one socket.
-    fn share(&mut self, place: usize, name: &str, socket: &Listening) -> io::Result<()> {
-        self.handle(name, socket)?;
+    fn share(&mut self, place: usize, name: &str, socket: &Listening, file: Option<FileId>) -> io::Result<()> {
+        self.handle(name, socket, file)?;
         for worker in 0..self.workers {
             self.bound.sockets.push((worker, place, socket.try_clone()?));
         }
         Ok(())
     }
 
-    fn handle(&mut self, name: &str, socket: &Listening) -> io::Result<()> {
-        self.bound.handles.push((name.to_owned(), owned(socket)?));
+    fn handle(&mut self, name: &str, socket: &Listening, file: Option<FileId>) -> io::Result<()> {
+        self.bound.handles.push(Handle { name: name.to_owned(), socket: owned(socket)?, file });
         Ok(())
+    }
+
+    fn inherited(&mut self, name: &str) -> io::Result<Vec<Listening>> {
+        self.inherited.take(name).into_iter().map(listening).collect()
     }
 }
 

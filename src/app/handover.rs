@@ -10,13 +10,14 @@
 //!  lets go of the state <-------------- Prepared
 //!  Yours ----------------------------->  opens the state, starts its workers
 //!  tells the service manager <--------- Serving
-//!  Main ------------------------------>  says READY
+//!  Main, or End ---------------------->  says READY, or drains, too
 //!  drains
 //! ```
 //!
 //! `Failed`, or the end of the connection, before `Serving`: the old one goes on.
 
-use crate::net::inherited::Sockets;
+use crate::net::inherited::{Handle, Sockets};
+use crate::net::socket_file::FileId;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -52,6 +53,8 @@ pub(super) enum Message {
     /// A descriptor each.
     Sockets {
         names: Vec<String>,
+        /// Of unix sockets.
+        files: Vec<Option<FileId>>,
         more: bool,
     },
     /// All is there but the state.
@@ -70,6 +73,8 @@ pub(super) enum Message {
     },
     /// The service manager knows which process is the main one.
     Main,
+    /// Likewise, and both are to end.
+    End,
 }
 
 /// One end of the connection.
@@ -166,8 +171,11 @@ impl Predecessor {
         let mut sockets = Vec::new();
         loop {
             match self.0.receive().await? {
-                (Message::Sockets { names, more }, handles) if names.len() == handles.len() => {
-                    sockets.extend(names.into_iter().zip(handles));
+                (Message::Sockets { names, files, more }, handles)
+                    if names.len() == handles.len() && names.len() == files.len() =>
+                {
+                    let described = names.into_iter().zip(files).zip(handles);
+                    sockets.extend(described.map(|((name, file), socket)| Handle { name, socket, file }));
                     if !more {
                         return Ok(Sockets::new(sockets));
                     }
@@ -195,9 +203,10 @@ impl Predecessor {
         }
     }
 
-    /// Waits until the service manager knows this process, or for a moment.
-    pub(super) async fn main(&self) {
-        let _ = tokio::time::timeout(MAIN_TIMEOUT, self.0.receive()).await;
+    /// Waits until the service manager knows this process, or for a moment. Whether a signal that was meant for this one
+    /// reached the other.
+    pub(super) async fn main(&self) -> bool {
+        matches!(tokio::time::timeout(MAIN_TIMEOUT, self.0.receive()).await, Ok(Ok((Message::End, _))))
     }
 }
 
@@ -226,9 +235,10 @@ mod tests {
         let predecessor = Predecessor(Arc::new(Channel(theirs)));
         let sending = async {
             for (at, part) in listeners.chunks(SOCKETS_AT_ONCE).enumerate() {
-                let names = part.iter().map(|_| format!("part {at}")).collect();
+                let names: Vec<_> = part.iter().map(|_| format!("part {at}")).collect();
+                let files = vec![None; names.len()];
                 let handles: Vec<_> = part.iter().map(AsFd::as_fd).collect();
-                ours.send(&Message::Sockets { names, more: at < 2 }, &handles).await.unwrap();
+                ours.send(&Message::Sockets { names, files, more: at < 2 }, &handles).await.unwrap();
             }
         };
         let (received, ()) = tokio::join!(predecessor.sockets(), sending);
@@ -247,7 +257,7 @@ mod tests {
     #[tokio::test]
     async fn why_the_other_ended_is_heard_though_it_read_nothing() {
         let (ours, theirs) = Channel::pair().unwrap();
-        let sockets = || Message::Sockets { names: Vec::new(), more: true };
+        let sockets = || Message::Sockets { names: Vec::new(), files: Vec::new(), more: true };
         ours.send(&sockets(), &[]).await.unwrap();
         Predecessor(Arc::new(Channel(theirs))).failed("the file has errors\n");
         assert!(ours.send(&sockets(), &[]).await.is_err());

@@ -51,7 +51,21 @@ pub struct Ejection {
     /// Ejections that count against it, and when the last one was over.
     times: AtomicU32,
     over_ms: AtomicU64,
-    counts: [AtomicU64; Ejected::ALL.len()],
+}
+
+/// How often a target's addresses were ejected.
+#[derive(Debug, Default)]
+pub struct EjectionCounts([AtomicU64; Ejected::ALL.len()]);
+
+impl EjectionCounts {
+    pub fn add(&self, why: Ejected) {
+        self.0[why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// By [`Ejected`].
+    pub fn load(&self) -> [u64; Ejected::ALL.len()] {
+        std::array::from_fn(|at| self.0[at].load(Relaxed))
+    }
 }
 
 /// What an ejection replaced, in case that it was one too many.
@@ -72,11 +86,6 @@ impl Ejection {
 
     fn is_out_at(&self, now_ms: u64) -> bool {
         self.until_ms.load(SeqCst) > now_ms
-    }
-
-    /// Ejections by [`Ejected`].
-    pub fn counts(&self) -> [u64; Ejected::ALL.len()] {
-        std::array::from_fn(|at| self.counts[at].load(Relaxed))
     }
 
     /// A time that is over is forgotten, so that nobody has to look at a clock for it.
@@ -125,7 +134,6 @@ pub fn eject<'t>(
     target: &Ejection,
     pool: impl Iterator<Item = &'t Ejection>,
     outlier: &Outlier,
-    why: Ejected,
     now_ms: u64,
 ) -> Option<Duration> {
     let (before, length) = target.begin(outlier, now_ms)?;
@@ -134,7 +142,6 @@ pub fn eject<'t>(
         target.undo(&before);
         return None;
     }
-    target.counts[why as usize].fetch_add(1, Relaxed);
     Some(length)
 }
 
@@ -152,14 +159,13 @@ mod tests {
     #[test]
     fn it_grows_is_counted_and_comes_back() {
         let (outlier, pool) = (outlier(), [Ejection::default(), Ejection::default()]);
-        let eject = |now_ms| eject(&pool[0], pool.iter(), &outlier, Ejected::Reset, now_ms);
+        let eject = |now_ms| eject(&pool[0], pool.iter(), &outlier, now_ms);
         assert_eq!(eject(1_000), Some(Duration::from_secs(30)));
         assert_eq!(eject(1_001), None, "it is out already");
-        assert_eq!(super::eject(&pool[1], pool.iter(), &outlier, Ejected::Reset, 1_002), None, "the last one");
+        assert_eq!(super::eject(&pool[1], pool.iter(), &outlier, 1_002), None, "the last one");
         assert!(pool[0].is_out_at(30_999) && !pool[0].is_out_at(31_000) && !pool[1].is_out_at(1_002));
         assert_eq!(eject(31_000), Some(Duration::from_secs(60)), "once more at once: twice as long");
         assert_eq!(eject(91_000 + 60_000), Some(Duration::from_secs(30)), "after two lengths both are forgotten");
-        assert_eq!(pool[0].counts(), [0, 0, 3, 0, 0]);
         pool[0].settle(160_000);
         assert!(pool[0].is_out_at(160_000), "not before its time");
         pool[0].settle(181_000);
@@ -179,8 +185,7 @@ mod tests {
                     let mut ejected = 0;
                     for turn in 0..20_000 {
                         let target = &pool[(seed + turn * (seed + 1)) % pool.len()];
-                        ejected +=
-                            u64::from(eject(target, pool.iter(), outlier, Ejected::Connect, uptime_ms()).is_some());
+                        ejected += u64::from(eject(target, pool.iter(), outlier, uptime_ms()).is_some());
                     }
                     ejected
                 }
@@ -190,7 +195,6 @@ mod tests {
         });
         assert!(out(pool, uptime_ms()) <= 2);
         assert!(ejected > 0);
-        assert_eq!(pool.iter().map(|one| one.counts()[Ejected::Connect as usize]).sum::<u64>(), ejected);
     }
 
     proptest! {
@@ -213,7 +217,7 @@ mod tests {
                 }
                 let target = &pool[which % targets];
                 let (was_out, others) = (target.is_out_at(now_ms), out(&pool, now_ms));
-                let length = eject(target, pool.iter(), &outlier, Ejected::Timeout, now_ms);
+                let length = eject(target, pool.iter(), &outlier, now_ms);
                 prop_assert_eq!(length.is_some(), !was_out && others < most);
                 prop_assert_eq!(target.is_out_at(now_ms), was_out || length.is_some());
                 if let Some(length) = length {

@@ -5,7 +5,7 @@
 //! another, never a value that was not written.
 
 use super::clients::Clients;
-use super::ejection::Ejection;
+use super::ejection::{Ejection, EjectionCounts};
 use super::labelled::labelled;
 use crate::limits::DURATION_BOUNDS_US;
 use std::sync::OnceLock;
@@ -196,8 +196,6 @@ pub struct VariantTotal {
 pub struct TargetShard {
     pub connects: Count,
     pub connect_failures: Count,
-    /// Consecutive failed connects; 0 after one that succeeded.
-    pub failing: Count,
     pub in_flight: Count,
 }
 
@@ -205,8 +203,34 @@ pub struct TargetShard {
 #[derive(Debug)]
 pub struct TargetOutcomes {
     pub shards: Box<[TargetShard]>,
-    pub ejection: Ejection,
+    pub ejected: EjectionCounts,
     failures: LogGate,
+}
+
+/// What workers know of one of a target's addresses, for as long as it is one.
+#[derive(Debug)]
+pub struct AddressOutcomes {
+    pub shards: Box<[AddressShard]>,
+    pub ejection: Ejection,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct AddressShard {
+    /// Consecutive failed connects; 0 after one that succeeded.
+    pub failing: Count,
+}
+
+impl AddressOutcomes {
+    pub fn new(workers: usize) -> AddressOutcomes {
+        let shards = (0..workers).map(|_| AddressShard::default()).collect();
+        AddressOutcomes { shards, ejection: Ejection::default() }
+    }
+
+    /// Down when some worker's last connect failed and none succeeded since there, and while it is ejected.
+    pub fn is_up(&self) -> bool {
+        !self.ejection.is_out() && self.shards.iter().all(|shard| shard.failing.load() == 0)
+    }
 }
 
 /// Lets one message a second through, whichever worker has it, and counts the others. For failures only: it is shared.
@@ -241,15 +265,11 @@ impl LogGate {
 impl TargetOutcomes {
     pub fn new(workers: usize) -> TargetOutcomes {
         let shards = (0..workers).map(|_| TargetShard::default()).collect();
-        TargetOutcomes { shards, ejection: Ejection::default(), failures: LogGate::default() }
+        TargetOutcomes { shards, ejected: EjectionCounts::default(), failures: LogGate::default() }
     }
     /// Whether a failure may be logged now, at most one a second; then how many were not since the last.
     pub fn may_log_failure(&self) -> Option<u64> {
         self.failures.pass()
-    }
-    /// Down when some worker's last connect failed and none succeeded since there, and while it is ejected.
-    pub fn is_up(&self) -> bool {
-        !self.ejection.is_out() && self.shards.iter().all(|shard| shard.failing.load() == 0)
     }
 }
 

@@ -6,12 +6,13 @@
 use super::compress::CompressOutcomes;
 use super::judged::JudgedRoute;
 use super::mirror::Mirroring;
-use super::outcomes::{TargetOutcomes, VariantOutcomes};
+use super::outcomes::{AddressOutcomes, TargetOutcomes, VariantOutcomes};
 use super::pools::PoolOutcomes;
 use super::rate::Limiter;
 use crate::limits::Limits;
 use crate::net::address::Address;
 use crate::net::proxy_protocol::Version;
+use crate::routing::balance::Balance;
 use crate::routing::outlier::Outlier;
 use crate::routing::redact::Redact;
 use crate::routing::table::RoutingTable;
@@ -102,18 +103,41 @@ pub struct Pool {
     pub send_proxy: Option<Version>,
     /// None: no target is ejected for what it answers.
     pub outlier: Option<Outlier>,
+    pub balance: Balance,
+    /// A target that is new or came back has its whole weight only after this time.
+    pub slow_start: Duration,
 }
 
 #[derive(Debug)]
 pub struct Target {
     /// As written in the file: the name in status and metrics.
     pub name: String,
+    /// The name is a service's, and no host's.
+    pub is_service: bool,
     /// Where it is now: one address, or those that its name resolved to; empty when the name does not resolve.
     pub addrs: Vec<Address>,
+    /// Of `addrs`, one by one: what requests are shared among.
+    pub endpoints: Vec<Endpoint>,
     /// With TLS: the name that it must prove to have.
     pub server_name: Option<ServerName<'static>>,
     pub outcomes: Arc<TargetOutcomes>,
     pub standing: Standing,
+}
+
+/// One address of a target.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Beside the pool's others; at least 1.
+    pub weight: u32,
+    pub standing: Standing,
+    pub outcomes: Arc<AddressOutcomes>,
+}
+
+impl PartialEq for Endpoint {
+    fn eq(&self, other: &Endpoint) -> bool {
+        let same = self.weight == other.weight && self.standing == other.standing;
+        same && Arc::ptr_eq(&self.outcomes, &other.outcomes)
+    }
 }
 
 /// What control knows of a target, and so which requests it gets.
@@ -150,12 +174,23 @@ impl Target {
     pub fn is_usable(&self) -> bool {
         self.standing.is_usable() && !self.addrs.is_empty()
     }
+
+    /// Each of its addresses is left alone for what it answered.
+    pub fn is_ejected(&self) -> bool {
+        !self.endpoints.is_empty() && self.endpoints.iter().all(|one| one.outcomes.ejection.is_out())
+    }
+
+    /// Some address is not ejected, and no worker's last connect there failed.
+    pub fn is_reached(&self) -> bool {
+        self.endpoints.iter().any(|one| one.outcomes.is_up())
+    }
 }
 
 impl Pool {
     /// The standing of the targets that requests go to: they are up, else not known. None: there is no such target.
     pub fn best(&self) -> Option<Standing> {
-        let here = |of| self.targets.iter().any(|target| target.standing == of && !target.addrs.is_empty());
+        let endpoints = || self.targets.iter().flat_map(|target| &target.endpoints);
+        let here = |of| endpoints().any(|one| one.standing == of);
         [Standing::Up, Standing::Unknown].into_iter().find(|of| here(*of))
     }
 }

@@ -160,6 +160,8 @@ impl Failure {
         match self {
             Failure::Usage(_) => USAGE,
             Failure::TimedOut { .. } => TIMED_OUT,
+            // Weir answered in time that somebody else did not.
+            Failure::Refused(answer) if answer.status == 504 => TIMED_OUT,
             Failure::Unreachable { source, .. } if source.kind() == io::ErrorKind::TimedOut => TIMED_OUT,
             Failure::Failed(_) | Failure::Unreachable { .. } | Failure::Unreadable { .. } | Failure::Refused(_) => {
                 FAILED
@@ -215,6 +217,7 @@ mod tests {
         assert_eq!(Failure::TimedOut { addr: addr(), within: TIMEOUT }.code(), 3);
         assert_eq!(Failure::Unreachable { addr: addr(), source: io::ErrorKind::ConnectionRefused.into() }.code(), 1);
         assert_eq!(Failure::Refused(Answer { status: 412, document: Value::Null }).code(), 1);
+        assert_eq!(Failure::Refused(Answer { status: 504, document: Value::Null }).code(), 3);
     }
 
     #[test]

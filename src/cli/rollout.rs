@@ -95,8 +95,9 @@ fn wait(args: &RolloutArgs, admin: &Admin) -> Result<ExitCode, Failure> {
     loop {
         let document = admin.get(&format!("/api/v1/rollouts/{}", segment(&args.route)))?;
         let line = said(&document);
-        // What counts down is not said each time.
-        let key = format!("{}{}{}{}", document["state"], document["step"], document["reason"], document["pause"]);
+        // What counts up or down is not said each time.
+        let holds = document["held_s"].as_f64() > Some(0.0);
+        let key = format!("{}{}{}{holds}", document["state"], document["step"], document["pause"]);
         if key != last {
             crate::cli::say(format_args!("{line}\n"));
             last = key;

@@ -17,6 +17,9 @@ pub struct UpgradeArgs {
     /// How many seconds the new process has until it serves; otherwise the old one goes on
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=100))]
     timeout: u64,
+    /// Asks the new binary for its version and whether it can serve the file, and changes nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Why, for the audit log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -31,7 +34,7 @@ pub fn run(args: &UpgradeArgs, admin: &Admin) -> ExitCode {
         }
     };
     let body = json!({"binary": binary, "timeout_seconds": args.timeout, "reason": args.reason});
-    let path = "/api/v1/upgrade".to_owned();
+    let path = format!("/api/v1/upgrade{}", if args.dry_run { "?dry_run=true" } else { "" });
     let call = Call { method: http::Method::POST, path, if_generation: None, body: Some(&body) };
     match admin.call_within(&call, Duration::from_secs(args.timeout) + GRACE) {
         Ok(answer) => {
@@ -44,6 +47,9 @@ pub fn run(args: &UpgradeArgs, admin: &Admin) -> ExitCode {
 
 fn said(answer: &Value) -> String {
     let version = answer["version"].as_str().unwrap_or("?");
+    if answer["dry_run"] == true {
+        return format!("version {version} can serve the file; nothing was changed (--dry-run)\n");
+    }
     format!("upgraded: version {version} serves as process {}, process {} drains\n", answer["pid"], answer["draining"])
 }
 
@@ -55,5 +61,7 @@ mod tests {
     fn both_processes_are_named() {
         let answer = json!({"pid": 12, "version": "0.1.0", "draining": 7});
         assert_eq!(said(&answer), "upgraded: version 0.1.0 serves as process 12, process 7 drains\n");
+        let dry = json!({"dry_run": true, "version": "0.1.0"});
+        assert_eq!(said(&dry), "version 0.1.0 can serve the file; nothing was changed (--dry-run)\n");
     }
 }

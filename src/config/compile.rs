@@ -2,7 +2,9 @@
 //! defaults. Goes on after an error, so that one check shows them all.
 
 mod analysis;
+mod balance;
 mod compress;
+mod dns;
 mod filters;
 mod health;
 mod listen;
@@ -59,6 +61,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings, fill
     let server = check.server(file.server);
     let limits = check.limits(file.limits);
     let log = check.log(file.log);
+    let dns = check.dns(file.dns.as_ref());
     let listeners = check.listeners(&file.listeners, !server.trusted_proxies.is_empty());
     let admin = check.admin(file.admin.as_ref());
     check.ports(&file.listeners, file.admin.as_ref());
@@ -88,6 +91,7 @@ pub fn compile(file: raw::File, sources: &Sources, findings: &mut Findings, fill
         limits,
         admin: admin?,
         log,
+        dns,
         listeners: listeners?,
         pools: pools?,
         routes: routes?,

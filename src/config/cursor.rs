@@ -238,7 +238,7 @@ impl<'t> Cursor<'t> {
     }
 
     /// A list whose items are strings or tables, e.g. pool targets.
-    pub fn mixed(&mut self, cx: &mut Context<'_>, key: &'static str) -> Option<At<Vec<StringOrTable>>> {
+    pub fn mixed(&mut self, cx: &mut Context<'_>, key: &'static str) -> Option<At<Vec<StringOrTable<'t>>>> {
         let value = self.take(key)?;
         let path = self.path_of(key);
         let Some(items) = value.get_ref().as_array() else {
@@ -248,7 +248,7 @@ impl<'t> Cursor<'t> {
         let mut found = Vec::new();
         for item in items.iter() {
             match item.get_ref() {
-                DeValue::Table(_) => found.push(StringOrTable::Table(cx.place(item.span()))),
+                DeValue::Table(_) => found.extend(sub_table(cx, item, path.clone()).map(StringOrTable::Table)),
                 _ => found.extend(text(cx, item, &path, "a list of strings").map(StringOrTable::String)),
             }
         }
@@ -360,9 +360,9 @@ pub enum Entry<'t> {
     Table(Cursor<'t>),
 }
 
-pub enum StringOrTable {
+pub enum StringOrTable<'t> {
     String(At<String>),
-    Table(Place),
+    Table(Cursor<'t>),
 }
 
 /// The known word that was probably meant.

@@ -48,10 +48,12 @@ pub fn merge(main: &mut File, other: File, findings: &mut Findings) {
     single("limits", main.limits.as_ref().map(|t| t.place), other.limits.as_ref().map(|t| t.place));
     single("admin", main.admin.as_ref().map(|t| t.place), other.admin.as_ref().map(|t| t.place));
     single("log", main.log.as_ref().map(|t| t.place), other.log.as_ref().map(|t| t.place));
+    single("dns", main.dns.as_ref().map(|t| t.place), other.dns.as_ref().map(|t| t.place));
     main.server = main.server.take().or(other.server);
     main.limits = main.limits.take().or(other.limits);
     main.admin = main.admin.take().or(other.admin);
     main.log = main.log.take().or(other.log);
+    main.dns = main.dns.take().or(other.dns);
     main.listeners.extend(other.listeners);
     main.pools.extend(other.pools);
     main.routes.extend(other.routes);

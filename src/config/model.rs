@@ -5,6 +5,7 @@ use super::provenance::Provenance;
 use super::rollout::RolloutConfig;
 use crate::limits::Limits;
 use crate::net::proxy_protocol::{Accepts, Version};
+use crate::routing::balance::Balance;
 use crate::routing::filters::Filters;
 use crate::routing::mirror::Mirror;
 use crate::routing::outlier::Outlier;
@@ -24,6 +25,7 @@ pub struct Config {
     pub limits: Limits,
     pub admin: Admin,
     pub log: Log,
+    pub dns: Dns,
     pub listeners: Vec<Listener>,
     pub pools: Vec<PoolConfig>,
     pub routes: Vec<RouteConfig>,
@@ -76,6 +78,29 @@ pub struct Log {
     /// error, warn, info, debug or trace.
     pub level: String,
     pub json: bool,
+}
+
+/// How targets' names are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Empty: those of `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
+    /// What an answer says of how long it holds is taken within these.
+    pub min_ttl: Duration,
+    pub max_ttl: Duration,
+    /// For one look-up, whatever is asked on the way.
+    pub timeout: Duration,
+}
+
+impl Default for Dns {
+    fn default() -> Dns {
+        Dns {
+            servers: Vec::new(),
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(300),
+            timeout: Duration::from_secs(3),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +170,11 @@ pub struct ClientCerts {
 pub struct PoolConfig {
     pub name: String,
     pub targets: Vec<TargetAddr>,
+    /// Of `targets`, one by one; at least 1.
+    pub weights: Vec<u32>,
+    pub balance: Balance,
+    /// A target that is new or came back has its whole weight only after this time.
+    pub slow_start: Duration,
     pub version: Option<String>,
     pub connect_timeout: Duration,
     pub http2: bool,
@@ -207,10 +237,18 @@ pub struct PoolTls {
     pub verify: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What a target begins with that is a service's name.
+pub const SRV: &str = "srv:";
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetAddr {
     Ip(SocketAddr),
-    Name { host: String, port: u16 },
+    Name {
+        host: String,
+        port: u16,
+    },
+    /// A service's name (RFC 2782), whose records name hosts, ports and weights.
+    Srv(String),
     Unix(PathBuf),
 }
 
@@ -219,6 +257,7 @@ impl std::fmt::Display for TargetAddr {
         match self {
             TargetAddr::Ip(addr) => addr.fmt(f),
             TargetAddr::Name { host, port } => write!(f, "{host}:{port}"),
+            TargetAddr::Srv(name) => write!(f, "{SRV}{name}"),
             TargetAddr::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }

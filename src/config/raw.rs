@@ -4,6 +4,7 @@
 //! its feature, everything else is reported as unknown. Hand-written instead of derived, since derived readers stop
 //! at the first error and lose the places of what they flatten.
 
+pub mod dns;
 pub mod filters;
 pub mod health;
 mod matches;
@@ -13,7 +14,6 @@ pub mod rollout;
 
 use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
 use super::source::{At, Place, listed};
-use super::units::shown_duration;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const POSITIVE: RangeInclusive<Duration> = MILLISECOND..=DAY;
 /// As [`POSITIVE`], where "at once" makes sense too.
 const FROM_ZERO: RangeInclusive<Duration> = Duration::ZERO..=DAY;
+/// Of a target, beside the others of its pool.
+const WEIGHTS: RangeInclusive<u64> = 1..=65_535;
 /// Browsers keep a cookie no longer than 400 days.
 const COOKIE_LIFE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(400 * 24 * 60 * 60);
 
@@ -33,6 +35,7 @@ pub struct File {
     pub limits: Option<Limits>,
     pub admin: Option<Admin>,
     pub log: Option<Log>,
+    pub dns: Option<dns::Dns>,
     pub listeners: Vec<Listener>,
     pub pools: Vec<Pool>,
     pub routes: Vec<Route>,
@@ -119,7 +122,10 @@ pub struct CertFiles {
 #[derive(Debug)]
 pub struct Pool {
     pub name: At<String>,
-    pub targets: Option<At<Vec<At<String>>>>,
+    pub targets: Option<At<Vec<Target>>>,
+    pub balance: Option<At<String>>,
+    pub hash_key: Option<At<Vec<At<String>>>>,
+    pub slow_start: Option<At<Duration>>,
     pub version: Option<At<String>>,
     pub connect_timeout: Option<At<Duration>>,
     pub max_connections: Option<At<u64>>,
@@ -131,6 +137,12 @@ pub struct Pool {
     pub send_proxy: Option<At<String>>,
     pub health: Option<health::Health>,
     pub outlier: Option<outlier::Outlier>,
+}
+
+#[derive(Debug)]
+pub struct Target {
+    pub addr: At<String>,
+    pub weight: Option<At<u64>>,
 }
 
 #[derive(Debug)]
@@ -262,6 +274,7 @@ pub fn file(cx: &mut Context<'_>, mut top: Cursor<'_>) -> File {
     let limits = top.table(cx, "limits").map(|table| limits(cx, table));
     let admin = top.table(cx, "admin").map(|table| admin(cx, table));
     let log = top.table(cx, "log").map(|table| log(cx, table));
+    let dns = top.table(cx, "dns").map(|table| dns::dns(cx, table));
     let listeners = top.tables(cx, "listener").map(|tables| tables.value).unwrap_or_default();
     let pools = top.table(cx, "pool").map(|table| table.into_tables(cx)).unwrap_or_default();
     let routes = top.tables(cx, "route").map(|tables| tables.value).unwrap_or_default();
@@ -272,6 +285,7 @@ pub fn file(cx: &mut Context<'_>, mut top: Cursor<'_>) -> File {
         limits,
         admin,
         log,
+        dns,
         listeners: listeners.into_iter().map(|table| listener(cx, table)).collect(),
         pools: pools.into_iter().map(|(name, table)| pool(cx, name, table)).collect(),
         routes: routes.into_iter().map(|table| route(cx, table)).collect(),
@@ -416,21 +430,17 @@ fn listener_tls(cx: &mut Context<'_>, mut table: Cursor<'_>) -> ListenerTls {
 fn pool(cx: &mut Context<'_>, name: At<String>, mut table: Cursor<'_>) -> Pool {
     table.require(cx, "targets", "[\"127.0.0.1:9000\"]");
     let targets = targets(cx, &mut table);
-    only(cx, &mut table, "balance", "p2c", &["round_robin", "least_conn", "hash"]);
     let protocol = table.string(cx, "protocol");
     one_of(cx, protocol.as_ref(), &table.path_of("protocol"), &["http/1.1", "h2"]);
-    if let Some(slow_start) = table.duration(cx, "slow_start", FROM_ZERO)
-        && !slow_start.value.is_zero()
-    {
-        let written = shown_duration(slow_start.value);
-        cx.not_built(slow_start.place, format_args!("{} = {written:?}", table.path_of("slow_start")));
-    }
     let health = table.table(cx, "health").map(|table| health::health(cx, table));
     let outlier = table.table(cx, "outlier").map(|table| outlier::outlier(cx, table));
     let tls = table.table(cx, "tls").map(|table| pool_tls(cx, table));
     let pool = Pool {
         name,
         targets,
+        balance: table.string(cx, "balance"),
+        hash_key: table.one_or_more(cx, "hash_key"),
+        slow_start: table.duration(cx, "slow_start", FROM_ZERO),
         version: table.string(cx, "version"),
         connect_timeout: table.duration(cx, "connect_timeout", POSITIVE),
         max_connections: table.integer(cx, "max_connections", 1..=1_000_000),
@@ -460,14 +470,19 @@ fn pool_tls(cx: &mut Context<'_>, mut table: Cursor<'_>) -> PoolTls {
     tls
 }
 
-fn targets(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<Vec<At<String>>>> {
+fn targets(cx: &mut Context<'_>, table: &mut Cursor<'_>) -> Option<At<Vec<Target>>> {
     let written = table.mixed(cx, "targets")?;
-    let path = table.path_of("targets");
     let mut targets = Vec::new();
     for target in written.value {
         match target {
-            StringOrTable::Table(place) => cx.not_built(place, format_args!("{path} = [{{ addr, weight }}]")),
-            StringOrTable::String(target) => targets.push(target),
+            StringOrTable::String(addr) => targets.push(Target { addr, weight: None }),
+            StringOrTable::Table(mut table) => {
+                table.require(cx, "addr", "\"127.0.0.1:9000\"");
+                let addr = table.string(cx, "addr");
+                let weight = table.integer(cx, "weight", WEIGHTS);
+                table.finish(cx);
+                targets.extend(addr.map(|addr| Target { addr, weight }));
+            }
         }
     }
     // A pool whose targets are all reported must not be called empty as well.
@@ -624,18 +639,6 @@ fn tests(cx: &mut Context<'_>, table: &mut Cursor<'_>, known: &[&'static str]) -
         in_file: table.string(cx, "in_file"),
         ..When::default()
     }
-}
-
-/// A key of which one value is built and `later` ones are not.
-fn only(cx: &mut Context<'_>, table: &mut Cursor<'_>, key: &'static str, built: &'static str, later: &[&'static str]) {
-    let Some(written) = table.string(cx, key) else { return };
-    if later.contains(&written.value.as_str()) {
-        cx.not_built(written.place, format_args!("{} = {}", table.path_of(key), written.shown()));
-        return;
-    }
-    let mut allowed = vec![built];
-    allowed.extend(later);
-    one_of(cx, Some(&written), &table.path_of(key), &allowed);
 }
 
 /// Whether the value is one of the words; if not, that is reported.

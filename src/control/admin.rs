@@ -318,6 +318,8 @@ mod tests {
         assert_eq!(process.publisher.current().serial, 1);
         let drained = call("root", &format!("{target}/drain"), br#"{"reason":"try"}"#).await.json();
         let expected = json!({"pool": "pool", "name": "127.0.0.1:9", "addresses": ["127.0.0.1:9"], "standing": "draining",
+            "dns_failing": null, "weight": 1,
+            "endpoints": [{"address": "127.0.0.1:9", "weight": 1, "standing": "draining", "ejected": false}],
             "healthy": false, "ejected": false, "since": null, "why": null, "checks": [], "in_flight": 0, "changed": true, "usable_targets": 0});
         assert_eq!(drained, expected);
         assert_eq!(process.publisher.current().pools[0].best(), None);

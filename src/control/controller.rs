@@ -58,6 +58,7 @@ impl Controller {
                 taken = self.commands.recv_many(&mut batch, BATCH) => match taken {
                     0 => return,
                     _ => {
+                        self.resume_if_back(&batch).await;
                         let (batch, handing) = handover::parted(std::mem::take(&mut batch), self.handed.is_some());
                         self.commit(batch).await;
                         self.hand_over(handing).await;
@@ -127,10 +128,10 @@ impl Controller {
                 Command::HandOver(_) => {}
                 Command::Resolved(addresses) => {
                     // Holds whether or not the rest of the batch can be saved.
-                    if let Some(ground) = self.ground.resolved(addresses.clone()) {
+                    if let Some(ground) = self.ground.resolved(&addresses) {
                         self.publish(ground);
                     }
-                    draft.resolve(addresses);
+                    draft.resolve(&addresses);
                 }
                 Command::Certified { tls, instead_of } => {
                     if Arc::ptr_eq(&self.ground.tls, &instead_of) {
@@ -380,7 +381,7 @@ impl Draft {
         }
     }
 
-    fn resolve(&mut self, addresses: Addresses) {
+    fn resolve(&mut self, addresses: &Addresses) {
         if let Some(ground) = self.ground.resolved(addresses) {
             self.ground = ground;
         }

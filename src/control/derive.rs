@@ -7,7 +7,7 @@ use super::outcomes::{Registry, target_name};
 use super::tls::Tls;
 use crate::boundary::judged::JudgedRoute;
 use crate::boundary::mirror::Mirroring;
-use crate::boundary::table::{ListenerLimits, Pool, Published, Settings, Target};
+use crate::boundary::table::{Endpoint, ListenerLimits, Pool, Published, Settings, Target};
 use crate::config::{Config, OnEmpty, PREVIEW_RULE, PoolConfig, PoolTls, RouteConfig, TargetAddr, VariantConfig};
 use crate::net::address::Address;
 use crate::routing::rule::{Outcome, Rule};
@@ -134,11 +134,11 @@ pub fn pools(
         let same = known.get(pool.name.as_str()).filter(|(config, built)| {
             *config == pool
                 && built.tls.as_ref().map(Arc::as_ptr) == tls.client(&pool.name).as_ref().map(Arc::as_ptr)
-                && pool
-                    .targets
-                    .iter()
-                    .zip(&built.targets)
-                    .all(|(target, built)| is_still(built, target, pool, addresses, health))
+                && pool.targets.iter().enumerate().zip(&built.targets).all(|((at, target), built)| {
+                    let (addrs, endpoints) = places(pool, at, addresses, (outcomes, health));
+                    let standing = health.standing(pool, target, &addrs);
+                    built.addrs == addrs && built.endpoints == endpoints && built.standing == standing
+                })
         });
         match same {
             Some((_, built)) => Arc::clone(built),
@@ -148,23 +148,25 @@ pub fn pools(
     config.pools.iter().map(pool).collect()
 }
 
-fn is_still(built: &Target, target: &TargetAddr, pool: &PoolConfig, addresses: &Addresses, health: &Health) -> bool {
-    built.addrs == addrs(target, addresses) && built.standing == health.standing(pool, target, &built.addrs)
-}
-
 fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, (outcomes, health): (&Registry, &Health)) -> Pool {
-    let target = |target: &TargetAddr| {
+    let target = |(at, target): (usize, &TargetAddr)| {
         let name = target_name(target);
-        let outcomes = outcomes.target(&pool.name, &name);
         let server_name = pool.tls.as_ref().and_then(|tls| server_name(tls, target));
-        let addrs = addrs(target, addresses);
-        let standing = health.standing(pool, target, &addrs);
-        Target { name, addrs, server_name, outcomes, standing }
+        let (addrs, endpoints) = places(pool, at, addresses, (outcomes, health));
+        Target {
+            is_service: matches!(target, TargetAddr::Srv(_)),
+            server_name,
+            outcomes: outcomes.target(&pool.name, &name),
+            standing: health.standing(pool, target, &addrs),
+            name,
+            addrs,
+            endpoints,
+        }
     };
     Pool {
         name: pool.name.clone(),
         version: pool.version.clone(),
-        targets: pool.targets.iter().map(target).collect(),
+        targets: pool.targets.iter().enumerate().map(target).collect(),
         checked: pool.health.is_some(),
         connect_timeout: pool.connect_timeout,
         http2: pool.http2,
@@ -176,6 +178,8 @@ fn build_pool(pool: &PoolConfig, addresses: &Addresses, tls: &Tls, (outcomes, he
         tls: tls.client(&pool.name),
         send_proxy: pool.send_proxy,
         outlier: pool.outlier.clone(),
+        balance: pool.balance.clone(),
+        slow_start: pool.slow_start,
     }
 }
 
@@ -186,17 +190,32 @@ pub fn server_name(tls: &PoolTls, target: &TargetAddr) -> Option<ServerName<'sta
         (None, TargetAddr::Name { host, .. }) => client::server_name(host),
         (None, TargetAddr::Ip(addr)) => Some(ServerName::from(addr.ip())),
         // The check asks for a name.
-        (None, TargetAddr::Unix(_)) => None,
+        (None, TargetAddr::Unix(_) | TargetAddr::Srv(_)) => None,
     }
 }
 
-fn addrs(target: &TargetAddr, addresses: &Addresses) -> Vec<Address> {
+/// Where a pool's target is, and what its addresses are to each other.
+fn places(
+    pool: &PoolConfig,
+    at: usize,
+    addresses: &Addresses,
+    (outcomes, health): (&Registry, &Health),
+) -> (Vec<Address>, Vec<Endpoint>) {
+    let (target, weight) = (&pool.targets[at], pool.weights[at]);
+    let endpoint = |(addr, of_record): (Address, u32)| {
+        let endpoint = Endpoint {
+            weight: weight.saturating_mul(of_record),
+            standing: health.standing(pool, target, std::slice::from_ref(&addr)),
+            outcomes: outcomes.address(&pool.name, &target_name(target), &addr),
+        };
+        (addr, endpoint)
+    };
     match target {
-        TargetAddr::Ip(addr) => vec![Address::Tcp(*addr)],
-        TargetAddr::Unix(path) => vec![Address::Unix(path.clone())],
-        TargetAddr::Name { host, port } => {
-            let known = addresses.get(&(host.clone(), *port)).into_iter().flatten();
-            known.copied().map(Address::Tcp).collect()
+        TargetAddr::Ip(addr) => [(Address::Tcp(*addr), 1)].map(endpoint).into_iter().unzip(),
+        TargetAddr::Unix(path) => [(Address::Unix(path.clone()), 1)].map(endpoint).into_iter().unzip(),
+        TargetAddr::Name { .. } | TargetAddr::Srv(_) => {
+            let found = addresses.get(target).into_iter().flatten();
+            found.map(|found| endpoint((Address::Tcp(found.addr), found.weight))).unzip()
         }
     }
 }
@@ -254,6 +273,7 @@ mod tests {
                     (&ground.outcomes, &ground.health),
                 );
                 built.targets[0].standing = Standing::Down;
+                built.targets[0].endpoints[0].standing = Standing::Down;
                 pools[*pool] = Arc::new(built);
             }
             let weights = effective_weights(&ground.config.routes[0], &ground.routes[0], &pools);

@@ -8,9 +8,11 @@ use super::{Control, Start, start};
 use crate::boundary::drain::Drain;
 use crate::boundary::table::Publisher;
 use crate::config::{
-    Admin, AdminAddr, Config, Log, OnEmpty, PoolConfig, Role, RouteConfig, Server, TargetAddr, Token, VariantConfig,
+    Admin, AdminAddr, Config, Dns, Log, OnEmpty, PoolConfig, Role, RouteConfig, Server, TargetAddr, Token,
+    VariantConfig,
 };
 use crate::limits::Limits;
+use crate::routing::balance::Balance;
 use crate::routing::matcher::{HostMatch, RequestMatch};
 use crate::routing::split::Weight;
 use axum::response::IntoResponse;
@@ -65,10 +67,14 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
             tokens: Vec::new(),
         },
         log: Log { level: "info".to_owned(), json: false },
+        dns: Dns::default(),
         listeners: Vec::new(),
         pools: vec![PoolConfig {
             name: "pool".to_owned(),
             targets: vec![TargetAddr::Ip(SocketAddr::from(([127, 0, 0, 1], 9)))],
+            weights: vec![1],
+            balance: Balance::P2c,
+            slow_start: Duration::ZERO,
             version: Some("1.0".to_owned()),
             connect_timeout: Duration::from_secs(2),
             http2: false,

@@ -17,20 +17,20 @@ use super::health::{self, Health, Key};
 use super::history::{self, Entry, History, Revision, Totals};
 use super::outcomes::{Registry, target_name};
 use super::persist::{self, Saved};
+use super::resolve::Found;
 use super::rollout::{LiveRollout, RolloutChange};
 use super::tls::Tls;
 use crate::boundary::outcomes::VariantOutcomes;
 use crate::boundary::table::Pool;
-use crate::config::{Bind, Config, RouteConfig};
+use crate::config::{Bind, Config, RouteConfig, TargetAddr};
 use crate::net::proxy_protocol::Accepts;
 use crate::routing::split::{Assignment, Weight};
 use jiff::Timestamp;
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What targets' names resolved to; a name that never did is absent.
-pub type Addresses = HashMap<(String, u16), Vec<SocketAddr>>;
+pub type Addresses = HashMap<TargetAddr, Vec<Found>>;
 
 /// Cheap to clone: what did not change is shared.
 #[derive(Clone, Debug)]
@@ -156,8 +156,13 @@ impl Ground {
         Ground { config: Arc::new(config), routes, ..self.clone() }
     }
 
-    /// The ground state with other addresses; None when they are the same.
-    pub fn resolved(&self, addresses: Addresses) -> Option<Ground> {
+    /// The ground state with other addresses of some names; None when nothing changes by that.
+    pub fn resolved(&self, changes: &Addresses) -> Option<Ground> {
+        let mut addresses = Addresses::clone(&self.addresses);
+        let named = |target: &TargetAddr| self.config.pools.iter().any(|pool| pool.targets.contains(target));
+        // A reload may have come between: then some are of names that are gone.
+        addresses
+            .extend(changes.iter().filter(|(target, _)| named(target)).map(|(to, found)| (to.clone(), found.clone())));
         if addresses == *self.addresses {
             return None;
         }
@@ -720,20 +725,34 @@ pub mod tests {
         let back = restarted.drained(&order("127.0.0.1:9", false)).unwrap().unwrap();
         assert_eq!((standing(&back), back.health.drained.len()), (Standing::Up, 0));
         let mut gone = shop();
-        gone.pools[0].targets = vec![crate::config::TargetAddr::Ip(([127, 0, 0, 1], 10).into())];
+        gone.pools[0].targets = vec![TargetAddr::Ip(([127, 0, 0, 1], 10).into())];
         assert!(out.reloaded(gone, Addresses::new(), &cause()).0.health.drained.is_empty());
     }
 
     #[test]
     fn new_addresses_make_a_new_pool() {
         let mut named = shop();
-        named.pools[0].targets.push(crate::config::TargetAddr::Name { host: "db".to_owned(), port: 80 });
+        let name = TargetAddr::Name { host: "db".to_owned(), port: 80 };
+        named.pools[0].targets.push(name.clone());
+        named.pools[0].weights.push(3);
         let before = ground(named);
         assert!(before.pools[0].targets[1].addrs.is_empty());
-        let addr: SocketAddr = "192.0.2.1:80".parse().unwrap();
-        let after = before.resolved(Addresses::from([(("db".to_owned(), 80), vec![addr])])).unwrap();
-        assert_eq!(after.pools[0].targets[1].addrs, [crate::net::address::Address::Tcp(addr)]);
-        assert!(after.resolved((*after.addresses).clone()).is_none());
+        let found = |addrs: &[&str]| -> Addresses {
+            let found = |addr: &&str| Found { addr: addr.parse().unwrap(), weight: 2 };
+            [(name.clone(), addrs.iter().map(found).collect())].into()
+        };
+        let after = before.resolved(&found(&["192.0.2.1:80", "192.0.2.2:80"])).unwrap();
+        let addrs = |ground: &Ground| -> Vec<String> {
+            ground.pools[0].targets[1].addrs.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(addrs(&after), ["192.0.2.1:80", "192.0.2.2:80"]);
+        assert_eq!(after.pools[0].targets[1].endpoints[0].weight, 6, "the target's by the record's");
+        assert!(after.resolved(&found(&["192.0.2.1:80", "192.0.2.2:80"])).is_none());
+        let fewer = after.resolved(&found(&["192.0.2.2:80"])).unwrap();
+        assert_eq!(addrs(&fewer), ["192.0.2.2:80"]);
+        assert_eq!(fewer.pools[0].targets[1].endpoints[0], after.pools[0].targets[1].endpoints[1], "it is the same");
+        let stranger = TargetAddr::Name { host: "other".to_owned(), port: 80 };
+        assert!(after.resolved(&[(stranger, Vec::new())].into()).is_none());
     }
 
     proptest! {

@@ -8,11 +8,12 @@ use super::admin::Taken;
 use super::audit::{self, Refused};
 use super::command::{ChangeError, Command, DrainError, Origin};
 use super::controller::Controller;
-use super::persist::{Commit, Found, StateDir, StateError};
+pub use super::persist::StateError;
+use super::persist::{Commit, Found, StateDir};
 use super::save::SaveError;
+use crate::net::inherited::Handle;
 use jiff::Timestamp;
 use std::fs::{self, DirBuilder};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -30,6 +31,8 @@ pub struct Upgrade {
 pub struct UpgradeRequest {
     /// None: the one that this process was started as.
     pub binary: Option<PathBuf>,
+    /// Only whether that binary could serve.
+    pub dry_run: bool,
     /// The other process serves within this time, or not at all.
     pub timeout: Duration,
     pub origin: Origin,
@@ -38,7 +41,8 @@ pub struct UpgradeRequest {
 /// The process that serves from now on.
 #[derive(Clone, Debug)]
 pub struct Successor {
-    pub pid: u32,
+    /// None: it was not started, this was a dry run.
+    pub pid: Option<u32>,
     pub version: String,
 }
 
@@ -51,6 +55,9 @@ pub enum UpgradeError {
     /// The other process did not come up.
     #[error("{0}")]
     Failed(String),
+    /// Nor did it say why, in its time.
+    #[error("{0}")]
+    TimedOut(String),
     #[error("weir is stopping")]
     Stopped,
 }
@@ -80,10 +87,13 @@ impl Upgrades {
 #[derive(Debug)]
 pub enum HandOver {
     /// Let go of the state.
-    Release { origin: Origin, binary: String, reply: oneshot::Sender<Option<PathBuf>> },
+    Release { origin: Origin, binary: String, reply: oneshot::Sender<Released> },
     /// Have it again.
     Resume { reply: oneshot::Sender<Result<(), StateError>> },
 }
+
+/// Where a copy of the state is, if it was in memory only.
+type Released = Result<Option<PathBuf>, StateError>;
 
 /// The state as it was let go of.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +102,8 @@ pub struct Handed {
     dir: Option<PathBuf>,
     /// Without one: where the live weights and their history were left.
     copy: Option<PathBuf>,
+    /// The other process has gone, and the directory could not be had again yet.
+    is_back: bool,
 }
 
 impl Control {
@@ -120,15 +132,16 @@ impl Control {
     }
 
     /// Handles on the admin sockets, by the names that they are inherited by. They are handed out once.
-    pub fn take_handles(&self) -> Vec<(String, OwnedFd)> {
+    pub fn take_handles(&self) -> Vec<Handle> {
         std::mem::take(&mut *self.shared.handles.lock().unwrap_or_else(|broken| broken.into_inner()))
     }
 
     /// Lets go of the state: when this returns, changes are refused and the directory's lock is free. Without a
-    /// directory, where a copy of the live weights is.
-    pub async fn release_state(&self, origin: Origin, binary: String) -> Option<PathBuf> {
+    /// directory, where a copy of the live weights is. After an error nothing has changed.
+    pub async fn release_state(&self, origin: Origin, binary: String) -> Released {
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::HandOver(HandOver::Release { origin, binary, reply }), answer).await.flatten()
+        let released = self.ask(Command::HandOver(HandOver::Release { origin, binary, reply }), answer).await;
+        released.unwrap_or(Err(StateError::HandedOver))
     }
 
     /// The other process did not come up, and is gone: changes are taken again.
@@ -180,8 +193,8 @@ impl Controller {
         for one in handing {
             match one {
                 HandOver::Release { origin, binary, reply } => {
-                    let copy = self.release(&origin, &binary).await;
-                    let _ = reply.send(copy);
+                    let released = self.release(&origin, &binary).await;
+                    let _ = reply.send(released);
                 }
                 HandOver::Resume { reply } => {
                     let _ = reply.send(self.resume().await);
@@ -190,31 +203,33 @@ impl Controller {
         }
     }
 
-    async fn release(&mut self, origin: &Origin, binary: &str) -> Option<PathBuf> {
+    async fn release(&mut self, origin: &Origin, binary: &str) -> Released {
+        // What is in memory is what holds: nobody gets a directory that says something else.
+        self.resume().await?;
+        let Some(state) = self.state.take() else {
+            let whole = self.whole();
+            let left = tokio::task::spawn_blocking(move || leave_copy(&whole)).await;
+            let copy = left.unwrap_or_else(|error| Err(StateError::writer(&error)))?;
+            self.handed = Some(Handed { copy: Some(copy.clone()), ..Handed::default() });
+            return Ok(Some(copy));
+        };
+        self.handed = Some(Handed { dir: Some(state.path().to_owned()), ..Handed::default() });
         let line = audit::handed_over(binary, origin, Timestamp::now());
-        let (state, whole) = (self.state.take(), self.whole());
-        let released = tokio::task::spawn_blocking(move || match state {
-            Some(state) => {
-                if let Err(error) = state.note(&[line]) {
-                    tracing::warn!(%error, "the audit log does not have the upgrade");
-                }
-                Handed { dir: Some(state.path().to_owned()), copy: None }
-            }
-            None => Handed { dir: None, copy: leave_copy(&whole) },
-        });
-        // A thread that could not be had: without a directory nothing is lost but the weights.
-        let handed = released.await.unwrap_or_default();
-        let copy = handed.copy.clone();
-        self.handed = Some(handed);
-        copy
+        let noted = tokio::task::spawn_blocking(move || state.note(&[line])).await;
+        if let Err(error) = noted.unwrap_or_else(|error| Err(StateError::writer(&error))) {
+            tracing::warn!(%error, "the audit log does not have the upgrade");
+        }
+        Ok(None)
     }
 
+    /// The other process is gone. After an error it is tried again with the next change.
     async fn resume(&mut self) -> Result<(), StateError> {
-        let Some(handed) = self.handed.clone() else { return Ok(()) };
-        if let Some(copy) = &handed.copy {
-            remove(copy);
+        let Some(handed) = &mut self.handed else { return Ok(()) };
+        handed.is_back = true;
+        if let Some(copy) = handed.copy.take() {
+            remove(&copy);
         }
-        if let Some(dir) = handed.dir {
+        if let Some(dir) = handed.dir.clone() {
             let whole = self.whole();
             let opened = tokio::task::spawn_blocking(move || reopen(&dir, &whole)).await;
             let state = opened.unwrap_or_else(|error| Err(StateError::writer(&error)))?;
@@ -222,6 +237,20 @@ impl Controller {
         }
         self.handed = None;
         Ok(())
+    }
+
+    /// Before a batch of changes: the directory may be there again.
+    pub(super) async fn resume_if_back(&mut self, batch: &[Command]) {
+        let changes = |command: &Command| {
+            use Command::{Change, Drain, Install, Roll, Save};
+            matches!(command, Change { .. } | Install { .. } | Drain { .. } | Roll { .. } | Save { .. })
+        };
+        if self.handed.as_ref().is_some_and(|handed| handed.is_back)
+            && batch.iter().any(changes)
+            && let Err(error) = self.resume().await
+        {
+            tracing::error!(%error, "changes are refused: the state directory can't be had");
+        }
     }
 
     /// All that is to be on disk, as if nothing was.
@@ -248,27 +277,22 @@ fn reopen(dir: &Path, whole: &Commit) -> Result<StateDir, StateError> {
     Ok(state)
 }
 
-/// A directory for this user alone. None where there is no room: the file's weights start then.
-fn leave_copy(whole: &Commit) -> Option<PathBuf> {
+/// A directory for this user alone.
+fn leave_copy(whole: &Commit) -> Result<PathBuf, StateError> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let copy = std::env::temp_dir().join(format!("weir-handover-{}-{now}", std::process::id()));
     let made = DirBuilder::new().mode(0o700).create(&copy);
-    let made = made.map_err(|error| error.to_string());
-    let left = made.and_then(|()| {
-        let committed = StateDir::open(&copy).and_then(|state| state.commit(whole));
-        committed.map_err(|error| error.to_string())
-    });
-    match left {
-        Ok(()) => Some(copy),
+    made.map_err(|source| StateError::Io { doing: "make", path: copy.clone(), source: Arc::new(source) })?;
+    match StateDir::open(&copy).and_then(|state| state.commit(whole)) {
+        Ok(()) => Ok(copy),
         Err(error) => {
-            tracing::error!(error, "live weights can't be handed over: the file's weights start in the new process");
             remove(&copy);
-            None
+            Err(error)
         }
     }
 }
 
-fn remove(copy: &Path) {
+pub(super) fn remove(copy: &Path) {
     // It may never have been there; what is left is in a folder for such.
     let _ = fs::remove_dir_all(copy);
 }
@@ -299,7 +323,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Process::start(shop_in(dir.path())).await;
         assert_eq!(first.patch("shop", &[], SHIFT).await.status, 200);
-        assert_eq!(first.control.release_state(origin(), "weir".to_owned()).await, None);
+        assert_eq!(first.control.release_state(origin(), "weir".to_owned()).await.unwrap(), None);
         let refused = first.patch("shop", &[], r#"{"weights":{"canary":6}}"#).await;
         assert_eq!((refused.status, refused.problem().as_str()), (503, "handed-over"));
         assert_eq!(refused.header("retry-after"), Some("1"));
@@ -322,7 +346,7 @@ mod tests {
         let first = own.block_on(async {
             let first = Process::start(shop_in(dir.path())).await;
             assert_eq!(first.patch("shop", &[], SHIFT).await.status, 200);
-            first.control.release_state(origin(), "weir".to_owned()).await;
+            first.control.release_state(origin(), "weir".to_owned()).await.unwrap();
             first
         });
         let others = runtime();
@@ -351,13 +375,39 @@ mod tests {
     async fn live_weights_in_memory_go_over_with_their_history() {
         let first = Process::start(shop()).await;
         assert_eq!(first.patch("shop", &[], SHIFT).await.status, 200);
-        let copy = first.control.release_state(origin(), "weir".to_owned()).await.unwrap();
+        let copy = first.control.release_state(origin(), "weir".to_owned()).await.unwrap().unwrap();
         let (control, live) = second(shop(), Some(copy.clone())).await;
         assert_eq!(live, (2, vec![95_000, 5_000]));
         assert_eq!(control.ground().routes[0].history.entries().len(), 2);
         assert!(!copy.exists());
         first.control.resume_state().await.unwrap();
         assert_eq!(first.patch("shop", &[], r#"{"weights":{"canary":6}}"#).await.status, 200);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_could_not_be_had_again_is_tried_again_and_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Process::start(shop_in(dir.path())).await;
+        first.control.release_state(origin(), "weir".to_owned()).await.unwrap();
+        let held = StateDir::open(dir.path()).unwrap();
+        assert!(first.control.resume_state().await.is_err());
+        assert!(first.control.release_state(origin(), "weir".to_owned()).await.is_err(), "a second upgrade");
+        assert!(first.control.resume_state().await.is_err());
+        assert_eq!(first.patch("shop", &[], SHIFT).await.status, 503, "what can't be saved is not acknowledged");
+        drop(held);
+        assert_eq!(first.patch("shop", &[], SHIFT).await.status, 200);
+        let saved = fs::read_to_string(dir.path().join("live.json")).unwrap();
+        assert!(saved.contains("5"), "{saved}");
+        assert!(StateDir::open(dir.path()).is_err(), "it is locked again");
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_nobody_needs_is_removed() {
+        let (first, dir) = (Process::start(shop()).await, tempfile::tempdir().unwrap());
+        assert_eq!(first.patch("shop", &[], SHIFT).await.status, 200);
+        let copy = first.control.release_state(origin(), "weir".to_owned()).await.unwrap().unwrap();
+        let (_control, live) = second(shop_in(dir.path()), Some(copy.clone())).await;
+        assert_eq!((live.0, copy.exists()), (1, false), "the directory's state is what holds");
     }
 
     #[tokio::test]

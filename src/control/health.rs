@@ -105,6 +105,7 @@ impl Health {
 pub fn key(pool: &PoolConfig, target: &TargetAddr, addr: &Address, check: &HealthCheck) -> Key {
     let host = match addr {
         Address::Unix(_) => "localhost".to_owned(),
+        Address::Tcp(addr) if matches!(target, TargetAddr::Srv(_)) => addr.to_string(),
         Address::Tcp(_) => target_name(target),
     };
     Key {

@@ -21,7 +21,7 @@ use crate::boundary::outcomes::{
     Code, Count, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, Timeout, VariantTotal, WorkerShard,
 };
 use crate::boundary::table::{Pool, Target};
-use crate::config::Listener;
+use crate::config::{Listener, TargetAddr};
 use crate::limits::DURATION_BOUNDS_US;
 use crate::routing::compress::Coding;
 use prometheus::core::Collector;
@@ -202,6 +202,24 @@ const GENERATION: Shape = Shape(
     MetricType::GAUGE,
     &["route"],
 );
+const TARGET_ADDRESSES: Shape = Shape(
+    "weir_target_addresses",
+    "Addresses that a target has now: 1, or those that its name resolved to.",
+    MetricType::GAUGE,
+    &["pool", "target"],
+);
+const DNS_FAILING: Shape = Shape(
+    "weir_dns_failing",
+    "1 while the target's name can't be looked up; addresses known before are kept.",
+    MetricType::GAUGE,
+    &["pool", "target"],
+);
+const DNS_LOOKUPS: Shape = Shape(
+    "weir_dns_lookups_total",
+    "Look-ups of targets' names, by result: answered or failed.",
+    MetricType::COUNTER,
+    &["result"],
+);
 const TARGET_UP: Shape = Shape(
     "weir_target_up",
     "1 when the target is up by its health check, or without one no worker's last connect to it failed, and is not ejected; else 0.",
@@ -288,6 +306,9 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     rollouts::limits,
     rollouts::verdicts,
     targets_up,
+    target_addresses,
+    dns_failing,
+    dns_lookups,
     ejections,
     |_| family(&BUILD, vec![gauge(&BUILD, &[env!("CARGO_PKG_VERSION")], 1.0)]),
     |scrape| family(&RELOAD, vec![gauge(&RELOAD, &[], f64::from(u8::from(scrape.reload_ok)))]),
@@ -421,11 +442,39 @@ fn targets_up(scrape: &Scrape) -> MetricFamily {
     family(&TARGET_UP, targets.map(child).collect())
 }
 
+fn target_addresses(scrape: &Scrape) -> MetricFamily {
+    let targets = scrape.ground.pools.iter().flat_map(|pool| pool.targets.iter().map(move |target| (pool, target)));
+    let child = |(pool, target): (&Arc<Pool>, &Target)| {
+        gauge(&TARGET_ADDRESSES, &[&pool.name, &target.name], target.addrs.len() as f64)
+    };
+    family(&TARGET_ADDRESSES, targets.map(child).collect())
+}
+
+/// Of targets that are names.
+fn dns_failing(scrape: &Scrape) -> MetricFamily {
+    let mut children = Vec::new();
+    for pool in &scrape.ground.config.pools {
+        for target in &pool.targets {
+            if matches!(target, TargetAddr::Name { .. } | TargetAddr::Srv(_)) {
+                let failing = scrape.ground.outcomes.names.failing(target).is_some();
+                children.push(gauge(&DNS_FAILING, &[&pool.name, &target.to_string()], f64::from(u8::from(failing))));
+            }
+        }
+    }
+    family(&DNS_FAILING, children)
+}
+
+fn dns_lookups(scrape: &Scrape) -> MetricFamily {
+    let [answered, failed] = scrape.ground.outcomes.names.lookups();
+    let children = [("answered", answered), ("failed", failed)];
+    family(&DNS_LOOKUPS, children.map(|(result, count)| counter(&DNS_LOOKUPS, &[result], count)).into())
+}
+
 fn ejections(scrape: &Scrape) -> MetricFamily {
     let mut pools: BTreeMap<&str, [u64; Ejected::ALL.len()]> = BTreeMap::new();
     for ((pool, _), outcomes) in &scrape.ground.outcomes.targets {
         let sums = pools.entry(pool).or_default();
-        sums.iter_mut().zip(outcomes.ejection.counts()).for_each(|(sum, count)| *sum += count);
+        sums.iter_mut().zip(outcomes.ejected.load()).for_each(|(sum, count)| *sum += count);
     }
     let of_pool = |(pool, sums): (&str, [u64; Ejected::ALL.len()])| {
         Ejected::ALL.map(|why| counter(&EJECTIONS, &[pool, why.label()], sums[why as usize]))

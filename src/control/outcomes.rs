@@ -1,16 +1,18 @@
 //! Every counter that workers ever got, by name. A name keeps its counters for the life of the process, also across
 //! reloads that remove and bring it back, so that no counter goes back.
 
+use super::resolve::Names;
 use crate::boundary::clients::Clients;
 use crate::boundary::compress::CompressOutcomes;
 use crate::boundary::mirror::MirrorOutcomes;
-use crate::boundary::outcomes::{ListenerOutcomes, TargetOutcomes, VariantOutcomes, WorkerOutcomes};
+use crate::boundary::outcomes::{AddressOutcomes, ListenerOutcomes, TargetOutcomes, VariantOutcomes, WorkerOutcomes};
 use crate::boundary::pools::PoolOutcomes;
 use crate::boundary::rate::{Limiter, RateOutcomes};
 use crate::config::{Config, RouteConfig, TargetAddr};
+use crate::net::address::Address;
 use crate::routing::rate::RateLimit;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, Weak};
 
 #[derive(Clone, Debug)]
 pub struct Registry {
@@ -28,7 +30,13 @@ pub struct Registry {
     /// By route, of those that have a rate limit.
     pub rates: BTreeMap<String, Arc<Limiter>>,
     pub worker: Arc<WorkerOutcomes>,
+    /// What became of looking targets' names up.
+    pub names: Arc<Names>,
+    addresses: Arc<Mutex<KnownAddresses>>,
 }
+
+/// By pool, target and address. Unlike names, addresses come and go: one is known for as long as some table has it.
+type KnownAddresses = HashMap<(String, String, Address), Weak<AddressOutcomes>>;
 
 /// Requests and tunnels of the whole process at one moment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +70,8 @@ impl Registry {
             compressed: BTreeMap::new(),
             rates: BTreeMap::new(),
             worker: Arc::new(WorkerOutcomes::new(workers)),
+            names: Arc::default(),
+            addresses: Arc::default(),
         }
     }
 
@@ -132,6 +142,19 @@ impl Registry {
     pub fn target(&self, pool: &str, target: &str) -> Arc<TargetOutcomes> {
         let known = self.targets.get(&(pool.to_owned(), target.to_owned()));
         known.cloned().unwrap_or_else(|| Arc::new(TargetOutcomes::new(self.workers)))
+    }
+
+    /// What workers know of an address; the same for every table that has it.
+    pub fn address(&self, pool: &str, target: &str, addr: &Address) -> Arc<AddressOutcomes> {
+        let key = (pool.to_owned(), target.to_owned(), addr.clone());
+        let mut addresses = self.addresses.lock().unwrap_or_else(|broken| broken.into_inner());
+        if let Some(known) = addresses.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        addresses.retain(|_, known| known.strong_count() > 0);
+        let new = Arc::new(AddressOutcomes::new(self.workers));
+        addresses.insert(key, Arc::downgrade(&new));
+        new
     }
 
     pub fn pool(&self, name: &str) -> Arc<PoolOutcomes> {

@@ -93,7 +93,7 @@ fn unwell(ground: &Ground, config: &PoolConfig, pool: &Pool, at: usize) -> Optio
 }
 
 fn connects(target: &Target) -> u32 {
-    if target.outcomes.is_up() { 1 } else { DOUBTFUL_CONNECTS }
+    if target.is_reached() { 1 } else { DOUBTFUL_CONNECTS }
 }
 
 async fn probe(addr: &Address, times: u32, send_proxy: Option<Version>, patience: Duration) -> Result<(), String> {
@@ -129,15 +129,20 @@ async fn connect(addr: &Address, send_proxy: Option<Version>) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boundary::outcomes::TargetOutcomes;
+    use crate::boundary::outcomes::{AddressOutcomes, TargetOutcomes};
     use crate::boundary::pools::PoolOutcomes;
+    use crate::boundary::table::Endpoint;
+    use crate::routing::balance::Balance;
     use std::net::SocketAddr;
     use tokio::net::TcpListener;
 
     fn target(name: &str, addrs: &[SocketAddr]) -> Target {
         let outcomes = Arc::new(TargetOutcomes::new(2));
+        let endpoint = || Endpoint { weight: 1, standing: Standing::Up, outcomes: Arc::new(AddressOutcomes::new(2)) };
         Target {
             name: name.to_owned(),
+            is_service: false,
+            endpoints: addrs.iter().map(|_| endpoint()).collect(),
             addrs: addrs.iter().copied().map(Address::Tcp).collect(),
             server_name: None,
             outcomes,
@@ -156,6 +161,8 @@ mod tests {
             http2: false,
             send_proxy: None,
             outlier: None,
+            balance: Balance::P2c,
+            slow_start: Duration::ZERO,
             tls: None,
             max_connections: 1,
             max_requests: None,
@@ -213,8 +220,8 @@ mod tests {
     async fn one_that_workers_could_not_reach_must_accept_several_times() {
         let (listener, addr) = listening().await;
         let doubtful = target("a:1", &[addr]);
-        doubtful.outcomes.shards[1].failing.add(1);
-        assert!(!doubtful.outcomes.is_up());
+        doubtful.endpoints[0].outcomes.shards[1].failing.add(1);
+        assert!(!doubtful.is_reached());
         let accepted = async {
             let mut count = 0;
             while tokio::time::timeout(Duration::from_millis(500), listener.accept()).await.is_ok() {

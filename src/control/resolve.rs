@@ -1,125 +1,292 @@
-//! Targets that are names: looked up at start, at a reload, and again every few seconds.
+//! Targets that are names: looked up at start, at a reload, and again when what was answered is too old.
 //!
-//! A name that can't be looked up keeps the addresses that it had: a resolver that is down must not take a working
-//! target away. A name that never resolved has no address, and its target gets no request until it does.
+//! A name that can't be looked up keeps the addresses that it had, and so does one that is said to be gone: a resolver
+//! that is down, or that was just set up anew, must not take a working target away. A name that never resolved has no
+//! address, and its target gets no request until it does.
+
+mod lookup;
 
 use super::command::Command;
 use super::ground::{Addresses, Ground};
 use crate::config::{Config, TargetAddr};
-use crate::limits::{RESOLVE_INTERVAL, RESOLVE_TIMEOUT};
+use crate::limits::{LOOKUPS_AT_ONCE, RESOLVE_GRAIN, RESOLVE_LOOK, RESOLVE_RETRY};
 use arc_swap::ArcSwap;
-use std::collections::BTreeSet;
+use lookup::Resolver;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
-/// The addresses of every name in `config`. A name that doesn't resolve within [`RESOLVE_TIMEOUT`] is warned of and
-/// keeps what `known` has for it.
+/// One address of a name. `weight` is its record's, where that has one; at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    pub addr: SocketAddr,
+    pub weight: u32,
+}
+
+/// A name's addresses in a fixed order (resolvers rotate theirs, which is no change), and how long they hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub found: Vec<Found>,
+    pub ttl: Duration,
+}
+
+/// What became of looking names up, for metrics and status.
+#[derive(Debug, Default)]
+pub struct Names {
+    answered: AtomicU64,
+    failed: AtomicU64,
+    failing: Mutex<HashMap<TargetAddr, Arc<str>>>,
+}
+
+impl Names {
+    /// Look-ups that brought addresses, and that did not.
+    pub fn lookups(&self) -> [u64; 2] {
+        [self.answered.load(Relaxed), self.failed.load(Relaxed)]
+    }
+
+    /// Why the name's last look-up failed, if it did.
+    pub fn failing(&self, target: &TargetAddr) -> Option<Arc<str>> {
+        self.entries().get(target).map(Arc::clone)
+    }
+
+    /// Says whether the name failed for another reason before, or not at all.
+    fn failed(&self, target: &TargetAddr, why: &str) -> bool {
+        self.failed.fetch_add(1, Relaxed);
+        let before = self.entries().insert(target.clone(), Arc::from(why));
+        before.is_none_or(|before| *before != *why)
+    }
+
+    /// Says whether the name failed before.
+    fn answered(&self, target: &TargetAddr) -> bool {
+        self.answered.fetch_add(1, Relaxed);
+        self.entries().remove(target).is_some()
+    }
+
+    fn only(&self, names: &BTreeSet<TargetAddr>) {
+        self.entries().retain(|target, _| names.contains(target));
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<TargetAddr, Arc<str>>> {
+        self.failing.lock().unwrap_or_else(|broken| broken.into_inner())
+    }
+}
+
+/// The addresses of every name in `config`. A name that doesn't resolve in time is warned of and keeps what `known` has
+/// for it.
 pub async fn addresses(config: &Config, known: &Addresses) -> Addresses {
-    let (found, failures) = look_up(names(config), known).await;
-    for ((host, port), why) in failures {
-        tracing::warn!(target = format!("{host}:{port}"), why, "the target's name does not resolve");
+    let mut lookups = Lookups::default();
+    let names = names(config);
+    if names.is_empty() {
+        return Addresses::new();
+    }
+    let resolver = Arc::new(Resolver::new(&config.dns));
+    for name in &names {
+        lookups.begin(&resolver, name, known);
+    }
+    let kept = |name: &TargetAddr| known.get(name).map(|found| (name.clone(), found.clone()));
+    let mut found: Addresses = names.iter().filter_map(kept).collect();
+    while let Some((name, result)) = lookups.next().await {
+        match result {
+            Ok(answer) => drop(found.insert(name, answer.found)),
+            Err(why) => tracing::warn!(target = %name, why, "the target's name does not resolve"),
+        }
     }
     found
 }
 
-/// Looks all names up again, for as long as there is a controller, and tells it of changes.
+/// Looks all names up again, each when its answer is too old, for as long as there is a controller, and tells it of
+/// changes.
 pub async fn keep_resolving(ground: Arc<ArcSwap<Ground>>, commands: mpsc::WeakSender<Command>) {
-    let mut failing = BTreeSet::new();
+    let mut course = Course::default();
     loop {
-        tokio::time::sleep(RESOLVE_INTERVAL).await;
-        if commands.strong_count() == 0 {
-            return;
+        let now = Instant::now();
+        if course.look_at <= now {
+            course.begin_due(&ground.load(), now);
         }
-        let current = Arc::clone(&ground.load());
-        let names = names(&current.config);
-        if names.is_empty() {
-            continue;
-        }
-        let (found, failures) = look_up(names, &current.addresses).await;
-        let failed: BTreeSet<Name> = failures.iter().map(|(name, _)| name.clone()).collect();
-        for ((host, port), why) in failures.iter().filter(|(name, _)| !failing.contains(name)) {
-            let target = format!("{host}:{port}");
-            tracing::warn!(target, why, "the target's name does not resolve; addresses known before are kept");
-        }
-        failing = failed;
-        // A reload may have come between: then what was found is of names that are gone.
+        let done = tokio::select! {
+            done = course.lookups.next(), if !course.lookups.is_empty() => done,
+            () = tokio::time::sleep_until(course.look_at) => None,
+        };
         let Some(commands) = commands.upgrade() else { return };
-        let still = Arc::ptr_eq(&current.config, &ground.load().config);
-        if still && found != *current.addresses && commands.send(Command::Resolved(found)).await.is_err() {
+        let Some((name, result)) = done else { continue };
+        let current = Arc::clone(&ground.load());
+        course.is_due(&name, Instant::now() + noted(&current, &name, &result));
+        if let Ok(answer) = result
+            && current.addresses.get(&name) != Some(&answer.found)
+            && commands.send(Command::Resolved([(name, answer.found)].into())).await.is_err()
+        {
             return;
         }
     }
 }
 
-type Name = (String, u16);
-
-fn names(config: &Config) -> BTreeSet<Name> {
-    let targets = config.pools.iter().flat_map(|pool| &pool.targets);
-    let name = |target: &TargetAddr| match target {
-        TargetAddr::Name { host, port } => Some((host.clone(), *port)),
-        TargetAddr::Ip(_) | TargetAddr::Unix(_) => None,
-    };
-    targets.filter_map(name).collect()
+/// Which names are looked up when.
+struct Course {
+    /// Of this configuration.
+    names: BTreeSet<TargetAddr>,
+    config: Option<Arc<Config>>,
+    /// A name that is not here is due.
+    due: HashMap<TargetAddr, Instant>,
+    lookups: Lookups,
+    resolver: Option<Arc<Resolver>>,
+    /// When the next one may be due, or the configuration another.
+    look_at: Instant,
 }
 
-async fn look_up(names: BTreeSet<Name>, known: &Addresses) -> (Addresses, Vec<(Name, String)>) {
-    let mut lookups = JoinSet::new();
-    let mut found = Addresses::new();
-    let mut failures = Vec::new();
-    let mut waiting = names.clone();
-    for name in names {
-        lookups.spawn(async move {
-            let result = look_up_one(&name).await;
+impl Default for Course {
+    fn default() -> Course {
+        Course {
+            names: BTreeSet::new(),
+            config: None,
+            due: HashMap::new(),
+            lookups: Lookups::default(),
+            resolver: None,
+            look_at: Instant::now(),
+        }
+    }
+}
+
+impl Course {
+    fn begin_due(&mut self, ground: &Ground, now: Instant) {
+        let config = &ground.config;
+        if !self.config.as_ref().is_some_and(|known| Arc::ptr_eq(known, config)) {
+            self.names = names(config);
+            self.config = Some(Arc::clone(config));
+            self.due.retain(|name, _| self.names.contains(name));
+            ground.outcomes.names.only(&self.names);
+        }
+        let idle: Vec<&TargetAddr> = self.names.iter().filter(|name| !self.lookups.has(name)).collect();
+        let is_due = |name: &&TargetAddr| self.due.get(*name).is_none_or(|at| *at <= now);
+        let ready: Vec<TargetAddr> = idle.iter().copied().filter(is_due).cloned().collect();
+        let next = idle.iter().filter_map(|name| self.due.get(*name)).filter(|at| **at > now).min();
+        self.look_at = next.map_or(now + RESOLVE_LOOK, |next| (now + RESOLVE_LOOK).min(*next)).max(now + RESOLVE_GRAIN);
+        if ready.is_empty() {
+            return;
+        }
+        let still = self.resolver.take().filter(|resolver| resolver.is_current(&config.dns));
+        let resolver = still.unwrap_or_else(|| Arc::new(Resolver::new(&config.dns)));
+        ready.iter().for_each(|name| self.lookups.begin(&resolver, name, &ground.addresses));
+        self.resolver = Some(resolver);
+    }
+
+    fn is_due(&mut self, name: &TargetAddr, at: Instant) {
+        self.due.insert(name.clone(), at);
+        self.look_at = self.look_at.min(at.max(Instant::now() + RESOLVE_GRAIN));
+    }
+}
+
+/// Says what a look-up came to, and when the next one is due.
+fn noted(ground: &Ground, name: &TargetAddr, result: &Result<Answer, String>) -> Duration {
+    let (dns, known) = (&ground.config.dns, ground.addresses.get(name));
+    let shown = |found: &[Found]| found.iter().map(|one| one.addr.to_string()).collect::<Vec<_>>().join(" ");
+    match result {
+        Ok(answer) => {
+            let again = ground.outcomes.names.answered(name);
+            if known != Some(&answer.found) {
+                let (from, to) = (shown(known.map_or(&[], Vec::as_slice)), shown(&answer.found));
+                tracing::info!(target = %name, from, to, "the target's addresses changed");
+            } else if again {
+                tracing::info!(target = %name, "the target's name resolves again");
+            }
+            answer.ttl.clamp(dns.min_ttl, dns.max_ttl)
+        }
+        Err(why) => {
+            if ground.outcomes.names.failed(name, why) {
+                let kept = shown(known.map_or(&[], Vec::as_slice));
+                tracing::warn!(target = %name, why, kept, "the target's name does not resolve");
+            }
+            RESOLVE_RETRY.clamp(dns.min_ttl, dns.max_ttl)
+        }
+    }
+}
+
+fn names(config: &Config) -> BTreeSet<TargetAddr> {
+    let targets = config.pools.iter().flat_map(|pool| &pool.targets);
+    targets.filter(|target| matches!(target, TargetAddr::Name { .. } | TargetAddr::Srv(_))).cloned().collect()
+}
+
+/// Look-ups under way.
+struct Lookups {
+    tasks: JoinSet<(TargetAddr, Result<Answer, String>)>,
+    under_way: BTreeSet<TargetAddr>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Lookups {
+    fn default() -> Lookups {
+        let places = Arc::new(Semaphore::new(LOOKUPS_AT_ONCE));
+        Lookups { tasks: JoinSet::new(), under_way: BTreeSet::new(), places }
+    }
+}
+
+impl Lookups {
+    fn begin(&mut self, resolver: &Arc<Resolver>, name: &TargetAddr, known: &Addresses) {
+        let (resolver, places) = (Arc::clone(resolver), Arc::clone(&self.places));
+        let known = known.get(name).cloned().unwrap_or_default();
+        self.under_way.insert(name.clone());
+        let name = name.clone();
+        self.tasks.spawn(async move {
+            let _place = places.acquire().await;
+            let result = resolver.look_up(&name, &known).await;
             (name, result)
         });
     }
-    while let Some(done) = lookups.join_next().await {
-        let Ok((name, result)) = done else { continue };
-        waiting.remove(&name);
-        match result {
-            Ok(addrs) => drop(found.insert(name, addrs)),
-            Err(why) => failures.push((name, why)),
-        }
-    }
-    failures.extend(waiting.into_iter().map(|name| (name, "the lookup ended early".to_owned())));
-    for (name, _) in &failures {
-        if let Some(addrs) = known.get(name) {
-            found.insert(name.clone(), addrs.clone());
-        }
-    }
-    (found, failures)
-}
 
-/// In a fixed order: resolvers rotate theirs, which is no change.
-async fn look_up_one((host, port): &Name) -> Result<Vec<SocketAddr>, String> {
-    let answer = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host.as_str(), *port))).await;
-    let found = answer.map_err(|_| format!("no answer in {} s", RESOLVE_TIMEOUT.as_secs()))?;
-    let addrs: BTreeSet<SocketAddr> = found.map_err(|error| error.to_string())?.collect();
-    if addrs.is_empty() {
-        return Err("the name has no address".to_owned());
+    fn has(&self, name: &TargetAddr) -> bool {
+        self.under_way.contains(name)
     }
-    Ok(addrs.into_iter().collect())
+
+    fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// None: nothing is under way any more.
+    async fn next(&mut self) -> Option<(TargetAddr, Result<Answer, String>)> {
+        let Some(Ok((name, result))) = self.tasks.join_next().await else {
+            // A look-up that broke off is begun again.
+            if self.tasks.is_empty() {
+                self.under_way.clear();
+            }
+            return None;
+        };
+        self.under_way.remove(&name);
+        Some((name, result))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::fixtures::shop;
 
     #[tokio::test]
     async fn a_name_that_fails_keeps_its_addresses_and_an_unknown_one_has_none() {
-        let good = ("localhost".to_owned(), 80);
-        let bad = ("no-such-name.invalid".to_owned(), 80);
-        let known_addr: SocketAddr = "192.0.2.7:80".parse().unwrap();
-        let names: BTreeSet<Name> = [good.clone(), bad.clone()].into();
-        let (found, failures) = look_up(names.clone(), &Addresses::new()).await;
-        assert!(found[&good].iter().all(|addr| addr.ip().is_loopback()));
-        assert!(!found.contains_key(&bad));
-        assert_eq!(failures.len(), 1);
-        let known = Addresses::from([(bad.clone(), vec![known_addr])]);
-        let (found, _) = look_up(names, &known).await;
-        assert_eq!(found[&bad], [known_addr]);
+        let name = |host: &str| TargetAddr::Name { host: host.to_owned(), port: 80 };
+        let (good, bad) = (name("localhost"), name("no-such-name.invalid"));
+        let mut config = shop();
+        config.pools[0].targets = vec![good.clone(), bad.clone()];
+        config.pools[0].weights = vec![1, 1];
+        let first = addresses(&config, &Addresses::new()).await;
+        assert!(!first[&good].is_empty() && first[&good].iter().all(|one| one.addr.ip().is_loopback()));
+        assert!(!first.contains_key(&bad));
+        let known = vec![Found { addr: "192.0.2.7:80".parse().unwrap(), weight: 1 }];
+        let second = addresses(&config, &Addresses::from([(bad.clone(), known.clone())])).await;
+        assert_eq!(second[&bad], known);
+    }
+
+    #[test]
+    fn what_fails_is_said_once() {
+        let (names, target) = (Names::default(), TargetAddr::Srv("_a._tcp.b".to_owned()));
+        assert!(names.failed(&target, "no answer"));
+        assert!(!names.failed(&target, "no answer"));
+        assert!(names.failed(&target, "the name does not exist"));
+        assert_eq!(names.failing(&target).as_deref(), Some("the name does not exist"));
+        assert!(names.answered(&target) && !names.answered(&target));
+        assert_eq!((names.failing(&target), names.lookups()), (None, [2, 3]));
     }
 }

@@ -1,17 +1,21 @@
 //! Unix sockets that are listened on: the file is there with its mode from its first moment, takes the place of nothing
 //! but a dead socket, and goes only with the socket that it was made for, whichever process has that by then.
 
+use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+/// Device and inode.
+pub type FileId = (u64, u64);
+
 /// A listening socket's file; removed when this is dropped, unless another has taken its name.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
-    id: (u64, u64),
+    id: FileId,
+    mode: u32,
     /// Whether it goes with this process.
     ours: bool,
 }
@@ -21,15 +25,31 @@ impl SocketFile {
         &self.path
     }
 
-    /// The file of a socket that another process still has, until [`SocketFile::own`].
-    pub fn of_another(path: &Path) -> io::Result<SocketFile> {
-        let made = path.symlink_metadata()?;
-        Ok(SocketFile { path: path.to_owned(), id: (made.dev(), made.ino()), ours: false })
+    /// The file of a socket that another process still has, until [`SocketFile::own`]. None where it is not this file
+    /// that has the name.
+    pub fn of_another(path: &Path, mode: u32, id: FileId) -> Option<SocketFile> {
+        let file = SocketFile { path: path.to_owned(), id, mode, ours: false };
+        file.is_there().then_some(file)
     }
 
-    /// It is removed when this is dropped.
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// It is removed when this is dropped, and has the mode that this process wants.
     pub fn own(&mut self) {
         self.ours = true;
+        let is = self.path.symlink_metadata().map(|found| found.permissions().mode() & 0o7777);
+        if is.is_ok_and(|is| is != self.mode) && self.is_there() {
+            let set = fs::set_permissions(&self.path, fs::Permissions::from_mode(self.mode));
+            if let Err(error) = set {
+                tracing::warn!(file = %self.path.display(), %error, "the socket's file keeps the mode that it had");
+            }
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.id)
     }
 
     /// Another process has the socket now, and the file stays.
@@ -40,9 +60,9 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.ours && self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.id) {
+        if self.ours && self.is_there() {
             // Somebody else may have been faster; what is left is seen as dead at the next start.
-            let _ = std::fs::remove_file(&self.path);
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
@@ -58,9 +78,9 @@ pub fn bind(path: &Path, mode: u32, backlog: i32) -> io::Result<(UnixListener, S
     let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode));
     socket.bind(&SockAddr::unix(path)?)?;
     let made = path.symlink_metadata()?;
-    let file = SocketFile { path: path.to_owned(), id: (made.dev(), made.ino()), ours: true };
+    let file = SocketFile { path: path.to_owned(), id: (made.dev(), made.ino()), mode, ours: true };
     // What the umask took off.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     socket.set_nonblocking(true)?;
     socket.listen(backlog)?;
     Ok((socket.into(), file))
@@ -77,7 +97,7 @@ fn remove_dead(path: &Path) -> io::Result<()> {
     }
     // Between the look and now another process may have begun to listen there.
     match path.symlink_metadata() {
-        Ok(now) if (now.dev(), now.ino()) == (found.dev(), found.ino()) => std::fs::remove_file(path),
+        Ok(now) if (now.dev(), now.ino()) == (found.dev(), found.ino()) => fs::remove_file(path),
         Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
         Err(_) => Ok(()),
     }
@@ -134,13 +154,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.sock");
         let (_listener, mut first) = bind(&path, 0o600, 16).unwrap();
-        drop(SocketFile::of_another(&path).unwrap());
+        drop(SocketFile::of_another(&path, 0o660, first.id()).unwrap());
         assert!(path.exists(), "who did not take over takes nothing away");
-        let mut second = SocketFile::of_another(&path).unwrap();
+        let mut second = SocketFile::of_another(&path, 0o660, first.id()).unwrap();
         first.leave();
         drop(first);
         assert!(path.exists());
         second.own();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660, "the mode is the new one's");
         drop(second);
         assert!(!path.exists());
     }

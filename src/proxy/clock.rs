@@ -33,12 +33,6 @@ impl Tick {
     pub(super) fn sweeps_since(self, earlier: Tick) -> u32 {
         self.0.saturating_sub(earlier.0)
     }
-
-    /// The end of the first of `parts` equal shares of the time until `end`.
-    pub(super) fn share_until(self, end: Tick, parts: usize) -> Tick {
-        let left = end.0.saturating_sub(self.0);
-        Tick(self.0.saturating_add(left.div_ceil(u32::try_from(parts.max(1)).unwrap_or(u32::MAX))))
-    }
 }
 
 #[derive(Default)]

@@ -23,6 +23,7 @@ pub(super) struct Exchange {
     pub(super) local: Rc<Local>,
     pub(super) route: usize,
     pub(super) variant: usize,
+    pub(super) keys: Keys,
     /// None for most routes; set before the request is sent.
     pub(super) filtered: Option<Box<Filtered>>,
     forced: bool,
@@ -40,6 +41,17 @@ pub(super) struct Exchange {
     flight: Option<Place>,
 }
 
+/// What a request is known by, for pools that choose by it; 0 for the others.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Keys {
+    /// For the pool of its variant.
+    pub(super) own: u64,
+    /// For the baseline's, which may rescue it.
+    pub(super) baseline: u64,
+    /// For the mirror's.
+    pub(super) mirror: u64,
+}
+
 /// How a variant failed a request that was rescued.
 #[derive(Clone, Copy)]
 struct Charge {
@@ -50,7 +62,13 @@ struct Charge {
 }
 
 impl Exchange {
-    pub(super) fn begin(client: Rc<Client>, local: Rc<Local>, decision: &Decision, started: Instant) -> Exchange {
+    pub(super) fn begin(
+        client: Rc<Client>,
+        local: Rc<Local>,
+        decision: &Decision,
+        keys: Keys,
+        started: Instant,
+    ) -> Exchange {
         let Decision { route, variant, forced, .. } = *decision;
         let until = local.published.routing.routes()[route].request_timeout;
         let until = until.map_or(Tick::NEVER, |within| client.worker.clock.now().after(within));
@@ -59,6 +77,7 @@ impl Exchange {
             local,
             route,
             variant,
+            keys,
             filtered: None,
             forced,
             started,

@@ -103,6 +103,7 @@ pub(super) async fn send<const REPEATED: bool>(
     let Some(pool) = route.variants[variant].pool.map(|pool| &local.pools[pool]) else {
         return Err(Failure::NoTarget);
     };
+    let key = if variant == exchange.variant { exchange.keys.own } else { exchange.keys.baseline };
     sent_by_this_task(upload.as_deref()).await;
     let asked = match attempt {
         Some(attempt) => attempt.asked,
@@ -114,7 +115,8 @@ pub(super) async fn send<const REPEATED: bool>(
     loop {
         let client = &exchange.client;
         let avoided = attempt.map_or(Vec::new(), |attempt| attempt.tried.borrow().clone());
-        let mut lease = match pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided).await {
+        let leased = pool.lease::<QUEUE>(waiting.end, &client.worker.rng, Some(client), &avoided, key);
+        let mut lease = match leased.await {
             Ok(lease) => lease,
             Err(failure) => return Err(not_sent(attempt, request, waiting.or_over(failure))),
         };

@@ -60,6 +60,15 @@ impl Listening {
         Ok(self)
     }
 
+    /// From now on the kernel gives it clients.
+    pub fn listen(&self) -> io::Result<()> {
+        let socket = match self {
+            Listening::Tcp(tcp) => SockRef::from(tcp),
+            Listening::Unix(unix) => SockRef::from(unix),
+        };
+        if socket.is_listener()? { Ok(()) } else { socket.listen(BACKLOG) }
+    }
+
     pub fn try_clone(&self) -> io::Result<Listening> {
         Ok(match self {
             Listening::Tcp(tcp) => Listening::Tcp(tcp.try_clone()?),
@@ -83,7 +92,7 @@ pub fn check_free(addr: SocketAddr) -> io::Result<()> {
     socket.bind(&addr.into())
 }
 
-/// Binds one worker's socket; port 0 is resolved by the first.
+/// Binds one worker's socket, which does not listen yet; port 0 is resolved by the first.
 pub fn bind(addr: SocketAddr) -> io::Result<Listening> {
     let socket = tcp_socket(addr)?;
     socket.set_reuse_port(true)?;
@@ -91,7 +100,6 @@ pub fn bind(addr: SocketAddr) -> io::Result<Listening> {
     // What is accepted inherits it: small pieces of a streamed answer leave at once.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
     Ok(Listening::Tcp(socket.into()))
 }
 

@@ -72,6 +72,8 @@ pub(super) struct RequestCopy {
     worker: Rc<Worker>,
     local: Rc<Local>,
     route: usize,
+    /// What the mirror's pool knows the request by.
+    key: u64,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -108,6 +110,7 @@ impl RequestCopy {
             worker: Rc::clone(worker),
             local: Rc::clone(local),
             route: exchange.route,
+            key: exchange.keys.mirror,
             method: parts.method.clone(),
             uri: Uri::default(),
             headers: HeaderMap::new(),
@@ -229,7 +232,7 @@ async fn exchange(copy: &mut RequestCopy, end: Tick) -> Copied {
     let Some(_place) = pool.copy_place(to.shares_pool) else { return Copied::Overload };
     let mut closed_fresh = false;
     loop {
-        let mut lease = match pool.lease::<GIVE_UP>(end, &copy.worker.rng, None, &[]).await {
+        let mut lease = match pool.lease::<GIVE_UP>(end, &copy.worker.rng, None, &[], copy.key).await {
             Ok(lease) => lease,
             Err(Failure::Queue) => return Copied::Overload,
             Err(_) => return Copied::Failed,

@@ -2,7 +2,7 @@
 
 use super::body::{self, RequestBody, ResponseBody, Upload};
 use super::connection::Client;
-use super::exchange::{Exchange, micros};
+use super::exchange::{Exchange, Keys, micros};
 use super::failure::Failure;
 use super::forward::{ONCE, Outgoing};
 use super::grpc;
@@ -10,9 +10,10 @@ use super::headers::Hops;
 use super::mirror::{self, RequestCopy};
 use super::respond::Refusal;
 use super::tunnel::{self, Tunnel};
+use super::worker::Local;
 use super::{filter, forward, headers, recover, respond, vet};
 use crate::routing::request::to_origin_form;
-use crate::routing::table::{Decision, RequestView, RoutingTable};
+use crate::routing::table::{Decision, RequestView};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version, request};
@@ -46,11 +47,11 @@ pub(super) async fn serve(
     };
     let reserved = &local.published.settings.identity_headers;
     headers::identify(&mut parts.headers, reserved, client.identity.as_deref());
-    let Some((decision, client_ip)) = decide(&client, &local.published.routing, &parts) else {
+    let Some((decision, client_ip, keys)) = decide(&client, &local, &parts) else {
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, Refusal::NO_ROUTE, has_body));
     };
-    let mut exchange = Exchange::begin(Rc::clone(&client), local, &decision, started);
+    let mut exchange = Exchange::begin(Rc::clone(&client), local, &decision, keys, started);
     exchange.set_grpc(client.is_http2() && grpc::is_call(&parts.headers));
     if hops == Hops::Spent {
         return Ok(at_once(exchange, respond::options(), incoming, &parts));
@@ -227,12 +228,29 @@ fn vetted(client: &Client, parts: &mut request::Parts, has_body: bool) -> Result
     Ok(hops)
 }
 
-/// The decision, and whose request it is.
-fn decide(client: &Client, table: &RoutingTable, parts: &request::Parts) -> Option<(Decision, IpAddr)> {
+/// The decision, whose request it is, and what pools know it by.
+fn decide(client: &Client, local: &Local, parts: &request::Parts) -> Option<(Decision, IpAddr, Keys)> {
     let client_ip = client.ip_of(&parts.headers);
     let view = RequestView::of(parts, client.scheme_of(&parts.headers), client_ip);
-    let decision = table.route(&view, &mut *client.worker.rng.borrow_mut())?;
-    Some((decision, client_ip))
+    let decision = local.published.routing.route(&view, &mut *client.worker.rng.borrow_mut())?;
+    let keys = if local.hashes { keys(local, &decision, &view) } else { Keys::default() };
+    Some((decision, client_ip, keys))
+}
+
+/// As the client sent the request: what the route changes of it changes nobody's target.
+#[cold]
+fn keys(local: &Local, decision: &Decision, view: &RequestView<'_>) -> Keys {
+    let of_pool = |pool: Option<usize>| {
+        let key = pool.and_then(|pool| local.pools[pool].hash_key());
+        key.map_or(0, |key| key.of(view))
+    };
+    let route = &local.published.routing.routes()[decision.route];
+    let mirror = local.published.mirrors[decision.route].as_ref();
+    Keys {
+        own: of_pool(route.variants[decision.variant].pool),
+        baseline: route.recovery.as_ref().map_or(0, |_| of_pool(route.variants[0].pool)),
+        mirror: of_pool(mirror.map(|to| to.mirror.pool)),
+    }
 }
 
 /// The request's body, held back when the client waits for 100 (Continue).

@@ -13,12 +13,13 @@ use super::failure::Failure;
 use super::io::{Driving, TargetIo, TargetStream};
 use super::preface::{self, Owned, Owner};
 use super::socket::Socket;
-use crate::boundary::outcomes::TargetShard;
-use crate::boundary::table::{Standing, Target};
-use crate::limits::UPSTREAM_IDLE;
+use crate::boundary::outcomes::{AddressOutcomes, TargetOutcomes, TargetShard};
+use crate::boundary::table::{Endpoint, Standing, Target};
+use crate::limits::{SWEEP_INTERVAL, UPSTREAM_IDLE};
 use crate::net::address::Address;
 use crate::net::descriptors::is_exhausted;
 use crate::net::proxy_protocol::Version;
+use crate::routing::balance;
 use crate::routing::outlier::{Streak, Tally};
 use crate::tls::client::explain;
 use bytes::Bytes;
@@ -39,14 +40,17 @@ use tokio_rustls::TlsConnector;
 /// A target left alone after a refused connection, while others are there.
 const FAILING_FOR: Duration = Duration::from_secs(1);
 
-/// A worker's view of one target: its idle connections and how busy it is.
+/// A worker's view of one target, or of one of its addresses: its idle connections and how busy it is.
 pub(super) struct LocalTarget {
     pub(super) name: String,
-    addrs: Vec<Address>,
+    addr: Address,
+    /// The address is another than the name.
+    is_named: bool,
+    /// What stands in for a host that a request does not name.
+    host: String,
     tls: Option<TargetTls>,
     http2: bool,
     send_proxy: Option<Version>,
-    next_addr: Cell<usize>,
     idle: RefCell<Vec<IdleConnection>>,
     shared: http2::Connections,
     in_flight: Cell<usize>,
@@ -56,7 +60,16 @@ pub(super) struct LocalTarget {
     tally: Cell<Tally>,
     retired: Cell<bool>,
     standing: Cell<Standing>,
-    outcomes: std::sync::Arc<crate::boundary::outcomes::TargetOutcomes>,
+    weight: Cell<u32>,
+    /// Since when it gets requests, where others had them before.
+    risen: Cell<Option<Tick>>,
+    /// It was ejected a second ago.
+    was_out: Cell<bool>,
+    /// By what it draws numbers, for pools that choose by key, and what it has for its turn where turns are taken.
+    seed: u64,
+    credit: Cell<i64>,
+    outcomes: Arc<TargetOutcomes>,
+    address: Arc<AddressOutcomes>,
     worker: usize,
     clock: Rc<Clock>,
 }
@@ -79,22 +92,29 @@ pub(super) struct Manner<'p> {
 
 impl LocalTarget {
     pub(super) fn new(
-        target: &Target,
+        (target, place): (&Target, usize),
         Manner { tls, http2, send_proxy }: Manner<'_>,
         worker: usize,
         clock: &Rc<Clock>,
     ) -> LocalTarget {
+        let (addr, endpoint) = (&target.addrs[place], &target.endpoints[place]);
+        let host = match addr {
+            Address::Unix(_) => "localhost".to_owned(),
+            Address::Tcp(addr) if target.is_service => addr.to_string(),
+            Address::Tcp(_) => target.name.clone(),
+        };
         let named = |(config, name): (&Arc<ClientConfig>, &ServerName<'static>)| TargetTls {
             connector: TlsConnector::from(Arc::clone(config)),
             name: name.clone(),
         };
         LocalTarget {
             name: target.name.clone(),
-            addrs: target.addrs.clone(),
+            addr: addr.clone(),
+            is_named: target.name != addr.to_string(),
+            host,
             tls: tls.zip(target.server_name.as_ref()).map(named),
             http2,
             send_proxy,
-            next_addr: Cell::new(0),
             idle: RefCell::default(),
             shared: http2::Connections::default(),
             in_flight: Cell::new(0),
@@ -102,14 +122,20 @@ impl LocalTarget {
             streak: Cell::default(),
             tally: Cell::default(),
             retired: Cell::new(false),
-            standing: Cell::new(target.standing),
-            outcomes: std::sync::Arc::clone(&target.outcomes),
+            standing: Cell::new(endpoint.standing),
+            weight: Cell::new(endpoint.weight),
+            risen: Cell::new(None),
+            was_out: Cell::new(false),
+            seed: balance::seed(&addr.to_string()),
+            credit: Cell::new(0),
+            outcomes: Arc::clone(&target.outcomes),
+            address: Arc::clone(&endpoint.outcomes),
             worker,
             clock: Rc::clone(clock),
         }
     }
     /// The same server, spoken with in the same way: connections to it can be kept.
-    fn is(&self, target: &Target, Manner { tls, http2, send_proxy }: Manner<'_>) -> bool {
+    fn is(&self, (target, place): (&Target, usize), Manner { tls, http2, send_proxy }: Manner<'_>) -> bool {
         let same_tls = match (&self.tls, tls) {
             (None, None) => true,
             (Some(own), Some(tls)) => {
@@ -118,21 +144,37 @@ impl LocalTarget {
             _ => false,
         };
         let same_kind = self.http2 == http2 && self.send_proxy == send_proxy;
-        self.name == target.name && self.addrs == target.addrs && same_kind && same_tls
+        let same_place = self.name == target.name && self.addr == target.addrs[place];
+        same_place && Arc::ptr_eq(&self.address, &target.endpoints[place].outcomes) && same_kind && same_tls
     }
     /// What stands in for a host that a request does not name.
     pub(super) fn host(&self) -> &str {
-        if matches!(self.addrs.first(), Some(Address::Unix(_))) { "localhost" } else { &self.name }
-    }
-    pub(super) fn has_address(&self) -> bool {
-        !self.addrs.is_empty()
+        &self.host
     }
     /// It refused a connection a moment ago, or is ejected.
     pub(super) fn is_failing(&self) -> bool {
-        self.failing_until.get() > self.clock.now() || self.outcomes.ejection.is_out()
+        self.failing_until.get() > self.clock.now() || self.address.ejection.is_out()
     }
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+    /// In thousandths of one; while the target starts slowly, a part of it.
+    pub(super) fn weight(&self, slow_start: Duration) -> u64 {
+        let whole = u64::from(self.weight.get());
+        let sweeps = |time: Duration| time.as_millis() as u64 / SWEEP_INTERVAL.as_millis() as u64;
+        match self.risen.get() {
+            Some(since) if !slow_start.is_zero() => {
+                let done = u64::from(self.clock.now().sweeps_since(since));
+                balance::risen(whole, done, sweeps(slow_start))
+            }
+            _ => whole * balance::WHOLE,
+        }
+    }
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+    pub(super) fn credit(&self) -> &Cell<i64> {
+        &self.credit
     }
     #[cfg(test)]
     pub(super) fn set_in_flight(&self, requests: usize) {
@@ -149,8 +191,13 @@ impl LocalTarget {
     /// Logs a failure, at most one a second.
     pub(super) fn log_failure(&self, pool: &str, what: &str, error: &dyn std::fmt::Display) {
         if let Some(more) = self.outcomes.may_log_failure() {
-            tracing::warn!(pool, target = self.name, more, "{what}: {error}");
+            tracing::warn!(pool, target = self.name, address = self.named_address(), more, "{what}: {error}");
         }
+    }
+
+    /// Where it is, unless its name says so.
+    fn named_address(&self) -> Option<tracing::field::DisplayValue<&Address>> {
+        self.is_named.then(|| tracing::field::display(&self.addr))
     }
 
     /// The target is no longer in the table: requests that have it finish, connections are not kept.
@@ -161,12 +208,21 @@ impl LocalTarget {
     }
 
     /// What the table says of it now. One that gets no requests keeps only the connections that have one.
-    fn stands(&self, standing: Standing) {
-        self.standing.set(standing);
-        if !standing.is_usable() {
+    fn stands(&self, now: &Endpoint) {
+        let before = self.standing.replace(now.standing);
+        if now.standing == Standing::Up && before != Standing::Up {
+            self.rises();
+        }
+        self.weight.set(now.weight);
+        if !now.standing.is_usable() {
             self.idle.borrow_mut().clear();
             while self.shared.close_idle() {}
         }
+    }
+
+    /// It gets requests from now on.
+    fn rises(&self) {
+        self.risen.set(Some(self.clock.now()));
     }
 
     fn keeps_idle(&self) -> bool {
@@ -198,44 +254,27 @@ impl LocalTarget {
         self.shared.sweep(now);
     }
 
-    /// Opens a connection to one of the target's addresses before `end`. All are tried, beginning with another each
-    /// time, each with its share of the time that is left.
+    /// Opens a connection to the target before `end`.
     async fn connect(&self, end: Tick, owner: Option<&Owner>) -> Result<TargetStream, ConnectError> {
-        let start = self.next_addr.get();
-        self.next_addr.set(start.wrapping_add(1));
         let deadline = Watch::new(&self.clock);
+        deadline.due_at(end);
         let shaking = Cell::new(false);
-        let mut last = None;
-        for at in 0..self.addrs.len() {
-            let addr = &self.addrs[(start + at) % self.addrs.len()];
-            deadline.due_at(self.clock.now().share_until(end, self.addrs.len() - at));
-            shaking.set(false);
-            match within(&deadline, self.connect_to(addr, owner, &shaking)).await {
-                None if shaking.get() => last = Some(ConnectError::TlsTimedOut),
-                None => last = Some(ConnectError::TimedOut),
-                Some(Ok(stream)) => {
-                    self.count_connect(true);
-                    return Ok(stream);
-                }
-                // No fault of the target's.
-                Some(Err(ConnectError::Refused(error))) if is_exhausted(&error) => {
-                    return Err(ConnectError::NoDescriptor(error));
-                }
-                Some(Err(error)) => last = Some(error),
+        let opened = match within(&deadline, self.connect_to(owner, &shaking)).await {
+            None if shaking.get() => Err(ConnectError::TlsTimedOut),
+            None => Err(ConnectError::TimedOut),
+            // No fault of the target's.
+            Some(Err(ConnectError::Refused(error))) if is_exhausted(&error) => {
+                return Err(ConnectError::NoDescriptor(error));
             }
-        }
-        self.count_connect(false);
-        Err(last.unwrap_or_else(|| ConnectError::Refused(std::io::ErrorKind::AddrNotAvailable.into())))
+            Some(opened) => opened,
+        };
+        self.count_connect(opened.is_ok());
+        opened
     }
 
     /// `shaking` is set once the TLS handshake has begun.
-    async fn connect_to(
-        &self,
-        addr: &Address,
-        owner: Option<&Owner>,
-        shaking: &Cell<bool>,
-    ) -> Result<TargetStream, ConnectError> {
-        let mut socket = Socket::connect(addr).await.map_err(ConnectError::Refused)?;
+    async fn connect_to(&self, owner: Option<&Owner>, shaking: &Cell<bool>) -> Result<TargetStream, ConnectError> {
+        let mut socket = Socket::connect(&self.addr).await.map_err(ConnectError::Refused)?;
         if let Some(version) = self.send_proxy {
             let preface = preface::preface(version, &socket, owner);
             socket.write_all(&preface).await.map_err(ConnectError::Refused)?;
@@ -252,14 +291,14 @@ impl LocalTarget {
     }
 
     fn count_connect(&self, worked: bool) {
-        let shard = self.shard();
+        let (shard, address) = (self.shard(), &self.address.shards[self.worker]);
         shard.connects.add(1);
         if worked {
-            shard.failing.set(0);
+            address.failing.set(0);
             self.failing_until.set(Tick::default());
         } else {
             shard.connect_failures.add(1);
-            shard.failing.add(1);
+            address.failing.add(1);
             self.failing_until.set(self.clock.now().after(FAILING_FOR));
         }
     }

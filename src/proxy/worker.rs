@@ -160,6 +160,8 @@ pub(super) struct Local {
     pub(super) http1: http1::Builder,
     /// Some target is told where clients connected to.
     pub(super) sends_proxy: bool,
+    /// Some pool chooses by a request's key.
+    pub(super) hashes: bool,
 }
 
 impl Worker {
@@ -316,7 +318,7 @@ impl Local {
             let same_place = before.and_then(|local| local.pools.get(at)).filter(|pool| pool.shared.name == name);
             same_place.or_else(|| before?.pools.iter().find(|pool| pool.shared.name == name))
         };
-        let pools = published
+        let pools: Vec<_> = published
             .pools
             .iter()
             .enumerate()
@@ -333,6 +335,7 @@ impl Local {
         let recoveries = LocalRecoveries::new(published.routing.routes(), known, worker.1);
         let judged = LocalJudged::new(&published);
         let sends_proxy = published.pools.iter().any(|pool| pool.send_proxy.is_some());
-        Local { published, pools, filters, recoveries, judged, http1, sends_proxy }
+        let hashes = pools.iter().any(|pool| pool.hash_key().is_some());
+        Local { published, pools, filters, recoveries, judged, http1, sends_proxy, hashes }
     }
 }

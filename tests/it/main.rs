@@ -5,11 +5,13 @@
 
 mod admin;
 mod bad_days;
+mod balance;
 mod basics;
 mod blue_green;
 mod cli;
 mod compress;
 mod config;
+mod dns;
 mod drain;
 mod drained;
 mod explain;

@@ -1,6 +1,7 @@
 //! The vocabulary: a site to describe, a Weir to start, upstreams to record, raw clients to speak.
 
 pub mod bench;
+pub mod dns;
 pub mod frames;
 pub mod h2;
 pub mod http2;

@@ -177,7 +177,8 @@ fn keep_changing(admin: SocketAddr, over: &AtomicBool) -> u64 {
 #[track_caller]
 fn goes_on(weir: &Weir, output: &Output, why: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let code = if why.iter().any(|why| why.contains("did not serve within")) { 3 } else { 1 };
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
     assert!(why.iter().all(|why| said.contains(why)) && said.contains("this process goes on"), "{said}");
     let mut client = weir.client();
     assert_eq!(client.get("/", "").text(), "stable");
@@ -216,15 +217,19 @@ fn a_new_process_that_does_not_come_up_leaves_the_old_one_serving() {
     assert_eq!(weir.exit().code(), Some(0));
 }
 
-/// The fault is in debug builds only, which these tests run.
-#[test]
-fn a_new_process_that_hangs_with_the_state_gives_it_back() {
-    let (_stable, _canary, site) = shop("");
+/// A Weir whose successor hangs once it has the state, while that file says so: in debug builds only, which these tests run.
+fn with_fault(site: Site) -> (Weir, PathBuf) {
     let fault = site.folder.path().join("fault");
     let file = site.write();
     let mut command = weir_command(&["serve", "--config", file.to_str().expect("a temporary path is UTF-8")]);
     command.env("WEIR_TRIAL_FAULT", &fault);
-    let weir = Weir::start_by(site, command);
+    (Weir::start_by(site, command), fault)
+}
+
+#[test]
+fn a_new_process_that_hangs_with_the_state_gives_it_back() {
+    let (_stable, _canary, site) = shop("");
+    let (weir, fault) = with_fault(site);
     weir.shift("shop", "\"canary\":50");
     weir.shift("shop", "\"canary\":0");
     std::fs::write(&fault, "hang start").expect("the folder is writable");
@@ -234,6 +239,112 @@ fn a_new_process_that_hangs_with_the_state_gives_it_back() {
     let successor = Successor::of(&weir.cli(&["upgrade"]));
     assert_eq!(weir.route("shop")["generation"], 5);
     drop(successor);
+}
+
+#[test]
+fn a_new_process_with_more_workers_gets_no_client_before_it_serves() {
+    let upstream = Upstream::named("up");
+    let (weir, fault) = with_fault(Site::new().server("workers = 1").to(upstream.addr, "", ""));
+    std::fs::write(&fault, "hang start").expect("the folder is writable");
+    let text = weir.site.text().replace("workers = 1", "workers = 8");
+    std::fs::write(weir.site.file(), text).expect("the folder is writable");
+    let (http, over) = (weir.addr("http"), AtomicBool::new(false));
+    let served = std::thread::scope(|scope| {
+        let knocking = scope.spawn(|| knock(http, &over));
+        let output = weir.cli(&["upgrade", "--timeout", "2"]);
+        over.store(true, Relaxed);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        knocking.join().expect("nobody waited for the other process")
+    });
+    assert!(served > 10, "{served}");
+    std::fs::remove_file(&fault).expect("it is there");
+    let successor = Successor::of(&weir.cli(&["upgrade"]));
+    for _ in 0..40 {
+        assert_eq!(weir.get("/", "").text(), "up");
+    }
+    drop(successor);
+}
+
+#[test]
+fn a_signal_while_the_other_has_the_state_ends_both() {
+    let upstream = Upstream::named("up");
+    let (mut weir, fault) = with_fault(Site::new().to(upstream.addr, "", ""));
+    std::fs::write(&fault, "hang start").expect("the folder is writable");
+    weir.signal("USR2");
+    eventually("another is started", || weir.log().contains("a process is to take this one's place"));
+    let log = weir.log();
+    let started = log.lines().find(|line| line.contains("a process is to take")).expect("it is there");
+    let other = Successor::named(started, "pid=");
+    weir.signal("TERM");
+    assert_eq!(weir.exit().code(), Some(0));
+    eventually("the other is gone", || !other.lives());
+}
+
+#[test]
+fn the_old_process_ends_soon_after_one_that_took_over_and_failed() {
+    let upstream = echo("");
+    let mut weir = Site::new().server("workers = 2\ndrain_timeout = \"10m\"").to(upstream.addr, "", "").start();
+    let mut client = weir.client();
+    switch(&mut client);
+    let successor = Successor::of(&weir.cli(&["upgrade"]));
+    client.send(b"\x81\x01x");
+    assert_eq!(client.exactly(3).unwrap(), b"\x81\x01x");
+    successor.signal("KILL");
+    let is_zombie = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", successor.0)).unwrap_or_default();
+        stat.contains(") Z ")
+    };
+    eventually("what is left of it stays for the service manager", is_zombie);
+    assert_eq!(weir.exit().code(), Some(0));
+    assert!(
+        weir.log().contains("the process that took over has ended") && weir.log().contains("signal 9"),
+        "{}",
+        weir.log()
+    );
+}
+
+#[test]
+fn a_dry_run_asks_the_binary_and_changes_nothing() {
+    let (_stable, _canary, site) = shop("");
+    let weir = site.start();
+    let said = weir.cli(&["upgrade", "--dry-run"]);
+    let version = env!("CARGO_PKG_VERSION");
+    let expected = format!("version {version} can serve the file; nothing was changed (--dry-run)\n");
+    assert_eq!((said.status.code(), String::from_utf8_lossy(&said.stdout).into_owned()), (Some(0), expected));
+    let good = weir.site.text();
+    std::fs::write(weir.site.file(), format!("{good}\nwieghts = 3\n")).expect("the folder is writable");
+    let other = script(&weir, "#!/bin/sh\nexec sleep 1000\n");
+    for (args, code, why) in [
+        (&["upgrade", "--dry-run"][..], 1, "unknown key"),
+        (&["upgrade", "--dry-run", "--binary", "/bin/true"], 1, "is no weir"),
+        (&["upgrade", "--dry-run", "--timeout", "1", "--binary", &other], 3, "said nothing within 1s"),
+    ] {
+        let refused = weir.cli(args);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(code) && said.contains(why), "{refused:?}");
+    }
+    assert!(!weir.log().contains("take this one's place"), "{}", weir.log());
+    assert_eq!(weir.get("/", "").text(), "stable");
+}
+
+#[test]
+fn a_drained_target_stays_out_over_an_upgrade() {
+    let (one, other) = (Upstream::named("one"), Upstream::named("other"));
+    for state in ["", "state_dir = \"state\""] {
+        let weir = Site::new()
+            .server(&format!("workers = 2\n{state}"))
+            .pool("only", &[one.addr, other.addr], "")
+            .toml("[[route]]\nname = \"all\"\nmatch = { path = \"/\" }\nvariants = { stable = \"only\" }")
+            .start();
+        assert!(weir.cli(&["drain", "only", &other.addr.to_string()]).status.success());
+        let successor = Successor::of(&weir.cli(&["upgrade"]));
+        for _ in 0..40 {
+            assert_eq!(weir.get("/", "").text(), "one", "{state}");
+        }
+        assert!(weir.cli(&["enable", "only", &other.addr.to_string()]).status.success());
+        eventually("it is back", || weir.get("/", "").text() == "other");
+        drop(successor);
+    }
 }
 
 #[test]
@@ -297,6 +408,27 @@ fn unix_sockets_go_over_with_their_files() {
     assert!(status.expect("the binary runs").status.success());
     successor.end();
     assert!(!web.exists() && !admin.exists(), "the last one takes them away");
+}
+
+#[test]
+fn a_unix_socket_has_the_new_mode_and_one_whose_file_is_gone_is_made_anew() {
+    let upstream = Upstream::named("up");
+    let site = Site::new().bind("unix:web.sock", "mode = \"0600\"").to(upstream.addr, "", "");
+    let (web, admin) = (site.folder.path().join("web.sock"), site.folder.path().join("admin.sock"));
+    let mut site = site;
+    site.admin = format!("listen = [\"127.0.0.1:0\", \"unix:{}\"]\n", admin.display());
+    let weir = site.start();
+    std::fs::remove_file(&admin).expect("it is there");
+    let text = weir.site.text().replace("0600", "0660");
+    std::fs::write(weir.site.file(), text).expect("the folder is writable");
+    let successor = Successor::of(&weir.cli(&["upgrade"]));
+    let mode = web.metadata().expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    assert_eq!(Wire::connect_unix(&web).get("/", "").text(), "up");
+    let status = weir_command(&["status"]).env("WEIR_ADMIN", format!("unix:{}", admin.display())).output();
+    assert!(status.expect("the binary runs").status.success());
+    successor.end();
+    assert!(!web.exists() && !admin.exists());
 }
 
 #[test]

@@ -93,6 +93,31 @@ fn a_target_with_few_streams_is_not_overrun() {
     });
 }
 
+/// What waits for a stream in vain stays in memory until its connection is closed.
+#[test]
+fn a_connection_without_any_stream_is_closed_when_many_have_waited() {
+    let upstream = Http2Upstream::answering(0, tell);
+    let weir = Site::new().server("workers = 1").to(upstream.addr, H2, "timeout = \"100ms\"").start();
+    let in_vain = |requests: usize| {
+        block_on(async {
+            let sender = connect(weir.addr("http")).await;
+            let mut all = tokio::task::JoinSet::new();
+            for _ in 0..requests {
+                let mut sender = sender.clone();
+                all.spawn(async move { post(&mut sender, "/", Vec::new()).await.0 });
+            }
+            while let Some(status) = all.join_next().await {
+                assert_eq!(status.expect("no panic"), StatusCode::GATEWAY_TIMEOUT);
+            }
+        });
+    };
+    in_vain(80);
+    assert_eq!(upstream.connections(), 1);
+    in_vain(1);
+    assert_eq!(upstream.connections(), 2);
+    eventually("the first is closed", || upstream.ended() == 1);
+}
+
 #[test]
 fn what_a_goaway_leaves_out_is_sent_again() {
     // Takes the first stream of each connection, then says GOAWAY for all after it.

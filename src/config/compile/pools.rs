@@ -1,7 +1,7 @@
 //! Pools and the addresses of their targets.
 
 use super::Checker;
-use crate::config::model::{PoolConfig, TargetAddr};
+use crate::config::model::{PoolConfig, SRV, TargetAddr};
 use crate::config::raw;
 use crate::config::source::At;
 use std::collections::HashMap;
@@ -26,6 +26,7 @@ impl Checker<'_> {
         let most = |value: &Option<At<u64>>| value.as_ref().and_then(|most| usize::try_from(most.value).ok());
         let send_proxy = self.sends(raw);
         let health = raw.health.as_ref().map(|health| self.health(health));
+        let balance = self.balance(raw);
         let outlier = raw.outlier.as_ref().map(|outlier| self.outlier(&raw.name.value, outlier));
         let tls =
             raw.tls.as_ref().map(|tls| self.pool_tls(&raw.name.value, tls, targets.as_deref().unwrap_or_default()));
@@ -33,6 +34,9 @@ impl Checker<'_> {
         Some(PoolConfig {
             name: raw.name.value.clone(),
             targets: targets?,
+            weights: Self::target_weights(raw),
+            balance: balance?,
+            slow_start: after(&raw.slow_start, Duration::ZERO),
             version: raw.version.as_ref().map(|version| version.value.clone()),
             connect_timeout: after(&raw.connect_timeout, CONNECT_TIMEOUT),
             http2: raw.http2,
@@ -56,14 +60,14 @@ impl Checker<'_> {
         })
     }
 
-    fn targets(&mut self, pool: &str, targets: &At<Vec<At<String>>>) -> Option<Vec<TargetAddr>> {
+    fn targets(&mut self, pool: &str, targets: &At<Vec<raw::Target>>) -> Option<Vec<TargetAddr>> {
         if targets.value.is_empty() {
             let help = "write targets = [\"127.0.0.1:9000\"]";
             self.findings.error("no-target", targets.place, format!("pool.{pool} has no target")).help(help);
         }
         let mut found = Vec::new();
         let mut first = HashMap::new();
-        for written in &targets.value {
+        for raw::Target { addr: written, .. } in &targets.value {
             let parsed = match written.value.starts_with("unix:") {
                 true => match self.socket_path(written) {
                     Some(path) => Ok(TargetAddr::Unix(path)),
@@ -90,8 +94,13 @@ impl Checker<'_> {
     }
 }
 
-/// `127.0.0.1:80`, `[::1]:80` or `name:80`; otherwise the advice to give.
+/// `127.0.0.1:80`, `[::1]:80`, `name:80` or `srv:_http._tcp.name`; otherwise the advice to give.
 fn target(text: &str) -> Result<TargetAddr, String> {
+    if let Some(service) = text.strip_prefix(SRV) {
+        let whole = service.split('.').count() > 2 && host_name(service);
+        let help = "write \"srv:_http._tcp.shop.internal\": its records name the ports".to_owned();
+        return if whole { Ok(TargetAddr::Srv(service.to_ascii_lowercase())) } else { Err(help) };
+    }
     if let Ok(address) = text.parse::<SocketAddr>() {
         return if address.port() == 0 { Err("port 0 is no port".to_owned()) } else { Ok(TargetAddr::Ip(address)) };
     }
@@ -141,7 +150,12 @@ mod tests {
         for text in ["shop.Internal:8080", "shop_v1:80", "a.b.:1"] {
             assert!(matches!(target(text), Ok(TargetAddr::Name { .. })), "{text}");
         }
+        let service = "srv:_Http._tcp.shop.internal";
+        assert_eq!(target(service), Ok(TargetAddr::Srv("_http._tcp.shop.internal".to_owned())));
+        assert_eq!(target(service).unwrap().to_string(), "srv:_http._tcp.shop.internal");
         for (text, help) in [
+            ("srv:shop:80", "write \"srv:_http._tcp.shop.internal\": its records name the ports"),
+            ("srv:", "write \"srv:_http._tcp.shop.internal\": its records name the ports"),
             ("", "write \"host:port\""),
             ("shop", "the port is missing: \"shop:80\""),
             ("127.0.0.1", "the port is missing: \"127.0.0.1:80\""),

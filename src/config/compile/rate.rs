@@ -30,7 +30,7 @@ impl Checker<'_> {
                 return None;
             }
             Some(list) => {
-                let keys: Vec<_> = list.value.iter().filter_map(|key| self.key(key)).collect();
+                let keys: Vec<_> = list.value.iter().filter_map(|key| self.key(key, "bad-sticky")).collect();
                 if keys.len() < list.value.len() {
                     return None;
                 }

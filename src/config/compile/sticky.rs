@@ -14,7 +14,7 @@ const COOKIE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 impl Checker<'_> {
     pub fn sticky(&mut self, raw: &raw::Sticky, route: Option<&At<String>>) -> Option<Sticky> {
         let written = raw.keys.as_ref().map(|keys| keys.value.as_slice()).unwrap_or_default();
-        let keys: Vec<_> = written.iter().filter_map(|key| self.key(key)).collect();
+        let keys: Vec<_> = written.iter().filter_map(|key| self.key(key, "bad-sticky")).collect();
         if keys.len() == written.len() {
             written.iter().zip(&keys).for_each(|(written, key)| self.filled.held_as(written, &key.to_string()));
         }
@@ -43,7 +43,7 @@ impl Checker<'_> {
             let help = "write key = [\"header:x-user-id\"], or fallback = \"cookie\" or \"ip\"";
             self.findings.error("bad-sticky", raw.place, message).help(help);
         }
-        self.after_ip(written, raw.fallback.as_ref().filter(|_| to_cookie));
+        self.after_ip(written, raw.fallback.as_ref().filter(|_| to_cookie), "bad-sticky");
         let fallback = match fallback? {
             0 => {
                 let name = raw.cookie.as_ref().map(|cookie| cookie.value.clone());
@@ -56,7 +56,8 @@ impl Checker<'_> {
         (keys.len() == written.len()).then_some(Sticky { keys, fallback })
     }
 
-    pub(super) fn key(&mut self, written: &At<String>) -> Option<KeySource> {
+    /// What a client is known by; `code` is what a bad one is reported as.
+    pub(super) fn key(&mut self, written: &At<String>, code: &'static str) -> Option<KeySource> {
         let (kind, name) = written.value.split_once(':').unwrap_or((&written.value, ""));
         let name = written.with(name.trim().to_owned());
         match kind {
@@ -73,22 +74,22 @@ impl Checker<'_> {
             _ => {
                 let message = format!("{} is not a key", written.shown());
                 let help = "write \"header:NAME\", \"cookie:NAME\", \"query:NAME\", \"jwt:CLAIM\" or \"ip\"";
-                self.findings.error("bad-sticky", written.place, message).help(help);
+                self.findings.error(code, written.place, message).help(help);
                 None
             }
         }
     }
 
     /// Every request has an address, so nothing comes after it.
-    fn after_ip(&mut self, keys: &[At<String>], cookie_fallback: Option<&At<String>>) {
+    pub(super) fn after_ip(&mut self, keys: &[At<String>], cookie_fallback: Option<&At<String>>, code: &'static str) {
         let Some(ip) = keys.iter().position(|key| key.value == "ip") else { return };
         let never = "is never asked: every request has an `ip`";
         if let Some(next) = keys.get(ip + 1) {
-            let finding = self.findings.error("bad-sticky", next.place, format!("{} {never}", next.shown()));
+            let finding = self.findings.error(code, next.place, format!("{} {never}", next.shown()));
             finding.other(keys[ip].place).help("put \"ip\" last");
         }
         if let Some(fallback) = cookie_fallback {
-            let finding = self.findings.error("bad-sticky", fallback.place, format!("the fallback {never}"));
+            let finding = self.findings.error(code, fallback.place, format!("the fallback {never}"));
             finding.other(keys[ip].place).help("leave out one of them");
         }
     }

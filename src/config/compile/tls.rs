@@ -238,7 +238,7 @@ impl Checker<'_> {
         for target in targets {
             let nameless = match target {
                 TargetAddr::Name { host, .. } => client::server_name(host).is_none().then(|| format!("{host:?}")),
-                TargetAddr::Unix(_) => Some(target.to_string()),
+                TargetAddr::Unix(_) | TargetAddr::Srv(_) => Some(target.to_string()),
                 TargetAddr::Ip(_) => None,
             };
             if let Some(target) = nameless {

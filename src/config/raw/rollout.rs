@@ -1,7 +1,7 @@
 //! A route's `rollout`: plan, analysis, who is asked.
 
-use super::{FROM_ZERO, POSITIVE, Weights, only, shares};
-use crate::config::cursor::{Context, Cursor};
+use super::{FROM_ZERO, POSITIVE, Weights, shares};
+use crate::config::cursor::{Context, Cursor, word};
 use crate::config::source::{At, Place};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -181,7 +181,7 @@ fn smoke(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Smoke {
 }
 
 fn analysis(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Analysis {
-    only(cx, &mut table, "source", "builtin", &["fleet", "prometheus"]);
+    source(cx, &mut table);
     let metrics = table.tables(cx, "metric").map(|metrics| metrics.value).unwrap_or_default();
     let analysis = Analysis {
         path: table.path.clone(),
@@ -193,6 +193,15 @@ fn analysis(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Analysis {
     };
     table.finish(cx);
     analysis
+}
+
+/// Whose counts are judged.
+fn source(cx: &mut Context<'_>, table: &mut Cursor<'_>) {
+    let Some(written) = table.string(cx, "source") else { return };
+    let path = table.path_of("source");
+    if word(cx.findings, &written, &path, &["builtin", "fleet", "prometheus"]).is_some_and(|source| source > 0) {
+        cx.not_built(written.place, format_args!("{path} = {}", written.shown()));
+    }
 }
 
 fn metric(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Metric {

@@ -82,7 +82,7 @@ pub fn route(view: &RouteView) -> RouteDocument {
 /// It is up, has an address and is not ejected. Where nobody asks it, no worker's last connect failed, either.
 pub fn is_healthy(pool: &Pool, target: &Target) -> bool {
     let up = target.standing == Standing::Up && !target.addrs.is_empty();
-    up && !target.outcomes.ejection.is_out() && (pool.checked || target.outcomes.is_up())
+    up && !target.is_ejected() && (pool.checked || target.is_reached())
 }
 
 /// What a change would do, and the share of clients that it would move to another variant.
@@ -325,7 +325,7 @@ fn pool_stats(pool: &Pool) -> Value {
             "addresses": target.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "healthy": is_healthy(pool, target),
             "standing": target.standing.word(),
-            "ejected": target.outcomes.ejection.is_out(),
+            "ejected": target.is_ejected(),
             "connects": shards.iter().map(|shard| shard.connects.load()).sum::<u64>(),
             "connect_failures": shards.iter().map(|shard| shard.connect_failures.load()).sum::<u64>(),
             "in_flight": shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(shard.in_flight.load())),

@@ -10,13 +10,14 @@ mod rollout;
 use super::documents::weights;
 use crate::config::provenance::Provenance;
 use crate::config::{
-    Admin, AdminAddr, Bind, CertFiles, ClientCerts, Config, Listener, ListenerTls, Log, OnEmpty, PoolConfig, PoolTls,
-    Role, RouteConfig, Server, Token, shown_duration,
+    Admin, AdminAddr, Bind, CertFiles, ClientCerts, Config, Dns, Listener, ListenerTls, Log, OnEmpty, PoolConfig,
+    PoolTls, Role, RouteConfig, Server, TargetAddr, Token, shown_duration,
 };
 use crate::control::command::RouteView;
 use crate::control::ground::Ground;
 use crate::limits::Limits;
 use crate::net::proxy_protocol::{Accepts, Version};
+use crate::routing::balance::{Balance, HashKey};
 use crate::routing::matcher::{HostMatch, PathMatch, RequestMatch};
 use crate::routing::mirror::Mirror;
 use crate::routing::networks;
@@ -40,6 +41,7 @@ pub fn effective(ground: &Ground) -> Value {
         limits: bounds,
         admin: api,
         log: logging,
+        dns: lookups,
         listeners,
         pools,
         routes,
@@ -56,8 +58,9 @@ pub fn effective(ground: &Ground) -> Value {
         "limits": limits(bounds),
         "admin": admin(api),
         "log": log(logging),
+        "dns": dns(lookups),
         "listener": listeners.iter().map(listener).collect::<Vec<_>>(),
-        "pool": pools.iter().map(|one| (one.name.clone(), pool(one))).collect::<Map<_, _>>(),
+        "pool": pools.iter().map(|one| (one.name.clone(), pool(one, provenance))).collect::<Map<_, _>>(),
         "route": routes.collect::<Vec<_>>(),
     })
 }
@@ -169,10 +172,13 @@ fn client_certs(certs: &ClientCerts) -> Value {
     })
 }
 
-fn pool(pool: &PoolConfig) -> Value {
+fn pool(pool: &PoolConfig, provenance: &Provenance) -> Value {
     let PoolConfig {
         name: _,
         targets,
+        weights,
+        balance,
+        slow_start,
         version,
         connect_timeout,
         http2,
@@ -185,10 +191,22 @@ fn pool(pool: &PoolConfig) -> Value {
         health,
         outlier: ejects,
     } = pool;
+    let target = |(target, weight): (&TargetAddr, &u32)| match weight {
+        1 => json!(target.to_string()),
+        _ => json!({"addr": target.to_string(), "weight": weight}),
+    };
+    let hash_key = match balance {
+        Balance::Hash(HashKey(keys)) => {
+            let keys = keys.iter().map(|key| provenance.shown(&key.to_string()).to_owned());
+            json!(keys.collect::<Vec<_>>())
+        }
+        Balance::P2c | Balance::RoundRobin | Balance::LeastConn => Value::Null,
+    };
     json!({
-        "targets": targets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "targets": targets.iter().zip(weights).map(target).collect::<Vec<_>>(),
         "version": version,
-        "balance": "p2c",
+        "balance": balance.word(),
+        "hash_key": hash_key,
         "protocol": if *http2 { "h2" } else { "http/1.1" },
         "tls": tls.as_ref().map(pool_tls),
         "connect_timeout": shown_duration(*connect_timeout),
@@ -196,7 +214,7 @@ fn pool(pool: &PoolConfig) -> Value {
         "max_requests": max_requests,
         "max_pending": max_pending,
         "queue_timeout": shown_duration(*queue_timeout),
-        "slow_start": "0s",
+        "slow_start": shown_duration(*slow_start),
         "send_proxy": send_proxy.map_or("off", Version::word),
         "health": health.as_ref().map(health::check),
         "outlier": ejects.as_ref().map(outlier),
@@ -224,6 +242,17 @@ fn outlier(outlier: &Outlier) -> Value {
         "eject_for": shown_duration(*eject_for),
         "max_eject_for": shown_duration(*max_eject_for),
         "max_ejected": max_ejected.to_string(),
+    })
+}
+
+fn dns(dns: &Dns) -> Value {
+    let Dns { servers, min_ttl, max_ttl, timeout } = dns;
+    let servers = servers.iter().map(ToString::to_string);
+    json!({
+        "servers": Some(servers.collect::<Vec<_>>()).filter(|servers| !servers.is_empty()),
+        "min_ttl": shown_duration(*min_ttl),
+        "max_ttl": shown_duration(*max_ttl),
+        "timeout": shown_duration(*timeout),
     })
 }
 
@@ -454,8 +483,14 @@ listen = ["127.0.0.1:9901", "unix:admin.sock"]
 targets = ["127.0.0.1:9101", "Shop.internal:80"]
 version = "1.41.0"
 [pool.v2]
-targets = ["[::1]:9102"]
+targets = ["[::1]:9102", { addr = "srv:_http._tcp.shop.internal", weight = 3 }]
 queue_timeout = "0s"
+balance = "hash"
+hash_key = ["header:x-id", "ip"]
+slow_start = "30s"
+[dns]
+servers = ["10.0.0.2"]
+max_ttl = "1m"
 [[route]]
 name = "shop"
 match = { scheme = "https", host = "*.Shop.example", path = "/v1/", header = { x-id = { in_file = "key" } } }
@@ -534,7 +569,7 @@ variants = { only = "v1" }
         let shop = &document["route"][0];
         assert_eq!(shop["rule"][0]["when"]["equals"], "${file:key}");
         assert_eq!(document["admin"]["token"], json!([{"name": "ci", "role": "operator", "hash": "***"}]));
-        assert_eq!(shop["file"], json!({"path": folder.path().join("weir.toml"), "line": 20}));
+        assert_eq!(shop["file"], json!({"path": folder.path().join("weir.toml"), "line": 26}));
         assert_eq!(shop["weights"], json!({"stable": 99.999, "canary": 0.001}));
         assert_eq!(shop["live"], json!({"generation": 1, "weights": {"stable": 99.999, "canary": 0.001}}));
         assert_eq!(

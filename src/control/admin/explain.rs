@@ -9,8 +9,9 @@ use super::Api;
 use super::body::read_json;
 use super::handlers::{document, no_route};
 use super::problem::Problem;
-use crate::boundary::table::Published;
+use crate::boundary::table::{Endpoint, Pool, Published};
 use crate::control::history::percent;
+use crate::routing::balance::{Balance, by_key, seed};
 use crate::routing::explain::{Asked, Considered, Trace, explain};
 use crate::routing::request::{Unfit, forwarded_for, to_origin_form};
 use crate::routing::scheme::Scheme;
@@ -28,7 +29,14 @@ use serde_json::{Map, Value, json};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// How a target is chosen where a pool has several.
-const BALANCE: &str = "least in flight of two random ones";
+fn balance(pool: &Pool) -> &'static str {
+    match pool.balance {
+        Balance::P2c => "least in flight of two random ones",
+        Balance::RoundRobin => "one after the other",
+        Balance::LeastConn => "least in flight",
+        Balance::Hash(_) => "by key",
+    }
+}
 
 pub async fn of_any(State(api): State<Api>, request: Request) -> Response {
     answer(api, None, request).await.unwrap_or_else(Problem::into_response)
@@ -84,7 +92,28 @@ fn explained(
     let client = client(table, &parts, scheme, client_ip);
     let request = RequestView::of(&parts, client.scheme, client.ip);
     let trace = explain(&table.routing, &request, asked, &*table.redact, rng);
-    Ok(shown(table, &trace, asked, &client))
+    let mut document = shown(table, &trace, asked, &client);
+    if let Some(target) = target_by_key(table, &trace, &request) {
+        document["target"] = json!(target);
+    }
+    Ok(document)
+}
+
+/// The target that has the request's key, where the pool goes by that. One that starts slowly counts with its whole weight.
+fn target_by_key<'t>(table: &'t Published, trace: &Trace, request: &RequestView<'_>) -> Option<&'t str> {
+    let decision = trace.decision.as_ref()?;
+    let pool = &table.pools[table.routing.routes()[decision.route].variants[decision.variant].pool?];
+    let (Balance::Hash(key), Some(best)) = (&pool.balance, pool.best()) else { return None };
+    let in_service = |one: &Endpoint| one.standing == best && !one.outcomes.ejection.is_out();
+    let mut weights = Vec::new();
+    let mut places = Vec::new();
+    for target in &pool.targets {
+        for (addr, endpoint) in target.addrs.iter().zip(&target.endpoints) {
+            weights.push(if in_service(endpoint) { u64::from(endpoint.weight) } else { 0 });
+            places.push((target.name.as_str(), seed(&addr.to_string())));
+        }
+    }
+    by_key(&weights, |at| places[at].1, key.of(request)).map(|at| places[at].0)
 }
 
 /// The address that connects, or whom it says it has the request from, where it is a trusted proxy.
@@ -142,7 +171,7 @@ fn shown(table: &Published, trace: &Trace, asked: Option<usize>, client: &Client
         "version": pool.and_then(|pool| pool.version.as_ref()),
         "targets": targets,
         "target": if let [only] = targets.as_slice() { Some(only) } else { None },
-        "balance": (targets.len() > 1).then_some(BALANCE),
+        "balance": pool.filter(|_| targets.len() > 1).map(|pool| balance(pool)),
         "weights": weights.map(|(route, weights)| split(route, weights)),
         "share": share,
         "sets_cookie": decision.and_then(|decision| new_cookie(&routes[decision.route], decision)).map(|name| table.redact.shown(name)),

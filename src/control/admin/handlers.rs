@@ -5,7 +5,7 @@ use super::problem::Problem;
 use super::{Api, body, documents};
 use crate::boundary::drain::Phase;
 use crate::control::command::{Origin, ReloadError, RouteView};
-use crate::control::handover::{UpgradeError, UpgradeRequest};
+use crate::control::handover::{Successor, UpgradeError, UpgradeRequest};
 use crate::control::persist::StateError;
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
@@ -104,18 +104,23 @@ pub async fn upgrade(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, sent) = request.into_parts();
+    let dry_run = body::dry_run(parts.uri.query())?;
     let asked = body::upgrade(&body::read_json_or_nothing(&parts.headers, sent).await?)?;
     let origin = Origin { actor: actor.0, source: peer.source.to_string(), reason: asked.reason };
-    let request = UpgradeRequest { binary: asked.binary, timeout: asked.timeout, origin };
+    let request = UpgradeRequest { binary: asked.binary, dry_run, timeout: asked.timeout, origin };
     // To its end, also when the client goes away meanwhile.
     let upgrading = tokio::spawn(async move { api.control.upgrade(request).await });
     match upgrading.await.unwrap_or(Err(UpgradeError::Stopped)) {
+        Ok(Successor { pid: None, version }) => {
+            Ok(document(StatusCode::OK, &json!({"dry_run": true, "version": version})))
+        }
         Ok(successor) => {
             let shown = json!({"pid": successor.pid, "version": successor.version, "draining": std::process::id()});
             Ok(document(StatusCode::OK, &shown))
         }
         Err(UpgradeError::Refused(why)) => Err(Problem::new(409, "not-upgraded", why)),
         Err(UpgradeError::Failed(why)) => Err(Problem::new(500, "upgrade-failed", why)),
+        Err(UpgradeError::TimedOut(why)) => Err(Problem::new(504, "upgrade-timed-out", why)),
         Err(UpgradeError::Stopped) => Err(stopping()),
     }
 }

@@ -106,6 +106,7 @@ fn shown(ground: &Ground, board: &Board) -> Value {
             "name": pool.name,
             "version": pool.version,
             "checked": pool.checked,
+            "balance": pool.balance.word(),
             "targets": targets.map(|(written, built)| target(ground, board, (config, pool), (written, built))).collect::<Vec<_>>(),
         })
     });
@@ -122,12 +123,23 @@ pub fn target(
     let checks = built.addrs.iter().filter_map(|addr| check(ground, board, config, written, addr));
     let verdicts = built.addrs.iter().filter_map(|addr| ground.health.verdict(config, written, addr));
     let since = verdicts.filter(|verdict| verdict.standing == built.standing).map(|verdict| verdict.since).max();
+    let endpoints = built.addrs.iter().zip(&built.endpoints).map(|(addr, endpoint)| {
+        json!({
+            "address": addr.to_string(),
+            "weight": endpoint.weight,
+            "standing": endpoint.standing.word(),
+            "ejected": endpoint.outcomes.ejection.is_out(),
+        })
+    });
     json!({
         "name": built.name,
+        "dns_failing": ground.outcomes.names.failing(written).as_deref(),
         "addresses": built.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "weight": config.weights[config.targets.iter().position(|one| one == written).unwrap_or_default()],
+        "endpoints": endpoints.collect::<Vec<_>>(),
         "standing": built.standing.word(),
         "healthy": is_healthy(pool, built),
-        "ejected": built.outcomes.ejection.is_out(),
+        "ejected": built.is_ejected(),
         "since": since.map(rfc3339),
         "why": Some(health::why(&ground.health, config, written, &built.addrs)).filter(|why| !why.is_empty()),
         "checks": checks.collect::<Vec<_>>(),

@@ -6,7 +6,7 @@ use super::{Api, router};
 use crate::config::AdminAddr;
 use crate::limits::{ADMIN_CONNECTION_AGE, ADMIN_CONNECTIONS, ADMIN_READ_TIMEOUT, RESERVED_DESCRIPTORS};
 use crate::net::descriptors::is_exhausted;
-use crate::net::inherited::Sockets;
+use crate::net::inherited::{Handle, Sockets};
 use crate::net::socket_file::{self, SocketFile};
 use axum::Router;
 use axum::body::Body;
@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -74,27 +74,29 @@ impl Socket {
     /// The inherited socket of this address, or a new one.
     pub async fn open(addr: &AdminAddr, scope: Scope, inherited: &mut Sockets) -> io::Result<Socket> {
         let name = name(addr, scope);
-        let Some(socket) = inherited.take_one(&name) else { return Socket::bind(addr, scope).await };
         let listener = match addr {
             AdminAddr::Tcp(_) => {
+                let Some(socket) = inherited.take_one(&name) else { return Socket::bind(addr, scope).await };
                 let listener = TcpListener::from_std(socket.into())?;
                 let bound = listener.local_addr()?;
                 Listener::Tcp(listener, bound)
             }
             AdminAddr::Unix(path) => {
-                Listener::Unix(UnixListener::from_std(socket.into())?, SocketFile::of_another(path)?)
+                let taken = inherited.take_file(&name, path, MODE);
+                let Some((socket, file)) = taken else { return Socket::bind(addr, scope).await };
+                Listener::Unix(UnixListener::from_std(socket.into())?, file)
             }
         };
         Ok(Socket { listener, scope, name })
     }
 
     /// Another handle on it, with its name.
-    pub fn handle(&self) -> io::Result<(String, OwnedFd)> {
-        let socket = match &self.listener {
-            Listener::Tcp(listener, _) => listener.as_fd(),
-            Listener::Unix(listener, _) => listener.as_fd(),
+    pub fn handle(&self) -> io::Result<Handle> {
+        let (socket, file) = match &self.listener {
+            Listener::Tcp(listener, _) => (listener.as_fd(), None),
+            Listener::Unix(listener, file) => (listener.as_fd(), Some(file.id())),
         };
-        Ok((self.name.clone(), socket.try_clone_to_owned()?))
+        Ok(Handle { name: self.name.clone(), socket: socket.try_clone_to_owned()?, file })
     }
 
     /// The TCP address that it really has.

@@ -1,6 +1,7 @@
 //! The task that has all rollouts: it wakes when a machine wants it, when a candidate fails a request, when somebody asks
 //! for something, and when a save has ended.
 
+use super::ask::Question;
 use super::evidence::Evidence;
 use super::tell::{Teller, Told};
 use super::view::{View, Views};
@@ -513,11 +514,12 @@ impl Driver {
 
     /// Asks a hook, off this path; its answer is a message as any other.
     fn call(&mut self, route: &str, call: CallId) {
-        let config = self.rollouts.get(route).and_then(|driven| driven.config.clone());
-        let route = route.to_owned();
+        let Some(driven) = self.rollouts.get(route) else { return };
+        let question = Question::of(&driven.machine, call, route, Arc::clone(&self.ground.load()));
+        let config = driven.config.clone();
         self.answers.spawn(async move {
-            let answer = ask::hook(config.as_deref(), call.hook).await;
-            (route, call, answer)
+            let answer = ask::hook(config.as_deref(), &question).await;
+            (question.route, call, answer)
         });
     }
 

@@ -101,6 +101,7 @@ async fn an_undo_goes_the_way_of_every_change() {
 fn shop_at(targets: &[SocketAddr]) -> Config {
     let mut config = shop();
     config.pools[0].targets = targets.iter().map(|addr| crate::config::TargetAddr::Ip(*addr)).collect();
+    config.pools[0].weights = vec![1; targets.len()];
     config
 }
 

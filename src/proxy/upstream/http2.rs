@@ -20,6 +20,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 /// What a target may send ahead on one stream, and on all of a connection: a client that reads slowly keeps this much in
 /// memory. 256 KiB fill a link of 100 Mbit/s at 20 ms.
@@ -27,6 +28,8 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// A connection on which nothing comes for this long is asked whether it lives, and given up after as long again.
 const PING_AFTER: Duration = Duration::from_secs(10);
+/// A connection that takes no request is closed when so many were given up on it.
+const STARVED: usize = 64;
 
 /// A worker's shared connections to one target.
 #[derive(Default)]
@@ -46,6 +49,9 @@ struct Connection {
     allowed: Rc<Cell<usize>>,
     idle_since: Cell<Tick>,
     owned: Owned,
+    /// Requests that were given up while the target took none.
+    starved: Cell<usize>,
+    driver: AbortHandle,
     _place: pool::Place,
 }
 
@@ -54,10 +60,24 @@ impl Connection {
     /// how many it takes, hyper knows of none.
     fn has_room(&self) -> bool {
         let most = match self.allowed.get() {
+            0 if self.is_starved() => 0,
             0 => UPSTREAM_STREAMS,
             allowed => allowed.min(UPSTREAM_STREAMS),
         };
         self.streams.get() < most
+    }
+
+    /// A request goes without an answer.
+    #[cold]
+    fn given_up(&self) {
+        if self.allowed.get() == 0 {
+            self.starved.set(self.starved.get() + 1);
+        }
+    }
+
+    /// What waited for a stream and was given up stays in h2 for as long as the connection does.
+    fn is_starved(&self) -> bool {
+        self.allowed.get() == 0 && self.starved.get() >= STARVED
     }
 }
 
@@ -141,7 +161,7 @@ impl Opening<'_> {
         let (sender, driver) = builder.handshake(TokioIo::new(HearsOut::new(stream))).await?;
         let allowed = Rc::new(Cell::new(0));
         let told = Rc::clone(&allowed);
-        tokio::task::spawn_local(async move {
+        let driver = tokio::task::spawn_local(async move {
             let mut driver = std::pin::pin!(driver);
             // How it ends is seen by the requests on it.
             let _ = std::future::poll_fn(|cx| {
@@ -151,9 +171,11 @@ impl Opening<'_> {
             })
             .await;
         });
+        let (starved, driver) = (Cell::new(0), driver.abort_handle());
         let idle_since = Cell::new(target.clock.now());
         let streams = Cell::new(0);
-        let connection = Rc::new(Connection { sender, tls, streams, allowed, idle_since, owned, _place: place });
+        let connection =
+            Rc::new(Connection { sender, tls, streams, allowed, idle_since, owned, starved, driver, _place: place });
         if !target.retired.get() {
             self.0.open.borrow_mut().push(Rc::clone(&connection));
         }
@@ -204,7 +226,8 @@ impl Stream {
                 Poll::Pending => over.map(Err),
             }
         })
-        .await?;
+        .await
+        .inspect_err(|_| self.connection.given_up())?;
         Ok(match sent {
             Ok(response) => Sent::Answered(response),
             Err(mut error) => match error.take_message() {
@@ -223,6 +246,9 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.connection.streams.set(self.connection.streams.get() - 1);
         self.connection.idle_since.set(self.clock.now());
+        if self.connection.streams.get() == 0 && self.connection.is_starved() {
+            self.connection.driver.abort();
+        }
     }
 }
 

@@ -28,7 +28,7 @@ fn failed(
     target: &LocalTarget,
     (seen, why): (Seen, Ejected),
 ) {
-    if target.outcomes.ejection.is_out() {
+    if target.address.ejection.is_out() {
         // What it still had. It begins anew when it comes back.
         target.streak.set(Streak::default());
         return;
@@ -43,16 +43,24 @@ fn failed(
 /// Brings back those whose time is over, and forgets what led to it of the others; called once a second.
 pub(super) fn settle(targets: &[Rc<LocalTarget>]) {
     for target in targets {
-        match target.outcomes.ejection.is_out() {
-            true => target.streak.set(Streak::default()),
-            false => target.outcomes.ejection.settle(uptime_ms()),
+        match target.address.ejection.is_out() {
+            true => {
+                target.streak.set(Streak::default());
+                target.was_out.set(true);
+            }
+            false => {
+                target.address.ejection.settle(uptime_ms());
+                if target.was_out.take() {
+                    target.rises();
+                }
+            }
         }
     }
 }
 
 /// Compares the targets with each other; called once an interval.
 pub(super) fn compare(outlier: &Outlier, pool: &Pool, targets: &[Rc<LocalTarget>], workers: usize) {
-    let inside: Vec<_> = targets.iter().filter(|target| !target.outcomes.ejection.is_out()).collect();
+    let inside: Vec<_> = targets.iter().filter(|target| !target.address.ejection.is_out()).collect();
     let tallies: Vec<Tally> = inside.iter().map(|target| target.tally.get()).collect();
     if let Some(found) = outlier.rate_outlier(&tallies, workers) {
         eject(outlier, pool, targets, inside[found], Ejected::SuccessRate);
@@ -62,9 +70,10 @@ pub(super) fn compare(outlier: &Outlier, pool: &Pool, targets: &[Rc<LocalTarget>
 
 #[cold]
 fn eject(outlier: &Outlier, pool: &Pool, targets: &[Rc<LocalTarget>], target: &LocalTarget, why: Ejected) {
-    let usable = targets.iter().filter(|one| one.has_address()).map(|one| &one.outcomes.ejection);
-    let Some(length) = ejection::eject(&target.outcomes.ejection, usable, outlier, why, uptime_ms()) else { return };
+    let all = targets.iter().map(|one| &one.address.ejection);
+    let Some(length) = ejection::eject(&target.address.ejection, all, outlier, uptime_ms()) else { return };
+    target.outcomes.ejected.add(why);
     target.streak.set(Streak::default());
     let (pool, reason, seconds) = (pool.name.as_str(), why.label(), length.as_secs_f64());
-    tracing::warn!(pool, target = target.name, reason, seconds, "target ejected");
+    tracing::warn!(pool, target = target.name, address = target.named_address(), reason, seconds, "target ejected");
 }

@@ -1,6 +1,6 @@
 //! A pool as one worker has it: its targets, and its share of the pool's connections.
 
-use super::super::balance;
+use super::super::balance::{self, Chooser};
 use super::super::clock::{Clock, Tick, Watch};
 use super::super::connection::Client;
 use super::super::descriptors::Descriptors;
@@ -11,6 +11,7 @@ use super::outlier;
 use super::{Busy, ConnectError, Connection, Lease, LocalTarget, Manner, Owned, Owner, within};
 use crate::boundary::pools::{PoolShard, QueueRefusal};
 use crate::boundary::table::Pool;
+use crate::routing::balance::{Balance, HashKey};
 use crate::routing::outlier::Seen;
 use crate::tls::client::with_own_sessions;
 use rand::rngs::SmallRng;
@@ -27,6 +28,8 @@ pub(in crate::proxy) struct LocalPool {
     targets: Vec<Rc<LocalTarget>>,
     /// Those that may get a request: the ones that are up, else those that nobody has asked yet.
     eligible: Vec<Rc<LocalTarget>>,
+    /// How one of them is chosen.
+    chooser: Chooser,
     /// The pool's, with this worker's own sessions.
     tls: Option<Arc<ClientConfig>>,
     capacity: Rc<Capacity>,
@@ -58,13 +61,16 @@ impl LocalPool {
             None => shared.tls.as_deref().map(|tls| with_own_sessions(tls, shared.http2)),
         };
         let manner = Manner { tls: tls.as_ref(), http2: shared.http2, send_proxy: shared.send_proxy };
-        let is = |local: &&Rc<LocalTarget>, target| local.is(target, manner);
-        let kept = |target| before.and_then(|pool| pool.targets.iter().find(|local| is(local, target)).map(Rc::clone));
-        let targets: Vec<_> = shared
-            .targets
-            .iter()
-            .map(|target| kept(target).unwrap_or_else(|| Rc::new(LocalTarget::new(target, manner, worker, clock))))
-            .collect();
+        let is = |local: &&Rc<LocalTarget>, place| local.is(place, manner);
+        let kept = |place| before.and_then(|pool| pool.targets.iter().find(|local| is(local, place)).map(Rc::clone));
+        let places = || shared.targets.iter().flat_map(|one| (0..one.addrs.len()).map(move |place| (one, place)));
+        let new = |place| {
+            let target = LocalTarget::new(place, manner, worker, clock);
+            // With a pool that is new, nobody has had requests before.
+            before.inspect(|_| target.rises());
+            Rc::new(target)
+        };
+        let targets: Vec<_> = places().map(|place| kept(place).unwrap_or_else(|| new(place))).collect();
         let gone = |old: &&Rc<LocalTarget>| !targets.iter().any(|target| Rc::ptr_eq(target, old));
         before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
         let capacity = match before {
@@ -74,17 +80,19 @@ impl LocalPool {
         capacity.limit.set(shared.max_connections.div_ceil(workers).max(1));
         capacity.max_requests.set(shared.max_requests.map_or(usize::MAX, |most| most.div_ceil(workers).max(1)));
         capacity.max_pending.set(shared.max_pending.div_ceil(workers));
-        for (local, target) in targets.iter().zip(&shared.targets) {
-            local.stands(target.standing);
+        for (local, (target, place)) in targets.iter().zip(places()) {
+            local.stands(&target.endpoints[place]);
         }
         let best = shared.best();
-        let eligible = targets.iter().filter(|target| Some(target.standing.get()) == best).map(Rc::clone).collect();
+        let eligible: Vec<_> =
+            targets.iter().filter(|target| Some(target.standing.get()) == best).map(Rc::clone).collect();
+        let chooser = Chooser::new(shared, &eligible, worker);
         if shared.outlier.is_none() {
-            targets.iter().for_each(|target| target.outcomes.ejection.lift());
+            targets.iter().for_each(|target| target.address.ejection.lift());
         }
         let compared = Cell::new(before.map_or(clock.now(), |pool| pool.compared.get()));
         let (shared, clock) = (Arc::clone(shared), Rc::clone(clock));
-        LocalPool { shared, targets, eligible, tls, capacity, clock, worker, workers, compared }
+        LocalPool { shared, targets, eligible, chooser, tls, capacity, clock, worker, workers, compared }
     }
 
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
@@ -111,10 +119,18 @@ impl LocalPool {
         if self.has_other(avoided) { avoided.to_vec() } else { Vec::new() }
     }
 
+    /// Requests are known by this key here.
+    pub(in crate::proxy) fn hash_key(&self) -> Option<&HashKey> {
+        match &self.shared.balance {
+            Balance::Hash(key) => Some(key),
+            _ => None,
+        }
+    }
+
     /// There is a target besides these that may do better.
     pub(in crate::proxy) fn has_other(&self, tried: &[*const LocalTarget]) -> bool {
         let is_other = |target: &Rc<LocalTarget>| !target.is_failing() && !tried.contains(&Rc::as_ptr(target));
-        self.eligible.iter().any(|target| target.has_address() && is_other(target))
+        self.eligible.iter().any(is_other)
     }
 
     /// Gives the descriptors of idle connections back.
@@ -127,7 +143,7 @@ impl LocalPool {
 
     /// No target can be connected to, or none could a moment ago.
     pub(in crate::proxy) fn is_down(&self) -> bool {
-        self.eligible.iter().all(|target| !target.has_address() || target.is_failing())
+        self.eligible.iter().all(|target| target.is_failing())
     }
 
     /// A mirror's copy may have a connection. Where the pool serves a variant, too, copies get half of them.
@@ -142,7 +158,7 @@ impl LocalPool {
 
     /// A connection for one request: an idle one of the chosen target, or a new one, within the worker's share. No
     /// later than `end`. It is `client`'s own where the pool's say whose they are;
-    /// None stands for Weir. The choice is a constant so that requests have a copy of this to themselves, all of it inlined:
+    /// None stands for Weir. `key` is the request's, for pools that choose by it. The choice is a constant so that requests have a copy of this to themselves, all of it inlined:
     /// shared with a mirror's copies, it would cost every request a percent.
     pub(in crate::proxy) async fn lease<const AT_CAP: bool>(
         &self,
@@ -150,6 +166,7 @@ impl LocalPool {
         rng: &RefCell<SmallRng>,
         client: Option<&Client>,
         avoided: &[*const LocalTarget],
+        key: u64,
     ) -> Result<Lease, Failure> {
         if self.eligible.is_empty() {
             return Err(Failure::NoTarget);
@@ -163,9 +180,7 @@ impl LocalPool {
                 Box::pin(self.queue::<AT_CAP>(&mut queued, end)).await?;
                 continue;
             };
-            let Some(target) = balance::pick(&self.eligible, &tried, &mut *rng.borrow_mut()).map(Rc::clone) else {
-                return Err(failure);
-            };
+            let Some(target) = self.picked(&tried, key, rng) else { return Err(failure) };
             let busy = Busy::new(&target);
             let idle = target.idle_for(owner);
             if let Some(connection) = idle {
@@ -209,6 +224,12 @@ impl LocalPool {
             }
             tried.push(Rc::as_ptr(&target));
         }
+    }
+
+    /// The target for a request that these have failed.
+    #[inline(always)]
+    fn picked(&self, tried: &[*const LocalTarget], key: u64, rng: &RefCell<SmallRng>) -> Option<Rc<LocalTarget>> {
+        balance::pick(&self.chooser, &self.eligible, tried, key, &mut *rng.borrow_mut()).map(Rc::clone)
     }
 
     async fn open(

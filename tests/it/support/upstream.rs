@@ -70,6 +70,13 @@ impl Upstream {
     pub fn answering(reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Upstream {
         Upstream::with(move |stream, shared| answer(Wire::new(stream), &reply, shared))
     }
+    /// As [`Upstream::named`], at this address.
+    pub fn named_at(addr: SocketAddr, body: &'static str) -> Upstream {
+        let listener = TcpListener::bind(addr).expect("the address is free");
+        Upstream::on(listener, move |stream, shared| {
+            answer(Wire::new(stream), &|_: &Request| Reply::text(body), shared)
+        })
+    }
     /// As [`Upstream::answering`], after a TLS handshake.
     pub fn over_tls(
         config: Arc<rustls::ServerConfig>,
@@ -95,6 +102,11 @@ impl Upstream {
     /// Hands every connection to `serve`, which sees and sends bytes as it likes.
     pub fn raw(serve: impl Fn(Wire) + Send + Sync + 'static) -> Upstream {
         Upstream::with(move |stream, _| serve(Wire::new(stream)))
+    }
+    /// As [`Upstream::raw`], at this address.
+    pub fn raw_at(addr: SocketAddr, serve: impl Fn(Wire) + Send + Sync + 'static) -> Upstream {
+        let listener = TcpListener::bind(addr).expect("the address is free");
+        Upstream::on(listener, move |stream, _| serve(Wire::new(stream)))
     }
     pub fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().expect("no test thread panicked").clone()
@@ -124,7 +136,9 @@ impl Upstream {
     }
 
     fn with(serve: impl Fn(TcpStream, &Shared) + Send + Sync + 'static) -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        Upstream::on(TcpListener::bind("127.0.0.1:0").expect("loopback has a free port"), serve)
+    }
+    fn on(listener: TcpListener, serve: impl Fn(TcpStream, &Shared) + Send + Sync + 'static) -> Upstream {
         let addr = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared::default());
         let (accepting, serve) = (Arc::clone(&shared), Arc::new(serve));
