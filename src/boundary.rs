@@ -5,6 +5,7 @@ pub mod clients;
 pub mod compress;
 pub mod drain;
 pub mod ejection;
+pub mod judged;
 mod labelled;
 pub mod mirror;
 pub mod outcomes;

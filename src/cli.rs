@@ -10,12 +10,14 @@ pub mod explain;
 pub mod history;
 pub mod judge;
 pub mod reload;
+pub mod rollout;
 pub mod save;
 pub mod serve;
 pub mod shift;
 pub mod status;
 pub mod switch;
 pub mod token;
+pub mod tree;
 pub mod undo;
 pub mod upgrade;
 pub mod write;
@@ -65,6 +67,18 @@ enum Verb {
     Shift(shift::ShiftArgs),
     /// Give everything to one variant, if its targets are healthy
     Switch(switch::SwitchArgs),
+    /// Begin the route's rollout
+    Start(rollout::RolloutArgs),
+    /// Keep a rollout where it is; what fails is taken back all the same
+    Pause(rollout::RolloutArgs),
+    /// Let a paused rollout go on
+    Resume(rollout::RolloutArgs),
+    /// To the next step, whatever the gate says
+    Promote(rollout::PromoteArgs),
+    /// Give everything back to the baseline
+    Abort(rollout::RolloutArgs),
+    /// Begin a rollout again that was rolled back
+    Retry(rollout::RolloutArgs),
     /// Take a target out: it gets no new requests, and ends those that it has
     Drain(drain::DrainArgs),
     /// Bring a drained target back
@@ -99,6 +113,12 @@ fn say(text: impl std::fmt::Display) {
     }
 }
 
+/// Between two looks at what a running Weir is at.
+#[expect(clippy::disallowed_methods, reason = "the command line's own thread, which has nothing else to do")]
+fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
+}
+
 /// Runs the verb. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 timed out.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -111,6 +131,12 @@ pub fn main() -> ExitCode {
         Verb::Explain(args) => explain::run(&args, &admin),
         Verb::Shift(args) => shift::run(&args, &admin),
         Verb::Switch(args) => switch::run(&args, &admin),
+        Verb::Start(args) => rollout::run("start", &args, &admin),
+        Verb::Pause(args) => rollout::run("pause", &args, &admin),
+        Verb::Resume(args) => rollout::run("resume", &args, &admin),
+        Verb::Promote(args) => rollout::promote(&args, &admin),
+        Verb::Abort(args) => rollout::run("abort", &args, &admin),
+        Verb::Retry(args) => rollout::run("retry", &args, &admin),
         Verb::Drain(args) => drain::drain(&args, &admin),
         Verb::Enable(args) => drain::enable(&args, &admin),
         Verb::Undo(args) => undo::run(&args, &admin),

@@ -14,13 +14,14 @@ pub mod list;
 pub mod model;
 pub mod provenance;
 mod raw;
+pub mod rollout;
 mod source;
 mod units;
 
 pub use error::{Diagnostic, Report, Severity};
 pub use model::*;
 pub use source::{FILE_BYTES, Overlay};
-pub use units::shown_duration;
+pub use units::{duration, shown_duration};
 
 #[cfg(test)]
 mod tests;

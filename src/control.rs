@@ -23,6 +23,7 @@ mod persist;
 mod probe;
 mod replace;
 mod resolve;
+mod rollout;
 mod save;
 mod tls;
 
@@ -46,6 +47,7 @@ use health::Board;
 use history::Trimming;
 use jiff::Timestamp;
 use persist::{Commit, Found, SetAside, StateDir, StateError};
+use rollout::Rollouts;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -95,6 +97,7 @@ struct Shared {
     board: Arc<Board>,
     publisher: Publisher,
     commands: mpsc::Sender<Command>,
+    rollouts: Rollouts,
     sockets: Mutex<Vec<admin::Socket>>,
     admin_addrs: Vec<SocketAddr>,
     /// Of the admin addresses, for the process that takes this one's place.
@@ -191,11 +194,13 @@ async fn begin(
     tokio::spawn(resolve::keep_resolving(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(lists::keep_reading(Arc::clone(&snapshot), commands.downgrade()));
     tokio::spawn(tls::watch::keep_watching(Arc::clone(&snapshot), commands.downgrade()));
+    let (rollouts, driver, urgent) = rollout::prepare(&snapshot, &commands);
     let shared = Arc::new(Shared {
         ground: Arc::clone(&snapshot),
         board,
         publisher: publisher.clone(),
         commands,
+        rollouts,
         sockets: Mutex::new(sockets),
         admin_addrs,
         handles: Mutex::new(handles),
@@ -219,9 +224,12 @@ async fn begin(
         trimming,
         refusals,
         commands: queue,
+        urgent,
+        unsaved: Vec::new(),
     };
     tokio::spawn(controller.run());
     health::first_round(&shared.ground).await;
+    tokio::spawn(driver.run(installed.file_won));
     Ok((Control { shared }, publisher))
 }
 
@@ -313,6 +321,7 @@ impl Control {
         let installed = self.ask(install, answer).await;
         let installed: Result<Installed, StateError> = installed.ok_or(ReloadError::Stopped)?;
         let installed = installed.map_err(ReloadError::NotSaved)?;
+        self.rollouts_reloaded(&installed).await;
         let ground = self.ground();
         descriptors::check(&ground.config, ground.outcomes.workers());
         Ok(ReloadSummary { installed, report: loaded.report })

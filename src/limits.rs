@@ -130,6 +130,21 @@ pub const DURATION_BOUNDS_US: [u64; 16] = [
     10_000_000, 30_000_000, 60_000_000,
 ];
 
+/// Buckets of the durations that a rollout is judged by: up to the first bound, in microseconds, and each so much wider.
+pub const JUDGED_BUCKETS: usize = 340;
+pub const JUDGED_FIRST_US: u64 = 100;
+pub const JUDGED_GROWTH: f64 = 1.04;
+/// Quantiles of which slow requests are counted when they become slow; of further ones, when they end.
+pub const JUDGED_QUANTILES: usize = 4;
+/// Cells that failing clients of a route with sticky clients are known by, a variant.
+pub const JUDGED_KEYS: usize = 65_536;
+/// After a candidate's failure was looked at, the next wakes the judge again after this long.
+pub const POKE_INTERVAL: Duration = Duration::from_millis(20);
+/// Events of rollouts that are kept for who follows them and was away for a while.
+pub const EVENTS_KEPT: usize = 1024;
+/// How often a rollout under way is judged without any failure.
+pub const JUDGE_INTERVAL: Duration = Duration::from_secs(1);
+
 const _: () = assert!(VARIANTS_PER_ROUTE <= u8::MAX as usize);
 const _: () = assert!(SWEEP_INTERVAL.as_millis() <= PARK_AFTER.as_millis());
 const _: () = assert!(REASON_BYTES < ADMIN_BODY_BYTES);
@@ -147,6 +162,7 @@ const _: () = assert!(MIRRORS_PER_WORKER > 0 && MIRROR_ANSWER_BYTES > 0);
 const _: () = assert!(COMPRESS_OUTPUT_BYTES <= COMPRESS_TURN_BYTES && COMPRESSORS_PER_WORKER > 0);
 // Room for the longest addresses, two paths of unix sockets.
 const _: () = assert!(PREFACE_BYTES >= 16 + 2 * 108);
+const _: () = assert!(POKE_INTERVAL.as_millis() * 2 < 100);
 const _: () = assert!(DURATION_BOUNDS_US[0] == 500 && DURATION_BOUNDS_US[15] == 60_000_000);
 
 /// The operator's `[limits]`, with its defaults.

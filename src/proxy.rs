@@ -21,6 +21,7 @@ mod guard;
 mod handover;
 pub mod headers;
 mod io;
+mod judged;
 mod listener;
 mod mirror;
 mod patience;

@@ -10,6 +10,8 @@ mod field;
 mod games;
 #[path = "sim/model.rs"]
 mod model;
+#[path = "sim/plans.rs"]
+mod plans;
 #[path = "sim/traffic.rs"]
 mod traffic;
 #[path = "sim/world.rs"]

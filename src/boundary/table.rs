@@ -4,6 +4,7 @@
 //! one load a request whether it changed, so that a request sees exactly one table and no counter is shared.
 
 use super::compress::CompressOutcomes;
+use super::judged::JudgedRoute;
 use super::mirror::Mirroring;
 use super::outcomes::{AddressOutcomes, TargetOutcomes, VariantOutcomes};
 use super::pools::PoolOutcomes;
@@ -37,6 +38,8 @@ pub struct Published {
     pub mirrors: Vec<Option<Box<Mirroring>>>,
     /// Indexed by route; of those that compress.
     pub compressed: Vec<Option<Arc<CompressOutcomes>>>,
+    /// Indexed by route.
+    pub judged: Vec<JudgedRoute>,
     /// Indexed by route; of those that have a rate limit.
     pub rates: Vec<Option<Arc<Limiter>>>,
     /// By listener, of those that have some.

@@ -1,7 +1,7 @@
 //! `weir shift`: moves weight between a route's variants.
 
 use super::client::{Admin, Call, Failure, segment};
-use super::write::WriteArgs;
+use super::write::{OverrideArgs, WriteArgs};
 use serde_json::{Map, json};
 use std::process::ExitCode;
 
@@ -14,6 +14,8 @@ pub struct ShiftArgs {
     pub weights: Vec<(String, f64)>,
     #[command(flatten)]
     pub write: WriteArgs,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
 }
 
 pub fn run(args: &ShiftArgs, admin: &Admin) -> ExitCode {
@@ -41,7 +43,7 @@ fn shift(args: &ShiftArgs, admin: &Admin) -> Result<String, Failure> {
             return Err(Failure::Usage(format!("variant {name:?} is named twice")));
         }
     }
-    let body = json!({"weights": weights, "reason": args.write.reason});
+    let body = json!({"weights": weights, "reason": args.write.reason, "override": args.overrides.overrides});
     let answer = admin.call(&Call {
         method: http::Method::PATCH,
         path: format!("/api/v1/routes/{}/weights{}", segment(&args.route), args.write.query()),
@@ -67,7 +69,12 @@ mod tests {
     #[test]
     fn a_name_given_twice_is_a_usage_error() {
         let twice = vec![("a".to_owned(), 1.0), ("a".to_owned(), 2.0)];
-        let args = ShiftArgs { route: "r".to_owned(), weights: twice, write: WriteArgs::default() };
+        let args = ShiftArgs {
+            route: "r".to_owned(),
+            weights: twice,
+            write: WriteArgs::default(),
+            overrides: OverrideArgs::default(),
+        };
         assert!(matches!(shift(&args, &Admin::new("unix:/nowhere", None)), Err(Failure::Usage(_))));
     }
 }

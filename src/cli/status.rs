@@ -1,8 +1,14 @@
 //! `weir status`: what is live, as a table to read at 3 a.m. or as JSON.
 
 use super::client::{Admin, Failure, segment};
+use super::tree::tree;
 use serde_json::{Value, json};
+use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// From picture to picture of a rollout that is watched.
+const PICTURE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct StatusArgs {
@@ -11,6 +17,9 @@ pub struct StatusArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
+    /// Show the route's rollout each second, until it is over
+    #[arg(short, long, requires = "route")]
+    pub watch: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -20,6 +29,12 @@ pub enum Output {
 }
 
 pub fn run(args: &StatusArgs, admin: &Admin) -> ExitCode {
+    if let (true, Some(route)) = (args.watch, &args.route) {
+        return match watch(route, args.output, admin) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report("status"),
+        };
+    }
     match show(args, admin) {
         Ok(text) => {
             crate::cli::say(format_args!("{text}"));
@@ -39,7 +54,47 @@ fn show(args: &StatusArgs, admin: &Admin) -> Result<String, Failure> {
     }
     let stats = admin.get("/api/v1/stats")?;
     let routes = if args.route.is_some() { json!([document]) } else { document["routes"].clone() };
-    Ok(table(routes.as_array().map_or(&[][..], Vec::as_slice), &stats))
+    let mut text = table(routes.as_array().map_or(&[][..], Vec::as_slice), &stats);
+    if let Some(route) = args.route.as_ref().filter(|_| !routes[0]["rollout"].is_null()) {
+        let rollout = admin.get(&format!("/api/v1/rollouts/{}", segment(route)))?;
+        text.push_str(&format!("\n{}", tree(&rollout, &seen(&counts(&rollout["route"], &stats), &[]))));
+    }
+    Ok(text)
+}
+
+/// A picture a second. On a terminal each takes the place of the one before.
+fn watch(route: &str, output: Output, admin: &Admin) -> Result<(), Failure> {
+    let terminal = std::io::stdout().is_terminal();
+    let mut before = Vec::new();
+    loop {
+        let rollout = admin.get(&format!("/api/v1/rollouts/{}", segment(route)))?;
+        if output == Output::Json {
+            crate::cli::say(format_args!("{rollout}\n"));
+        } else {
+            let now = counts(&rollout["route"], &admin.get("/api/v1/stats")?);
+            let clear = if terminal { "\x1b[H\x1b[2J" } else { "" };
+            crate::cli::say(format_args!("{clear}{}\n", tree(&rollout, &seen(&now, &before))));
+            before = now;
+        }
+        if matches!(rollout["phase"].as_str(), None | Some("promoted" | "rolled_back")) {
+            return Ok(());
+        }
+        crate::cli::pause(PICTURE);
+    }
+}
+
+/// Each variant's share of the requests since `before`; of all where there were none since.
+fn seen(now: &[(String, u64)], before: &[(String, u64)]) -> Vec<(String, f64)> {
+    let since = |(name, count): &(String, u64)| {
+        let earlier = before.iter().find(|(known, _)| known == name).map_or(0, |(_, count)| *count);
+        count.saturating_sub(earlier)
+    };
+    let all: u64 = now.iter().map(since).sum();
+    match all {
+        0 if before.is_empty() => Vec::new(),
+        0 => seen(now, &[]),
+        _ => now.iter().map(|one| (one.0.clone(), since(one) as f64 * 100.0 / all as f64)).collect(),
+    }
 }
 
 const COLUMNS: [&str; 9] = ["ROUTE", "GENERATION", "VARIANT", "POOL", "VERSION", "WEIGHT", "FILE", "SERVED", "TARGETS"];
@@ -78,18 +133,25 @@ fn table(routes: &[Value], stats: &Value) -> String {
 
 /// Each variant's share of the unforced requests that were answered since weir started.
 fn served(route: &Value, stats: &Value) -> Vec<String> {
-    let routes = stats["routes"].as_array().into_iter().flatten();
-    let Some(found) = routes.into_iter().find(|known| known["name"] == *route) else { return Vec::new() };
-    let count = |variant: &Value| -> u64 {
-        variant["unforced"].as_object().map_or(0, |codes| codes.values().filter_map(Value::as_u64).sum())
-    };
-    let counts: Vec<u64> = found["variants"].as_array().into_iter().flatten().map(count).collect();
-    let all: u64 = counts.iter().sum();
-    let share = |count: &u64| match all {
+    let counts = counts(route, stats);
+    let all: u64 = counts.iter().map(|(_, count)| count).sum();
+    let share = |(_, count): &(String, u64)| match all {
         0 => "-".to_owned(),
         _ => format!("{:.2} %", *count as f64 * 100.0 / all as f64),
     };
     counts.iter().map(share).collect()
+}
+
+/// Each variant's unforced requests, by name.
+fn counts(route: &Value, stats: &Value) -> Vec<(String, u64)> {
+    let routes = stats["routes"].as_array().into_iter().flatten();
+    let Some(found) = routes.into_iter().find(|known| known["name"] == *route) else { return Vec::new() };
+    let count = |variant: &Value| {
+        let codes = variant["unforced"].as_object();
+        let count = codes.map_or(0, |codes| codes.values().filter_map(Value::as_u64).sum());
+        (variant["name"].as_str().unwrap_or_default().to_owned(), count)
+    };
+    found["variants"].as_array().into_iter().flatten().map(count).collect()
 }
 
 /// Rows under each other; the columns where `right` says so stand right-aligned.

@@ -1,7 +1,7 @@
 //! `weir switch`: gives everything to one variant, if its targets are healthy.
 
 use super::client::{Admin, Call, Failure, segment};
-use super::write::WriteArgs;
+use super::write::{OverrideArgs, WriteArgs};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -16,6 +16,8 @@ pub struct SwitchArgs {
     pub force: bool,
     #[command(flatten)]
     pub write: WriteArgs,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
 }
 
 pub fn run(args: &SwitchArgs, admin: &Admin) -> ExitCode {
@@ -29,7 +31,7 @@ pub fn run(args: &SwitchArgs, admin: &Admin) -> ExitCode {
 }
 
 fn switch(args: &SwitchArgs, admin: &Admin) -> Result<String, Failure> {
-    let body = json!({"to": args.variant, "force": args.force, "reason": args.write.reason});
+    let body = json!({"to": args.variant, "force": args.force, "reason": args.write.reason, "override": args.overrides.overrides});
     let answer = admin.call(&Call {
         method: http::Method::POST,
         path: format!("/api/v1/routes/{}/switch{}", segment(&args.route), args.write.query()),

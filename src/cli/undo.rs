@@ -1,7 +1,7 @@
 //! `weir undo`: brings an earlier revision's assignment of clients back.
 
 use super::client::{Admin, Call, Failure, segment};
-use super::write::WriteArgs;
+use super::write::{OverrideArgs, WriteArgs};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -14,6 +14,8 @@ pub struct UndoArgs {
     pub to: Option<u64>,
     #[command(flatten)]
     pub write: WriteArgs,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
 }
 
 pub fn run(args: &UndoArgs, admin: &Admin) -> ExitCode {
@@ -27,7 +29,7 @@ pub fn run(args: &UndoArgs, admin: &Admin) -> ExitCode {
 }
 
 fn undo(args: &UndoArgs, admin: &Admin) -> Result<String, Failure> {
-    let body = json!({"to": args.to, "reason": args.write.reason});
+    let body = json!({"to": args.to, "reason": args.write.reason, "override": args.overrides.overrides});
     let answer = admin.call(&Call {
         method: http::Method::POST,
         path: format!("/api/v1/routes/{}/undo{}", segment(&args.route), args.write.query()),

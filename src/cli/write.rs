@@ -15,6 +15,13 @@ pub struct WriteArgs {
     pub if_generation: Option<u64>,
 }
 
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct OverrideArgs {
+    /// Also while a rollout is under way, which pauses for it
+    #[arg(long = "override")]
+    pub overrides: bool,
+}
+
 impl WriteArgs {
     /// Of the call's path.
     pub fn query(&self) -> &'static str {

@@ -1,6 +1,7 @@
 //! From what is written to what is meant: checks every value against its neighbours, resolves names, fills in
 //! defaults. Goes on after an error, so that one check shows them all.
 
+mod analysis;
 mod balance;
 mod compress;
 mod dns;
@@ -16,6 +17,7 @@ mod pools;
 mod preview;
 mod rate;
 mod recovery;
+mod rollout;
 mod routes;
 mod rules;
 mod sockets;

@@ -2,6 +2,7 @@
 
 use super::list::ListFile;
 use super::provenance::Provenance;
+use super::rollout::RolloutConfig;
 use crate::limits::Limits;
 use crate::net::proxy_protocol::{Accepts, Version};
 use crate::routing::balance::Balance;
@@ -291,6 +292,7 @@ pub struct RouteConfig {
     pub response_headers: Option<Box<WrittenEdits>>,
     pub mirror: Option<Mirror>,
     pub recovery: Option<Arc<Recovery>>,
+    pub rollout: Option<Arc<RolloutConfig>>,
 }
 
 /// What becomes of requests for a variant that has no target for them.

@@ -10,6 +10,7 @@ pub mod health;
 mod matches;
 pub mod outlier;
 pub mod recovery;
+pub mod rollout;
 
 use super::cursor::{Context, Cursor, Named, Size, StringOrTable, word};
 use super::source::{At, Place, listed};
@@ -179,6 +180,7 @@ pub struct Route {
     pub mirror: Option<Mirror>,
     pub retry: Option<recovery::Retry>,
     pub rescue: Option<recovery::Rescue>,
+    pub rollout: Option<rollout::Rollout>,
 }
 
 /// What becomes of open tunnels whose clients have moved to another variant.
@@ -506,8 +508,6 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
     let sticky = table.table(cx, "sticky").map(|table| sticky(cx, table));
     let rules = table.tables(cx, "rule").map(|rules| rules.value).unwrap_or_default();
     let preview = table.table(cx, "preview").map(|table| when(cx, table));
-    let later = ["rollout"];
-    table.not_built(cx, &later);
     let filters = filters::filters(cx, &mut table);
     let route = Route {
         place,
@@ -530,6 +530,7 @@ fn route(cx: &mut Context<'_>, mut table: Cursor<'_>) -> Route {
         mirror: table.table(cx, "mirror").map(|table| mirror(cx, table)),
         retry: table.table(cx, "retry").map(|table| recovery::retry(cx, table)),
         rescue: table.table(cx, "rescue").map(|table| recovery::rescue(cx, table)),
+        rollout: table.table(cx, "rollout").map(|table| rollout::rollout(cx, table)),
     };
     table.finish(cx);
     route

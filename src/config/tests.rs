@@ -22,6 +22,7 @@ mod health;
 mod mirror;
 mod outlier;
 mod recovery;
+mod rollout;
 mod rules;
 mod timeouts;
 
@@ -455,8 +456,9 @@ fn the_contract_is_known_whole() {
     let expected = [
         (43, cert.as_str()),
         (43, key.as_str()),
-        (118, "not built yet: route.shop.rollout"),
-        (160, "not built yet: route.api.rollout"),
+        (145, "not built yet: route.shop.rollout.analysis.metric.prometheus"),
+        (148, "not built yet: route.shop.rollout.webhook"),
+        (162, "not built yet: route.api.rollout.smoke"),
         (167, "not built yet: notify"),
     ];
     assert_eq!(found, expected);

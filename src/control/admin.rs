@@ -9,11 +9,13 @@ mod changes;
 mod configuration;
 mod documents;
 mod effective;
+mod events;
 mod explain;
 mod handlers;
 mod idempotency;
 mod pools;
 mod problem;
+mod rollouts;
 mod server;
 
 pub use documents::is_healthy;
@@ -75,6 +77,10 @@ fn router(scope: Scope, api: Api) -> Router {
             .route("/api/v1/routes/{route}/history", get(changes::history))
             .route("/api/v1/routes/{route}/undo", post(changes::undo))
             .route("/api/v1/routes/{route}/switch", post(changes::switch))
+            .route("/api/v1/events", get(events::events))
+            .route("/api/v1/rollouts", get(rollouts::all))
+            .route("/api/v1/rollouts/{route}", get(rollouts::one))
+            .route("/api/v1/rollouts/{route}/{verb}", post(rollouts::act))
             .route("/api/v1/pools", get(pools::pools))
             .route("/api/v1/pools/{pool}/targets/{target}/drain", post(pools::drain))
             .route("/api/v1/pools/{pool}/targets/{target}/enable", post(pools::enable))

@@ -49,6 +49,14 @@ pub fn saved(saving: &Saving, origin: &Origin, now: Timestamp) -> String {
     line(members)
 }
 
+/// What somebody asked of a rollout, and was done.
+pub fn rollout(route: &str, action: &str, origin: &Origin, now: Timestamp) -> String {
+    let mut members = who(origin, action, now);
+    members.insert("rollout".to_owned(), json!(route));
+    members.insert("result".to_owned(), json!("done"));
+    line(members)
+}
+
 /// A target that was taken out or back in.
 pub fn drained(order: &DrainOrder, now: Timestamp) -> String {
     let mut members = who(&order.origin, order.action(), now);
@@ -94,6 +102,11 @@ impl Refused {
         };
         let members = [("route", json!(cut(&change.route))), ("asked", asked)];
         Refused::new(&change.origin, action, members, why, now)
+    }
+
+    /// Of a rollout.
+    pub fn rollout(route: &str, action: &str, origin: &Origin, why: &impl ToString, now: Timestamp) -> Refused {
+        Refused::new(origin, action, [("rollout", json!(cut(route)))], why, now)
     }
 
     /// Of a configuration that should have been swapped in.
@@ -242,14 +255,20 @@ mod tests {
             (Edit::Patch(vec![("canary".to_owned(), Weight::FULL)]), "shift", json!({"weights": {"canary": 100}})),
             (Edit::Undo { to: Some(3) }, "undo", json!({"to": 3})),
         ] {
-            let change = WeightChange { route: "shop".to_owned(), edit, if_match: None, origin: origin("ci") };
+            let (route, origin) = ("shop".to_owned(), origin("ci"));
+            let change = WeightChange { route, edit, if_match: None, overrides: false, origin };
             let refused = read(&Refused::change(&change, &"no\u{85}", at(0)).line);
             let who = json!({"time": "2027-01-15T08:00:00.000Z", "actor": "ci", "source": "127.0.0.1:1", "action": action,
                 "reason": "try", "route": "shop", "asked": asked, "result": "refused", "why": "no\u{85}"});
             assert_eq!(refused, who);
         }
-        let change =
-            WeightChange { route: long.clone(), edit: Edit::Replace(named), if_match: None, origin: origin("ci") };
+        let change = WeightChange {
+            route: long.clone(),
+            edit: Edit::Replace(named),
+            if_match: None,
+            overrides: false,
+            origin: origin("ci"),
+        };
         let refused = Refused::change(&change, &long, at(0));
         assert!(refused.line.len() < 12_000 && read(&refused.line)["result"] == "refused", "{}", refused.line.len());
     }

@@ -6,6 +6,7 @@ use super::handover::HandOver;
 use super::health::{Key, Verdict};
 use super::history::Entry;
 use super::persist::StateError;
+use super::rollout::RolloutChange;
 use super::save::{Env, SaveError, SaveRequest, Saving};
 use super::tls::Tls;
 use crate::boundary::table::Pool;
@@ -22,6 +23,11 @@ pub enum Command {
     Change {
         change: WeightChange,
         reply: oneshot::Sender<Result<Changed, ChangeError>>,
+    },
+    /// What a rollout made of its route: its record, and perhaps weights.
+    Roll {
+        change: Box<RolloutChange>,
+        reply: oneshot::Sender<Result<(), StateError>>,
     },
     /// Swap in a configuration that was checked, with what its targets' names resolved to.
     Install {
@@ -101,6 +107,8 @@ pub struct WeightChange {
     pub route: String,
     pub edit: Edit,
     pub if_match: Option<IfMatch>,
+    /// Also while a rollout is under way, which has been paused for it.
+    pub overrides: bool,
     pub origin: Origin,
 }
 
@@ -194,6 +202,8 @@ pub enum ChangeError {
     NoRoute(String),
     #[error("route {:?} is at generation {}", .0.name(), .0.live.generation)]
     Stale(Box<RouteView>),
+    #[error("a rollout of {0:?} is under way; abort it, or override it, which pauses it")]
+    Rollout(String),
     /// `field` is the path in the request's body.
     #[error("{detail}")]
     Weights { field: String, detail: String },

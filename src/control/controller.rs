@@ -8,11 +8,12 @@ use super::audit::{Refusals, Refused};
 use super::command::{
     ChangeError, Changed, Command, DrainError, DrainOrder, Installed, Origin, Relisted, WeightChange,
 };
-use super::ground::{Addresses, Cause, Ground, listed};
+use super::ground::{Addresses, Cause, Ground, LiveRoute, listed};
 use super::handover::{self, Handed};
 use super::health::{self, Key, Verdict};
 use super::history::{Entry, FILE, Trimming};
 use super::persist::{Commit, StateDir, StateError};
+use super::rollout::RolloutChange;
 use super::save::{self, Env, SaveError, SaveRequest, Saving};
 use super::tls::Tls;
 use super::{audit, derive};
@@ -22,6 +23,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{JoinError, JoinHandle};
 
 /// How many queued commands are taken at once.
 const BATCH: usize = 256;
@@ -39,17 +41,73 @@ pub struct Controller {
     pub trimming: Trimming,
     pub refusals: Refusals,
     pub commands: mpsc::Receiver<Command>,
+    /// Traffic that rollouts take back: published whatever else is under way.
+    pub urgent: mpsc::UnboundedReceiver<RolloutChange>,
+    /// Revisions that were published before they were saved, with their routes.
+    pub unsaved: Vec<Arc<Entry>>,
 }
 
 impl Controller {
     /// Until nobody can send a command any more.
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
-        while self.commands.recv_many(&mut batch, BATCH).await > 0 {
-            self.resume_if_back(&batch).await;
-            let (batch, handing) = handover::parted(std::mem::take(&mut batch), self.handed.is_some());
-            self.commit(batch).await;
-            self.hand_over(handing).await;
+        loop {
+            tokio::select! {
+                biased;
+                Some(change) = self.urgent.recv() => drop(self.take_back(change, None)),
+                taken = self.commands.recv_many(&mut batch, BATCH) => match taken {
+                    0 => return,
+                    _ => {
+                        self.resume_if_back(&batch).await;
+                        let (batch, handing) = handover::parted(std::mem::take(&mut batch), self.handed.is_some());
+                        self.commit(batch).await;
+                        self.hand_over(handing).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes before anything is saved. `draft`: what is being saved meanwhile; a route that it changes gets a
+    /// generation beyond.
+    fn take_back(&mut self, change: RolloutChange, draft: Option<&Ground>) -> TakenBack {
+        let before = self.ground.route(&change.route).map_or(0, |view| view.live.generation);
+        let least = draft.and_then(|draft| draft.route(&change.route)).map_or(0, |view| view.live.generation + 1);
+        if let Some(view) = self.ground.rolled(&change, least, Timestamp::now()) {
+            let generation = view.live.generation;
+            if generation != before {
+                self.unsaved.extend(view.live.history.newest().cloned());
+                log_rolled(&change, generation);
+            }
+            let mut ground = self.ground.clone();
+            ground.apply(&view);
+            self.publish(ground);
+            return TakenBack { change, generation };
+        }
+        TakenBack { change, generation: before }
+    }
+
+    /// Waits for a thread that writes, and takes traffic back meanwhile.
+    async fn meanwhile<T>(&mut self, mut work: JoinHandle<T>, draft: Option<&Ground>) -> Waited<T> {
+        let mut taken_back = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(change) = self.urgent.recv() => taken_back.push(self.take_back(change, draft)),
+                done = &mut work => return Waited { done, taken_back },
+            }
+        }
+    }
+
+    /// What was taken back while `ground` was saved is taken back in it, too.
+    fn take_back_in(&mut self, ground: &mut Ground, taken_back: Vec<TakenBack>) {
+        for TakenBack { change, generation } in taken_back {
+            let Some(view) = ground.rolled(&change, generation, Timestamp::now()) else { continue };
+            self.unsaved.retain(|entry| entry.generation != generation || entry.revision().route != change.route);
+            if view.live.generation == generation {
+                self.unsaved.extend(view.live.history.newest().cloned());
+            }
+            ground.apply(&view);
         }
     }
 
@@ -62,6 +120,7 @@ impl Controller {
                 Command::Install { config, addresses, tls, origin, reply } => {
                     draft.install(*config, (addresses, tls), origin, reply);
                 }
+                Command::Roll { change, reply } => draft.roll(*change, reply),
                 Command::Drain { order, reply } => draft.drain(order, reply),
                 Command::Save { request, env, reply } => saves.push((request, env, reply)),
                 Command::Refused(one) => refused.push(one),
@@ -100,12 +159,19 @@ impl Controller {
         if trim {
             draft.ground.trim_history(draft.now);
         }
-        let saved = if draft.save { self.save(&mut draft).await } else { Ok(()) };
+        let (saved, taken_back) = match draft.save {
+            true => self.save(&mut draft).await,
+            false => (Ok(()), Vec::new()),
+        };
         if saved.is_ok() && trim {
             self.trimming = Trimming::done(draft.ground.totals, draft.now);
         }
-        if saved.is_ok() && draft.publish {
-            self.publish(draft.ground);
+        if saved.is_ok() && draft.save {
+            self.take_back_in(&mut draft.ground, taken_back);
+            match draft.publish {
+                true => self.publish(draft.ground),
+                false => self.adopt(draft.ground),
+            }
         }
         for reply in draft.replies {
             reply.send(&saved);
@@ -121,7 +187,8 @@ impl Controller {
     async fn note_refused(&mut self, refused: Vec<Refused>) {
         let Some(state) = self.state.clone().filter(|_| !refused.is_empty()) else { return };
         let lines = self.refusals.admit(refused, Timestamp::now());
-        let noted = tokio::task::spawn_blocking(move || state.note(&lines)).await;
+        let noting = tokio::task::spawn_blocking(move || state.note(&lines));
+        let noted = self.meanwhile(noting, None).await.done;
         if let Err(error) = noted.unwrap_or_else(|error| Err(StateError::writer(&error))) {
             tracing::warn!(%error, "the audit log does not have what was refused");
         }
@@ -130,40 +197,67 @@ impl Controller {
     /// Live weights into the files. After the batch, so that only what is on disk gets there.
     async fn write_back(&mut self, request: SaveRequest, env: Env) -> Result<Saving, SaveError> {
         let (ground, origin) = (self.ground.clone(), request.origin.clone());
-        let written = tokio::task::spawn_blocking(move || save::write(&ground, &request, env)).await;
-        let (config, result) = written.map_err(|_| SaveError::Stopped)?;
+        let writing = tokio::task::spawn_blocking(move || save::write(&ground, &request, env));
+        let (config, result) = self.meanwhile(writing, None).await.done.map_err(|_| SaveError::Stopped)?;
         if let Some(config) = config {
             self.publish(self.ground.with_file(config));
             let mut draft = Draft::of(&self.ground, Timestamp::now());
             draft.audit.extend(result.iter().map(|saving| audit::saved(saving, &origin, draft.now)));
             // Without this the file wins at the next start, with the weights that are live.
-            if let Err(error) = self.save(&mut draft).await {
+            if let (Err(error), _) = self.save(&mut draft).await {
                 tracing::warn!(%error, "the state directory does not know yet that the files have the live weights");
             }
         }
         result
     }
 
-    async fn save(&self, draft: &mut Draft) -> Result<(), StateError> {
-        let Some(state) = self.state.clone() else { return Ok(()) };
+    /// With what was published before it was saved; and what was taken back meanwhile.
+    async fn save(&mut self, draft: &mut Draft) -> (Result<(), StateError>, Vec<TakenBack>) {
+        let unsaved = self.unsaved.clone();
+        let Some(state) = self.state.clone() else {
+            self.unsaved.clear();
+            return (Ok(()), Vec::new());
+        };
+        let lines: Vec<String> = unsaved.iter().map(|entry| audit::changed(entry)).collect();
         let commit = Commit {
             body: draft.ground.to_saved(),
-            revisions: std::mem::take(&mut draft.revisions),
+            revisions: unsaved.iter().cloned().chain(std::mem::take(&mut draft.revisions)).collect(),
             routes: draft.ground.routes.clone(),
             totals: draft.ground.totals,
-            audit: std::mem::take(&mut draft.audit),
+            audit: lines.into_iter().chain(std::mem::take(&mut draft.audit)).collect(),
         };
-        let saved = tokio::task::spawn_blocking(move || state.commit(&commit)).await;
-        saved.unwrap_or_else(|error| Err(StateError::writer(&error)))
+        let saving = tokio::task::spawn_blocking(move || state.commit(&commit));
+        let Waited { done, taken_back } = self.meanwhile(saving, Some(&draft.ground)).await;
+        let saved = done.unwrap_or_else(|error| Err(StateError::writer(&error)));
+        if saved.is_ok() {
+            self.unsaved.retain(|entry| !unsaved.iter().any(|saved| Arc::ptr_eq(saved, entry)));
+        }
+        (saved, taken_back)
     }
 
     fn publish(&mut self, ground: Ground) {
         let serial = self.publisher.current().serial + 1;
         self.publisher.publish(derive::table(&ground, serial));
+        self.adopt(ground);
+    }
+
+    /// Nothing changed that requests see.
+    fn adopt(&mut self, ground: Ground) {
         self.ground = ground.clone();
         self.snapshot.store(Arc::new(ground));
         self.changed.notify_one();
     }
+}
+
+/// Traffic that a rollout took back, and the generation that its route got by that.
+struct TakenBack {
+    change: RolloutChange,
+    generation: u64,
+}
+
+struct Waited<T> {
+    done: Result<T, JoinError>,
+    taken_back: Vec<TakenBack>,
 }
 
 /// The ground state as a batch would leave it.
@@ -182,6 +276,10 @@ enum Reply {
         change: WeightChange,
         result: Result<Changed, ChangeError>,
         to: oneshot::Sender<Result<Changed, ChangeError>>,
+    },
+    Roll {
+        moved: Option<(Box<RolloutChange>, u64)>,
+        to: oneshot::Sender<Result<(), StateError>>,
     },
     Drain {
         order: DrainOrder,
@@ -220,6 +318,29 @@ impl Draft {
             self.publish = true;
         }
         self.replies.push(Reply::Change { change, result, to });
+    }
+
+    /// What a rollout made before traffic was taken back is void.
+    fn roll(&mut self, change: RolloutChange, to: oneshot::Sender<Result<(), StateError>>) {
+        let mut moved = None;
+        let before = self.ground.route(&change.route).map(|view| view.live);
+        if !change.epoch.is_void()
+            && let Some(before) = before
+            && let Some(view) = self.ground.rolled(&change, 0, self.now)
+        {
+            self.audit.extend(change.audit.iter().cloned());
+            if view.live.generation != before.generation {
+                let newest = view.live.history.newest();
+                self.revisions.extend(newest.cloned());
+                self.audit.extend(newest.map(|entry| audit::changed(entry)));
+                moved = Some((Box::new(change), view.live.generation));
+            }
+            let judged = |live: &LiveRoute| live.rollout.as_ref()?.judged.as_ref().map(Arc::as_ptr);
+            self.publish |= moved.is_some() || judged(&view.live) != judged(&before);
+            self.ground.apply(&view);
+            self.save = true;
+        }
+        self.replies.push(Reply::Roll { moved, to });
     }
 
     fn drain(&mut self, order: DrainOrder, to: oneshot::Sender<Result<bool, DrainError>>) {
@@ -293,6 +414,12 @@ impl Reply {
                 // The caller may have gone; the change stands.
                 let _ = to.send(result);
             }
+            Reply::Roll { moved, to } => {
+                if let (Some((change, generation)), Ok(())) = (&moved, saved) {
+                    log_rolled(change, *generation);
+                }
+                let _ = to.send(saved.clone());
+            }
             Reply::Drain { order, result, to } => {
                 let result = match (result, saved) {
                     (Ok(_), Err(error)) => Err(DrainError::NotSaved(error.clone())),
@@ -310,6 +437,17 @@ impl Reply {
             }
         }
     }
+}
+
+fn log_rolled(change: &RolloutChange, generation: u64) {
+    let Some(weights) = &change.weights else { return };
+    let after: Vec<String> = weights.shares.iter().map(|(name, weight)| format!("{name} {weight}")).collect();
+    let Origin { actor, source, reason } = &weights.origin;
+    tracing::info!(
+        route = change.route, generation, action = weights.action, after = after.join(", "), actor = ?actor, source,
+        reason = ?reason.as_deref().unwrap_or(""),
+        "weights changed"
+    );
 }
 
 pub fn log_change(change: &WeightChange, result: &Result<Changed, ChangeError>) {

@@ -5,6 +5,7 @@ use super::ground::{Addresses, Ground, LiveRoute};
 use super::health::Health;
 use super::outcomes::{Registry, target_name};
 use super::tls::Tls;
+use crate::boundary::judged::JudgedRoute;
 use crate::boundary::mirror::Mirroring;
 use crate::boundary::table::{Endpoint, ListenerLimits, Pool, Published, Settings, Target};
 use crate::config::{Config, OnEmpty, PREVIEW_RULE, PoolConfig, PoolTls, RouteConfig, TargetAddr, VariantConfig};
@@ -46,6 +47,7 @@ pub fn table(ground: &Ground, serial: u64) -> Published {
         generations: ground.routes.iter().map(|live| live.generation).collect(),
         redact: config.provenance.clone(),
         tls: ground.tls.listeners(),
+        judged: config.routes.iter().zip(&ground.routes).map(|(route, live)| judged(route, live)).collect(),
         settings: Settings {
             trusted_proxies: config.server.trusted_proxies.clone(),
             limits: config.limits,
@@ -89,6 +91,12 @@ fn preview(route: &RouteConfig, live: &LiveRoute) -> Option<Rule> {
     let when = route.preview.clone()?;
     let idle = if live.weights.first() < live.weights.get(1) { 0 } else { 1 };
     Some(Rule { name: PREVIEW_RULE.to_owned(), when, then: Outcome::Variant(idle) })
+}
+
+/// Where the variants' requests are counted for the judge of a rollout.
+fn judged(route: &RouteConfig, live: &LiveRoute) -> JudgedRoute {
+    let judged = live.rollout.as_ref()?.judged.as_ref()?;
+    Some(route.variants.iter().map(|variant| judged.of(&variant.name).cloned()).collect())
 }
 
 fn listener_limits(config: &Config) -> BTreeMap<String, ListenerLimits> {

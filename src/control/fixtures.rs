@@ -50,6 +50,7 @@ pub fn config(routes: &[(&str, &[(&str, f64)])]) -> Config {
         response_headers: None,
         mirror: None,
         recovery: None,
+        rollout: None,
     };
     Config {
         path: "/nowhere/weir.toml".into(),

@@ -18,6 +18,7 @@ use super::history::{self, Entry, History, Revision, Totals};
 use super::outcomes::{Registry, target_name};
 use super::persist::{self, Saved};
 use super::resolve::Found;
+use super::rollout::{LiveRollout, RolloutChange};
 use super::tls::Tls;
 use crate::boundary::outcomes::VariantOutcomes;
 use crate::boundary::table::Pool;
@@ -61,6 +62,8 @@ pub struct LiveRoute {
     /// As it stands in the state file, so that a change of one route in 10,000 serialises one.
     pub record: String,
     pub history: History,
+    /// The last rollout, under way or over.
+    pub rollout: Option<Arc<LiveRollout>>,
 }
 
 /// What is known of routes from before, by name. A route may have a history and no saved state: when that was lost.
@@ -146,7 +149,7 @@ impl Ground {
             if new.weights == old.weights {
                 return Arc::clone(live);
             }
-            let state = State { generation: live.generation, assignment: live.assignment.clone() };
+            let state = State::of(live);
             Arc::new(LiveRoute::new(new, state, live.outcomes.clone(), live.history.clone()))
         };
         let routes = config.routes.iter().zip(self.config.routes.iter().zip(&self.routes)).map(live).collect();
@@ -233,6 +236,9 @@ impl Ground {
         if change.if_match.as_ref().is_some_and(|wanted| !wanted.allows(view.live.generation)) {
             return Err(ChangeError::Stale(Box::new(view)));
         }
+        if !change.overrides && view.live.rollout.as_ref().is_some_and(|rollout| rollout.under_way) {
+            return Err(ChangeError::Rollout(change.route.clone()));
+        }
         let asked = edit::asked(&view, &change.edit)?;
         let before = Arc::clone(&view.live);
         let (to, overrode) = (asked.to, asked.overrode);
@@ -249,6 +255,35 @@ impl Ground {
         };
         let live = before.at(route, &revision);
         Ok(Changed { before, route: RouteView { live: Arc::new(live), ..view }, to, overrode })
+    }
+
+    /// What a rollout makes of its route, at a generation of at least `least` if its weights change. None: there is no such
+    /// route or variant any more.
+    pub fn rolled(&self, change: &RolloutChange, least: u64, now: Timestamp) -> Option<RouteView> {
+        let view = self.route(&change.route)?;
+        let route = &view.config.routes[view.index];
+        let rolled = LiveRoute { rollout: change.rollout.clone(), ..view.live.copy() };
+        let assignment = match &change.weights {
+            None => None,
+            Some(weights) => {
+                let share = |name: &String| weights.shares.iter().find(|(known, _)| known == name);
+                let asked = route.variants.iter().map(|one| share(&one.name).map_or(Weight::ZERO, |(_, share)| *share));
+                Some(view.live.assignment.moved_to(&asked.collect::<Vec<_>>()).ok()?)
+            }
+        };
+        let live = match (assignment, &change.weights) {
+            (Some(assignment), Some(weights)) if assignment != view.live.assignment => {
+                let generation = (view.live.generation + 1).max(least);
+                let revision = Revision {
+                    action: weights.action.into(),
+                    before: shares(route, &view.live.weights),
+                    ..revision(route, generation, &assignment, weights.origin.clone(), now)
+                };
+                rolled.at(route, &revision)
+            }
+            _ => LiveRoute::new(route, State::of(&rolled), rolled.outcomes.clone(), rolled.history.clone()),
+        };
+        Some(RouteView { live: Arc::new(live), ..view })
     }
 
     /// Puts a changed route in.
@@ -326,10 +361,10 @@ impl Ground {
 
 impl LiveRoute {
     fn new(route: &RouteConfig, state: State, outcomes: Vec<Arc<VariantOutcomes>>, history: History) -> LiveRoute {
-        let State { generation, assignment } = state;
+        let State { generation, assignment, rollout } = state;
         let weights = assignment.weights();
-        let record = persist::record(route, generation, &assignment);
-        LiveRoute { generation, assignment, weights, outcomes, record, history }
+        let record = persist::record(route, generation, &assignment, rollout.as_deref());
+        LiveRoute { generation, assignment, weights, outcomes, record, history, rollout }
     }
 
     /// As a configuration has it now. Its history gets a revision where it has none of this generation.
@@ -356,18 +391,24 @@ impl LiveRoute {
 
     /// The state that a revision makes of this one.
     fn at(&self, route: &RouteConfig, revision: &Revision) -> LiveRoute {
-        let state = State { generation: revision.generation, assignment: revision.assignment.clone() };
+        let (generation, assignment) = (revision.generation, revision.assignment.clone());
+        let state = State { generation, assignment, rollout: self.rollout.clone() };
         LiveRoute::new(route, state, self.outcomes.clone(), self.history.with(Arc::new(Entry::of(revision))))
     }
 
     fn with_history(&self, history: History) -> LiveRoute {
+        LiveRoute { history, ..self.copy() }
+    }
+
+    fn copy(&self) -> LiveRoute {
         LiveRoute {
             generation: self.generation,
             assignment: self.assignment.clone(),
             weights: self.weights.clone(),
             outcomes: self.outcomes.clone(),
             record: self.record.clone(),
-            history,
+            history: self.history.clone(),
+            rollout: self.rollout.clone(),
         }
     }
 }
@@ -424,6 +465,14 @@ enum Verdict {
 struct State {
     generation: u64,
     assignment: Assignment,
+    rollout: Option<Arc<LiveRollout>>,
+}
+
+impl State {
+    fn of(live: &LiveRoute) -> State {
+        let (generation, assignment) = (live.generation, live.assignment.clone());
+        State { generation, assignment, rollout: live.rollout.clone() }
+    }
 }
 
 /// The live state of a route as the file now has it.
@@ -434,8 +483,10 @@ struct State {
 fn reconcile(route: &RouteConfig, saved: Option<&Saved>, history: &History) -> (State, Verdict) {
     let Some(saved) = saved else {
         let generation = history.newest().map_or(1, |newest| newest.generation + 1);
-        return (State { generation, assignment: starting(route) }, Verdict::New);
+        return (State { generation, assignment: starting(route), rollout: None }, Verdict::New);
     };
+    // One between variants that are not there any more has come to nothing.
+    let rollout = saved.rollout.clone().filter(|rollout| rollout.fits(route));
     let map = variant_map(&saved.variants, route);
     let in_place = map.iter().enumerate().all(|(old, new)| *new == Some(old)) && map.len() == route.variants.len();
     let carried = carried(saved, &map, route);
@@ -445,12 +496,12 @@ fn reconcile(route: &RouteConfig, saved: Option<&Saved>, history: &History) -> (
     if same_file {
         // Another order is another baseline: whoever holds the old generation must look again.
         let generation = if in_place { saved.generation } else { saved.generation + 1 };
-        return (State { generation, assignment: carried }, Verdict::LiveContinues);
+        return (State { generation, assignment: carried, rollout }, Verdict::LiveContinues);
     }
     let assignment = carried.moved_to(&route.weights).unwrap_or_else(|_| starting(route));
     let unchanged = in_place && same_names && assignment == saved.assignment;
     let generation = if unchanged { saved.generation } else { saved.generation + 1 };
-    (State { generation, assignment }, Verdict::FileWins)
+    (State { generation, assignment, rollout }, Verdict::FileWins)
 }
 
 /// The saved assignment with the variants' places of now; buckets of variants that are gone go where `remapped` puts
@@ -515,7 +566,7 @@ pub mod tests {
 
     pub fn change(edit: Edit) -> WeightChange {
         let origin = Origin { actor: "test".to_owned(), source: "here".to_owned(), reason: None };
-        WeightChange { route: "r".to_owned(), edit, if_match: None, origin }
+        WeightChange { route: "r".to_owned(), edit, if_match: None, overrides: false, origin }
     }
 
     pub fn named(shares: &[(&str, f64)]) -> Vec<(String, Weight)> {

@@ -186,6 +186,7 @@ pub(super) fn parted(batch: Vec<Command>, handed: bool) -> (Vec<Command>, Vec<Ha
             Command::Drain { reply, .. } if handed => {
                 drop(reply.send(Err(DrainError::NotSaved(StateError::HandedOver))))
             }
+            Command::Roll { reply, .. } if handed => drop(reply.send(Err(StateError::HandedOver))),
             Command::Save { reply, .. } if handed => drop(reply.send(Err(SaveError::HandedOver))),
             other => stay.push(other),
         }
@@ -248,8 +249,8 @@ impl Controller {
     /// Before a batch of changes: the directory may be there again.
     pub(super) async fn resume_if_back(&mut self, batch: &[Command]) {
         let changes = |command: &Command| {
-            use Command::{Change, Drain, Install, Save};
-            matches!(command, Change { .. } | Install { .. } | Drain { .. } | Save { .. })
+            use Command::{Change, Drain, Install, Roll, Save};
+            matches!(command, Change { .. } | Install { .. } | Drain { .. } | Roll { .. } | Save { .. })
         };
         if self.handed.as_ref().is_some_and(|handed| handed.is_back)
             && batch.iter().any(changes)

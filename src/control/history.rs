@@ -25,6 +25,13 @@ pub const SWITCH: &str = "switch";
 /// An earlier revision's assignment came back.
 pub const UNDO: &str = "undo";
 
+/// A rollout's step.
+pub const ROLLOUT: &str = "rollout";
+/// A rollout gave everything to its winner.
+pub const PROMOTE: &str = "promote";
+/// A rollout took traffic back.
+pub const ROLLBACK: &str = "rollback";
+
 /// How often revisions that are too old are looked for.
 const TRIM_INTERVAL: Duration = Duration::from_secs(60 * 60);
 

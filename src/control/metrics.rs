@@ -5,6 +5,7 @@
 //! is a hole in every sum over it.
 
 mod limits;
+mod rollouts;
 pub mod workers;
 
 use super::Control;
@@ -12,6 +13,7 @@ use super::admin::is_healthy;
 use super::derive::effective_weights;
 use super::ground::Ground;
 use super::outcomes::Registry;
+use super::rollout::view::View;
 use crate::boundary::compress::CompressTotal;
 use crate::boundary::ejection::Ejected;
 use crate::boundary::mirror::Copied;
@@ -65,6 +67,7 @@ struct Scrape {
     /// By route and variant.
     variants: Vec<(String, String, VariantTotal)>,
     reload_ok: bool,
+    rollouts: Arc<BTreeMap<String, Arc<View>>>,
 }
 
 impl Scrape {
@@ -72,7 +75,8 @@ impl Scrape {
         let ground = control.ground();
         let variants = ground.outcomes.variants.iter();
         let variants = variants.map(|((route, variant), of)| (route.clone(), variant.clone(), of.total())).collect();
-        Scrape { ground, variants, reload_ok: control.shared.reload_ok.load(Relaxed) }
+        let reload_ok = control.shared.reload_ok.load(Relaxed);
+        Scrape { ground, variants, reload_ok, rollouts: control.rollouts() }
     }
 }
 
@@ -296,6 +300,11 @@ const FAMILIES: &[fn(&Scrape) -> MetricFamily] = &[
     workers::handed_over,
     weights,
     generations,
+    rollouts::phases,
+    rollouts::steps,
+    rollouts::values,
+    rollouts::limits,
+    rollouts::verdicts,
     targets_up,
     target_addresses,
     dns_failing,

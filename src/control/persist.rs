@@ -14,9 +14,11 @@ mod log;
 
 use super::ground::{LiveRoute, Past};
 use super::history::{Entry, History, Totals};
+use super::rollout::LiveRollout;
 use crate::config::RouteConfig;
 use crate::routing::split::{Assignment, Run, Weight};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -60,6 +62,7 @@ pub struct Saved {
     /// The file's weights that the live ones overrode, one per variant.
     pub file: Vec<Weight>,
     pub assignment: Assignment,
+    pub rollout: Option<Arc<LiveRollout>>,
 }
 
 /// What was found at start.
@@ -108,6 +111,7 @@ impl Saved {
             variants: route.variants.iter().map(|variant| variant.name.clone()).collect(),
             file: route.weights.clone(),
             assignment: live.assignment.clone(),
+            rollout: live.rollout.clone(),
         }
     }
 
@@ -248,13 +252,14 @@ fn flush_dir(dir: &Path) -> Result<(), StateError> {
 }
 
 /// One route as JSON.
-pub fn record(route: &RouteConfig, generation: u64, assignment: &Assignment) -> String {
+pub fn record(route: &RouteConfig, generation: u64, assignment: &Assignment, rollout: Option<&LiveRollout>) -> String {
     let record = Record {
         route: route.name.clone(),
         generation,
         variants: route.variants.iter().map(|variant| variant.name.clone()).collect(),
         file: route.weights.iter().map(|weight| weight.thousandths()).collect(),
         runs: assignment.runs().iter().map(|run| (run.end, run.variant)).collect(),
+        rollout: rollout.map(|rollout| rollout.record.clone()),
     };
     serde_json::to_string(&record).expect("strings and numbers always serialise")
 }
@@ -286,6 +291,9 @@ struct Record {
     variants: Vec<String>,
     file: Vec<u32>,
     runs: Vec<(u32, u8)>,
+    /// As the rollout wrote it; taken apart by whoever drives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rollout: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -361,7 +369,8 @@ impl Record {
         let runs = self.runs.iter().map(|(end, variant)| Run { end: *end, variant: *variant }).collect();
         let assignment = Assignment::from_runs(self.variants.len(), runs).map_err(|error| error.to_string())?;
         let file = file.map_err(|error| error.to_string())?;
-        Ok(Saved { generation: self.generation, variants: self.variants, file, assignment })
+        let rollout = self.rollout.map(|record| Arc::new(LiveRollout::found(record)));
+        Ok(Saved { generation: self.generation, variants: self.variants, file, assignment, rollout })
     }
 }
 
@@ -420,6 +429,7 @@ mod tests {
                 variants: vec!["stable".to_owned(), "canary".to_owned()],
                 file: vec![100_000, 0],
                 runs: assignment.runs().iter().map(|run| (run.end, run.variant)).collect(),
+                rollout: (name == "shop").then(|| serde_json::json!({"phase": "step"})),
             })
             .unwrap()
         };
@@ -456,6 +466,7 @@ mod tests {
         assert_eq!(found.set_aside, None);
         let shop = &found.past.saved["shop"];
         assert_eq!((shop.generation, shop.variants.len()), (7, 2));
+        assert!(shop.rollout.as_ref().is_some_and(|rollout| rollout.under_way));
         assert_eq!(shop.assignment, assignment(&[95_000, 5_000]));
         assert_eq!(found.past.saved["api"].assignment, assignment(&[0, 100_000]));
     }

@@ -8,9 +8,12 @@ use super::connection::Client;
 use super::failure::Failure;
 use super::filter::Filtered;
 use super::grpc;
+use super::judged::Place;
 use super::worker::Local;
 use crate::boundary::compress::CompressShard;
 use crate::boundary::outcomes::{Code, Reason, Timeout, VariantShard};
+use crate::routing::sticky::KeyFound;
+use crate::routing::table::Decision;
 use http::{HeaderMap, HeaderValue};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -34,6 +37,8 @@ pub(super) struct Exchange {
     charged: Option<Charge>,
     /// A gRPC call: its outcome is its status, not the head's.
     grpc: bool,
+    /// None for most requests: no rollout is judged by them.
+    flight: Option<Place>,
 }
 
 /// What a request is known by, for pools that choose by it; 0 for the others.
@@ -60,13 +65,14 @@ impl Exchange {
     pub(super) fn begin(
         client: Rc<Client>,
         local: Rc<Local>,
-        (route, variant, forced): (usize, usize, bool),
+        decision: &Decision,
         keys: Keys,
         started: Instant,
     ) -> Exchange {
+        let Decision { route, variant, forced, .. } = *decision;
         let until = local.published.routing.routes()[route].request_timeout;
         let until = until.map_or(Tick::NEVER, |within| client.worker.clock.now().after(within));
-        let exchange = Exchange {
+        let mut exchange = Exchange {
             client,
             local,
             route,
@@ -81,10 +87,32 @@ impl Exchange {
             until,
             charged: None,
             grpc: false,
+            flight: None,
         };
         exchange.shard().in_flight.add(1);
         exchange.client.in_flight.set(exchange.client.in_flight.get() + 1);
+        exchange.be_judged(decision);
         exchange
+    }
+
+    /// Counts for the judge of the route's rollout, if there is one: requests that the route's weights sent, and no others.
+    #[inline]
+    fn be_judged(&mut self, decision: &Decision) {
+        if let Some(seat) = self.local.judged.of(self.route, self.variant)
+            && decision.rule.is_none()
+        {
+            let stays = decision.key.as_ref().is_some_and(|key| *key != KeyFound::Random);
+            let key = decision.bucket.filter(|_| stays).map(|bucket| bucket.index());
+            self.flight = Some(self.client.worker.flights.begin(seat, self.started, key));
+        }
+    }
+
+    /// What the judge is told at the end.
+    fn judged(&mut self, code: Code, reason: Option<Reason>) {
+        if let Some(flight) = self.flight.take() {
+            let failed = code == Code::ServerError || reason.is_some_and(|reason| reason != Reason::ClientAbort);
+            self.client.worker.flights.end(flight, self.client.worker.id, failed);
+        }
     }
 
     pub(super) fn shard(&self) -> &VariantShard {
@@ -146,7 +174,9 @@ impl Exchange {
         let elapsed_us = micros(self.started.elapsed());
         let reason = failure.and_then(Failure::reason);
         self.timed_out(failure.and_then(Failure::timeout));
-        self.charged = Some(Charge { code: Code::of_status(status), reason, elapsed_us });
+        let code = Code::of_status(status);
+        self.charged = Some(Charge { code, reason, elapsed_us });
+        self.judged(code, reason);
     }
 
     pub(super) fn is_charged(&self) -> bool {
@@ -223,6 +253,7 @@ impl Drop for Exchange {
         if let Some(reason) = reason {
             shard.errors[reason as usize].add(1);
         }
+        self.judged(code, reason);
         if self.code != Code::None {
             self.client.answering.set(self.client.answering.get() - 1);
         }

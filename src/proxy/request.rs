@@ -51,8 +51,7 @@ pub(super) async fn serve(
         client.worker.shard().unrouted.add(1);
         return Ok(respond::refuse(&client, Refusal::NO_ROUTE, has_body));
     };
-    let place = (decision.route, decision.variant, decision.forced);
-    let mut exchange = Exchange::begin(Rc::clone(&client), local, place, keys, started);
+    let mut exchange = Exchange::begin(Rc::clone(&client), local, &decision, keys, started);
     exchange.set_grpc(client.is_http2() && grpc::is_call(&parts.headers));
     if hops == Hops::Spent {
         return Ok(at_once(exchange, respond::options(), incoming, &parts));

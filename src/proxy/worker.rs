@@ -6,6 +6,7 @@ use super::connection;
 use super::descriptors::Descriptors;
 use super::filter::LocalFilters;
 use super::handover::{Busy, Handovers, Sending};
+use super::judged::{Flights, LocalJudged};
 use super::listener;
 use super::mirror;
 use super::recover::LocalRecoveries;
@@ -110,6 +111,7 @@ async fn sweep(worker: Rc<Worker>) {
             worker.local().pools.iter().for_each(|pool| pool.close_idle());
         }
         worker.shard().beats.add(1);
+        worker.flights.sweep(worker.id);
         #[cfg(debug_assertions)]
         super::trial::fail_if_asked(worker.id);
         count += 1;
@@ -138,6 +140,7 @@ pub(super) struct Worker {
     pub(super) handshakes: Rc<Handshakes>,
     pub(super) mirrors: mirror::Budget,
     pub(super) compressors: compress::Places,
+    pub(super) flights: Flights,
     table: RefCell<TableReader>,
     local: RefCell<Rc<Local>>,
     pub(super) outcomes: Arc<WorkerOutcomes>,
@@ -153,6 +156,7 @@ pub(super) struct Local {
     pub(super) pools: Vec<Rc<LocalPool>>,
     pub(super) filters: LocalFilters,
     pub(super) recoveries: LocalRecoveries,
+    pub(super) judged: LocalJudged,
     pub(super) http1: http1::Builder,
     /// Some target is told where clients connected to.
     pub(super) sends_proxy: bool,
@@ -183,6 +187,7 @@ impl Worker {
             handshakes: Rc::default(),
             mirrors: mirror::Budget::default(),
             compressors: compress::Places::default(),
+            flights: Flights::default(),
             table: RefCell::new(table),
             local: RefCell::new(Rc::new(local)),
             outcomes,
@@ -328,8 +333,9 @@ impl Local {
         let filters = LocalFilters::new(published.routing.routes(), before.map(|local| &local.filters));
         let known = before.map(|local| (local.published.routing.routes(), &local.recoveries));
         let recoveries = LocalRecoveries::new(published.routing.routes(), known, worker.1);
+        let judged = LocalJudged::new(&published);
         let sends_proxy = published.pools.iter().any(|pool| pool.send_proxy.is_some());
         let hashes = pools.iter().any(|pool| pool.hash_key().is_some());
-        Local { published, pools, filters, recoveries, http1, sends_proxy, hashes }
+        Local { published, pools, filters, recoveries, judged, http1, sends_proxy, hashes }
     }
 }

@@ -34,6 +34,7 @@ mod proxy_protocol;
 mod recovery;
 mod reload;
 mod rewrite;
+mod rollouts;
 mod routing;
 mod rules;
 mod save;

@@ -21,7 +21,7 @@ fn canary(steps: &[(f64, u64)], keep_old_ms: u64, interval_ms: Option<u64>) -> P
 }
 
 /// Percent of the candidate and the minutes at it, up to the end of the rollout.
-fn stays(mut world: World) -> Vec<(f64, f64)> {
+pub fn stays(mut world: World) -> Vec<(f64, f64)> {
     let mut stays = vec![(world.live.of(1).percent(), world.now.mono_ms)];
     loop {
         for stamp in std::mem::take(&mut world.checks) {

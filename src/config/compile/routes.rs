@@ -74,6 +74,7 @@ impl Checker<'_> {
         };
         let on_empty = self.on_empty(raw, &names);
         let recovery = self.recovery(raw);
+        let rollout = self.rollout(raw, &names);
         let (variants, weights, rules, preview) = versions?;
         let name = raw.name.as_ref()?.value.clone();
         let group = raw.sticky.as_ref().and_then(|sticky| sticky.group.as_ref());
@@ -95,6 +96,7 @@ impl Checker<'_> {
             response_headers: raw.filters.response_headers.as_ref().and_then(written_edits),
             mirror: mirror?,
             recovery: recovery?.map(Arc::new),
+            rollout: rollout?.map(Arc::new),
         })
     }
 
@@ -208,7 +210,7 @@ impl Checker<'_> {
         self.whole(raw.place, &weights, names)
     }
 
-    fn weight(&mut self, share: &At<f64>) -> Option<Weight> {
+    pub(super) fn weight(&mut self, share: &At<f64>) -> Option<Weight> {
         match Weight::from_percent(share.value) {
             Ok(weight) => Some(weight),
             Err(error) => {

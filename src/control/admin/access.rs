@@ -76,6 +76,9 @@ fn needed(method: &Method, path: &str) -> Role {
     if *method == Method::POST && is_explain(path) {
         return Role::Viewer;
     }
+    if path.starts_with("/api/v1/rollouts/") {
+        return Role::Operator;
+    }
     let call = path.strip_prefix("/api/v1/routes/").and_then(|rest| rest.split_once('/')).map(|(_, call)| call);
     match call {
         Some("weights") => Role::Operator,

@@ -24,6 +24,7 @@ const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 pub struct WeightsBody {
     pub weights: Vec<(String, Weight)>,
     pub reason: Option<String>,
+    pub overrides: bool,
 }
 
 /// `{"routes":["shop"],"reason":"…"}`.
@@ -39,6 +40,7 @@ pub struct SwitchBody {
     pub to: String,
     pub force: bool,
     pub reason: Option<String>,
+    pub overrides: bool,
 }
 
 #[derive(Debug, PartialEq)]
@@ -52,6 +54,16 @@ pub struct UpgradeBody {
 #[derive(Debug, Default, PartialEq)]
 pub struct UndoBody {
     pub to: Option<u64>,
+    pub reason: Option<String>,
+    pub overrides: bool,
+}
+
+/// What is asked of a rollout.
+#[derive(Debug, Default, PartialEq)]
+pub struct ActBody {
+    pub full: bool,
+    pub to: Option<String>,
+    pub force: bool,
     pub reason: Option<String>,
 }
 
@@ -137,22 +149,34 @@ type Json<'b> = serde_json::Deserializer<serde_json::de::SliceRead<'b>>;
 
 /// The body of a switch: `{"to":"green","force":false,"reason":"…"}`.
 pub fn switch(bytes: &[u8]) -> Result<SwitchBody, Problem> {
-    let mut members = Members::read(bytes, &["to", "force", "reason"])?;
+    let mut members = Members::read(bytes, &["to", "force", "reason", "override"])?;
     let (to, force, reason) = (members.take("to")?, members.take("force")?, members.take("reason")?);
+    let overrides = members.take("override")?.unwrap_or(false);
     let Some(to) = to else {
         let detail = "to: missing; name the variant that is to have everything, such as {\"to\":\"green\"}";
         return Err(Problem::new(400, "invalid-body", detail).field("to"));
     };
     bounded_reason(&reason)?;
-    Ok(SwitchBody { to, force: force.unwrap_or(false), reason })
+    Ok(SwitchBody { to, force: force.unwrap_or(false), reason, overrides })
 }
 
 /// The body of an undo: `{"to":3,"reason":"…"}`, each where it is wanted.
 pub fn undo(bytes: &[u8]) -> Result<UndoBody, Problem> {
-    let mut members = Members::read(bytes, &["to", "reason"])?;
+    let mut members = Members::read(bytes, &["to", "reason", "override"])?;
     let (to, reason) = (members.take("to")?, members.take("reason")?);
+    let overrides = members.take("override")?.unwrap_or(false);
     bounded_reason(&reason)?;
-    Ok(UndoBody { to, reason })
+    Ok(UndoBody { to, reason, overrides })
+}
+
+/// The body of what is asked of a rollout: `{"reason":"…","force":false}`, of a promotion also `full` and `to`.
+pub fn act(bytes: &[u8], promotes: bool) -> Result<ActBody, Problem> {
+    let known: &[&str] = if promotes { &["full", "to", "force", "reason"] } else { &["force", "reason"] };
+    let mut members = Members::read(bytes, known)?;
+    let (full, to) = (members.take("full")?, members.take("to")?);
+    let (force, reason) = (members.take("force")?, members.take("reason")?);
+    bounded_reason(&reason)?;
+    Ok(ActBody { full: full.unwrap_or(false), to, force: force.unwrap_or(false), reason })
 }
 
 /// The body of a call that needs no more than why: `{"reason":"…"}`, where it is wanted.
@@ -359,7 +383,7 @@ impl<'de> Visitor<'de> for BodySeed<'_> {
             self.0.replace("weights".to_owned());
             return Err(de::Error::custom("missing; send an object such as {\"weights\":{\"canary\":5}}"));
         };
-        Ok(WeightsBody { weights, reason: reason.flatten() })
+        Ok(WeightsBody { weights, reason: reason.flatten(), overrides: overriding.unwrap_or(false) })
     }
 }
 

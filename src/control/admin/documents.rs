@@ -1,6 +1,7 @@
 //! What the API shows: ground state and counters as JSON.
 
 use super::problem::Problem;
+use super::rollouts::brief;
 use crate::boundary::mirror::Copied;
 use crate::boundary::outcomes::{
     Code, DurationsTotal, Handshake, ListenerShard, Reason, RefusedPreface, Timeout, VariantTotal, WorkerShard,
@@ -15,11 +16,13 @@ use crate::control::ground::Ground;
 use crate::control::history::{Revision, percent, rfc3339, shares};
 use crate::control::metrics::workers::requests_of;
 use crate::control::outcomes::compresses;
+use crate::control::rollout::view::View;
 use crate::limits::DURATION_BOUNDS_US;
 use crate::routing::compress::Coding;
 use crate::routing::split::Weight;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// One route. Weights are percent.
@@ -29,8 +32,8 @@ pub struct RouteDocument {
     pub generation: u64,
     baseline: String,
     variants: Vec<VariantDocument>,
-    /// Always null: there are no rollouts yet.
-    rollout: Option<()>,
+    /// Under way, or the last one.
+    rollout: Option<Value>,
 }
 
 #[derive(Debug, Serialize)]
@@ -46,6 +49,11 @@ struct VariantDocument {
     healthy_targets: usize,
 }
 
+pub fn route_with(view: &RouteView, rollout: Option<&Arc<View>>) -> RouteDocument {
+    RouteDocument { rollout: rollout.map(|rollout| brief(rollout)), ..route(view) }
+}
+
+/// Without its rollout.
 pub fn route(view: &RouteView) -> RouteDocument {
     let config = &view.config.routes[view.index];
     let effective = effective_weights(config, &view.live, &view.pools);

@@ -5,6 +5,7 @@
 //! values that a variable or a file filled in, which stand as they are written.
 
 mod filters;
+mod rollout;
 
 use super::documents::weights;
 use crate::config::provenance::Provenance;
@@ -284,6 +285,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
         salt,
         mirror,
         recovery,
+        rollout: releases,
     } = config;
     let variants = variants.iter().map(|one| (one.name.clone(), json!(one.pool.map(|pool| &pools[pool].name))));
     let mut document = json!({
@@ -307,6 +309,7 @@ fn route(config: &RouteConfig, view: &RouteView, pools: &[PoolConfig], provenanc
             OnEmpty::Baseline => "stable",
         },
         "on_move": close_moved_within.map(|time| json!({"close_within": shown_duration(time)})),
+        "rollout": releases.as_ref().map(|releases| rollout::rollout(releases, config, provenance)),
         "rule": rules.iter().map(|one| rule(one, config, provenance)).collect::<Vec<_>>(),
     });
     for (key, value) in own_filters.iter().flat_map(|own| filters::filters(own, provenance)) {

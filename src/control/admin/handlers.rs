@@ -49,13 +49,14 @@ pub async fn metrics(State(api): State<Api>) -> Response {
 
 pub async fn routes(State(api): State<Api>) -> Response {
     let ground = api.control.ground();
-    let routes: Vec<_> = ground.views().map(|view| documents::route(&view)).collect();
+    let rollouts = api.control.rollouts();
+    let routes: Vec<_> = ground.views().map(|view| documents::route_with(&view, rollouts.get(view.name()))).collect();
     document(StatusCode::OK, &json!({"routes": routes}))
 }
 
 pub async fn route(State(api): State<Api>, route: Result<Path<String>, PathRejection>) -> Response {
     match find(&api, route) {
-        Ok(view) => route_document(&documents::route(&view)),
+        Ok(view) => route_document(&documents::route_with(&view, api.control.rollouts().get(view.name()))),
         Err(problem) => problem.into_response(),
     }
 }
