@@ -64,9 +64,9 @@ fn all_errors_come_at_once_and_as_json() {
 #[test]
 fn a_key_of_a_later_version_is_an_honest_error() {
     let (_upstream, site) = good();
-    let (code, said) = check(&site.toml("[route.rollout]\nstrategy = \"canary\"").text(), &[]);
+    let (code, said) = check(&site.toml("[fleet]\nengine = \"etcd\"").text(), &[]);
     assert_eq!(code, Some(1));
-    assert!(said.contains("not built yet") && said.contains("rollout"), "{said}");
+    assert!(said.contains("not built yet") && said.contains("fleet"), "{said}");
 }
 
 #[test]
