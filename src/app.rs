@@ -121,9 +121,9 @@ pub async fn start(config: Config, turn: Turn) -> Result<App, AppError> {
     let (listeners, drain_timeout) = (config.listeners.clone(), config.server.drain_timeout);
     let admin_sockets = config.admin.listen.iter().filter(|addr| matches!(addr, AdminAddr::Tcp(_))).count();
     let drain = Arc::new(Drain::new());
-    let inherited = match &turn.predecessor {
+    let (inherited, told) = match &turn.predecessor {
         Some(before) => before.sockets().await.map_err(AppError::Predecessor)?,
-        None => Sockets::default(),
+        None => (Sockets::default(), Vec::new()),
     };
     let mut binding = Binding::new(workers, inherited);
     for (place, listener) in listeners.iter().enumerate() {
@@ -131,7 +131,7 @@ pub async fn start(config: Config, turn: Turn) -> Result<App, AppError> {
         bound.map_err(|error| AppError::Bind { name: listener.name.clone(), addr: listener.bind.clone(), error })?;
     }
     let start = control::Start { config, workers, drain: Arc::clone(&drain), env: |name| std::env::var(name).ok() };
-    let prepared = control::prepare(start, &mut binding.inherited).await?;
+    let prepared = control::prepare(start, &mut binding.inherited, told).await?;
     let (bound, taken) = binding.done();
     let copy = match &turn.predecessor {
         Some(before) => before.state().await.map_err(AppError::Predecessor)?,

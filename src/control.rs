@@ -131,19 +131,25 @@ pub struct Prepared {
 
 /// [`prepare`] and [`Prepared::start`] in one.
 pub async fn start(start: Start) -> Result<(Control, Publisher), StartError> {
-    prepare(start, &mut Sockets::default()).await?.start(None).await
+    prepare(start, &mut Sockets::default(), Vec::new()).await?.start(None).await
 }
 
 /// Reads certificates, takes the admin addresses and looks names up: all that another process need not stop for.
 ///
+/// `told`: the addresses of names that the process before this one knew; they hold where a look-up fails.
+///
 /// Errors are for the operator: an admin address that is taken, a certificate that can't be used.
-pub async fn prepare(start: Start, inherited: &mut Sockets) -> Result<Prepared, StartError> {
+pub async fn prepare(
+    start: Start,
+    inherited: &mut Sockets,
+    told: Vec<(String, resolve::Found)>,
+) -> Result<Prepared, StartError> {
     let config = &start.config;
     let tls = load_tls(config.clone(), Arc::default()).await.map_err(StartError::Tls)?;
     let sockets = admin_sockets(config, inherited).await?;
     // What can't be handed over is bound anew; descriptors are short then anyway.
     let handles = sockets.iter().filter_map(|socket| socket.handle().ok()).collect();
-    let addresses = resolve::addresses(config, &Addresses::new()).await;
+    let addresses = resolve::addresses(config, &resolve::told(config, told)).await;
     Ok(Prepared { start, tls, sockets, handles, addresses })
 }
 

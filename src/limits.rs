@@ -65,8 +65,10 @@ pub const REFUSAL_WINDOW: Duration = Duration::from_secs(60);
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that a switch opens at once.
 pub const PROBES: usize = 256;
-/// Health checks under way at once.
+/// Health checks of a pool under way at once.
 pub const CHECKS_AT_ONCE: usize = 256;
+/// Standings that checks change are published this far apart, so that targets that come and go do not keep every worker busy.
+pub const CHECKS_APART: Duration = Duration::from_millis(50);
 /// What is read of a health check's answer, in bytes.
 pub const HEALTH_BODY_BYTES: usize = 64 * 1024;
 /// The longest that a start waits for the first checks.

@@ -6,7 +6,7 @@
 //! ```text
 //! old                                   new
 //!  starts it ------------------------->  reads the configuration
-//!  Sockets, Sockets, … --------------->  takes them, binds the others, reads certificates
+//!  Sockets, Sockets, … --------------->  takes them, binds the others, reads certificates, looks names up
 //!  lets go of the state <-------------- Prepared
 //!  Yours ----------------------------->  opens the state, starts its workers
 //!  tells the service manager <--------- Serving
@@ -16,6 +16,7 @@
 //!
 //! `Failed`, or the end of the connection, before `Serving`: the old one goes on.
 
+use crate::control::handover::KnownAddress;
 use crate::net::inherited::{Handle, Sockets};
 use crate::net::socket_file::FileId;
 use rustix::net::{
@@ -39,6 +40,8 @@ pub(super) const STDIN: &str = "stdin";
 
 /// How many descriptors go in one message; Linux takes up to 253.
 pub(super) const SOCKETS_AT_ONCE: usize = 64;
+/// How many addresses go in one message. Names are at most 253 bytes.
+pub(super) const ADDRESSES_AT_ONCE: usize = 128;
 const MESSAGE_BYTES: usize = 64 * 1024;
 /// The longest reason that is told; more is in the log.
 const REASON_BYTES: usize = 16 * 1024;
@@ -50,11 +53,13 @@ const MAIN_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
 pub(super) enum Message {
-    /// A descriptor each.
+    /// A descriptor each; and addresses of targets that are names, each name as it is written.
     Sockets {
         names: Vec<String>,
         /// Of unix sockets.
         files: Vec<Option<FileId>>,
+        #[serde(default)]
+        known: Vec<(String, KnownAddress)>,
         more: bool,
     },
     /// All is there but the state.
@@ -166,18 +171,19 @@ impl Predecessor {
         let _ = self.0.send_now(&Message::Failed { why }, &[]);
     }
 
-    /// Its listening sockets.
-    pub(super) async fn sockets(&self) -> io::Result<Sockets> {
-        let mut sockets = Vec::new();
+    /// Its listening sockets, and the addresses of names that it knows.
+    pub(super) async fn sockets(&self) -> io::Result<(Sockets, Vec<(String, KnownAddress)>)> {
+        let (mut sockets, mut told) = (Vec::new(), Vec::new());
         loop {
             match self.0.receive().await? {
-                (Message::Sockets { names, files, more }, handles)
+                (Message::Sockets { names, files, known, more }, handles)
                     if names.len() == handles.len() && names.len() == files.len() =>
                 {
                     let described = names.into_iter().zip(files).zip(handles);
                     sockets.extend(described.map(|((name, file), socket)| Handle { name, socket, file }));
+                    told.extend(known);
                     if !more {
-                        return Ok(Sockets::new(sockets));
+                        return Ok((Sockets::new(sockets), told));
                     }
                 }
                 (other, _) => return Err(unexpected(&other)),
@@ -232,17 +238,26 @@ mod tests {
         let (ours, theirs) = Channel::pair().unwrap();
         let listeners: Vec<_> = (0..150).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        // The longest that there are.
+        let found =
+            KnownAddress { addr: "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap(), weight: u32::MAX };
+        let known: Vec<_> = (0..300).map(|number| (format!("{number:0>259}"), found)).collect();
         let predecessor = Predecessor(Arc::new(Channel(theirs)));
         let sending = async {
             for (at, part) in listeners.chunks(SOCKETS_AT_ONCE).enumerate() {
                 let names: Vec<_> = part.iter().map(|_| format!("part {at}")).collect();
                 let files = vec![None; names.len()];
                 let handles: Vec<_> = part.iter().map(AsFd::as_fd).collect();
-                ours.send(&Message::Sockets { names, files, more: at < 2 }, &handles).await.unwrap();
+                ours.send(&Message::Sockets { names, files, known: Vec::new(), more: true }, &handles).await.unwrap();
+            }
+            for (at, part) in known.chunks(ADDRESSES_AT_ONCE).enumerate() {
+                let (names, files, known) = (Vec::new(), Vec::new(), part.to_vec());
+                ours.send(&Message::Sockets { names, files, known, more: at < 2 }, &[]).await.unwrap();
             }
         };
         let (received, ()) = tokio::join!(predecessor.sockets(), sending);
-        let mut received = received.unwrap();
+        let (mut received, told) = received.unwrap();
+        assert_eq!(told, known);
         let mut found = Vec::new();
         for part in 0..3 {
             let taken = received.take(&format!("part {part}"));
@@ -257,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn why_the_other_ended_is_heard_though_it_read_nothing() {
         let (ours, theirs) = Channel::pair().unwrap();
-        let sockets = || Message::Sockets { names: Vec::new(), files: Vec::new(), more: true };
+        let sockets = || Message::Sockets { names: Vec::new(), files: Vec::new(), known: Vec::new(), more: true };
         ours.send(&sockets(), &[]).await.unwrap();
         Predecessor(Arc::new(Channel(theirs))).failed("the file has errors\n");
         assert!(ours.send(&sockets(), &[]).await.is_err());

@@ -2,7 +2,7 @@
 
 mod dry_run;
 
-use super::handover::{Channel, Message, SOCKETS_AT_ONCE, STDIN, VARIABLE, unexpected};
+use super::handover::{ADDRESSES_AT_ONCE, Channel, Message, SOCKETS_AT_ONCE, STDIN, VARIABLE, unexpected};
 use crate::control::Control;
 use crate::control::handover::{StateError, Successor, UpgradeError, UpgradeRequest};
 use crate::net::inherited::Handle;
@@ -146,17 +146,20 @@ impl Upgrading {
         released: &mut bool,
         (request, program): (&UpgradeRequest, &str),
     ) -> Result<(String, Vec<String>), Unserved> {
-        let mut parts = self.sockets.chunks(SOCKETS_AT_ONCE).peekable();
-        if parts.peek().is_none() {
-            let none = Message::Sockets { names: Vec::new(), files: Vec::new(), more: false };
-            channel.send(&none, &[]).await?;
-        }
-        while let Some(part) = parts.next() {
+        for part in self.sockets.chunks(SOCKETS_AT_ONCE) {
             let names = part.iter().map(|one| one.name.clone()).collect();
             let files = part.iter().map(|one| one.file).collect();
             let handles: Vec<_> = part.iter().map(|one| one.socket.as_fd()).collect();
-            channel.send(&Message::Sockets { names, files, more: parts.peek().is_some() }, &handles).await?;
+            channel.send(&Message::Sockets { names, files, known: Vec::new(), more: true }, &handles).await?;
         }
+        for part in self.control.known_addresses().chunks(ADDRESSES_AT_ONCE) {
+            channel
+                .send(&Message::Sockets { names: Vec::new(), files: Vec::new(), known: part.to_vec(), more: true }, &[])
+                .await?;
+        }
+        channel
+            .send(&Message::Sockets { names: Vec::new(), files: Vec::new(), known: Vec::new(), more: false }, &[])
+            .await?;
         match channel.receive().await?.0 {
             Message::Prepared => {}
             other => return Err(Unserved::of(other)),

@@ -195,6 +195,14 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// The targets that requests go to.
+    pub fn eligible(&self) -> impl Iterator<Item = &Target> {
+        let best = self.best();
+        self.targets.iter().filter(move |target| Some(target.standing) == best && !target.addrs.is_empty())
+    }
+}
+
 /// Where control publishes and workers look.
 #[derive(Clone, Debug)]
 pub struct Publisher {

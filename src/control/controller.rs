@@ -113,7 +113,7 @@ impl Controller {
 
     async fn commit(&mut self, batch: Vec<Command>) {
         let mut draft = Draft::of(&self.ground, Timestamp::now());
-        let (mut saves, mut refused) = (Vec::new(), Vec::new());
+        let (mut saves, mut refused, mut checked) = (Vec::new(), Vec::new(), Vec::new());
         for command in batch {
             match command {
                 Command::Change { change, reply } => draft.change(change, reply),
@@ -139,12 +139,7 @@ impl Controller {
                     }
                     draft.certify(tls, &instead_of);
                 }
-                Command::Checked(verdicts) => {
-                    let ground = self.ground.checked(&verdicts);
-                    health::log_changes(&self.ground, &ground);
-                    self.publish(ground);
-                    draft.check(&verdicts);
-                }
+                Command::Checked(mut verdicts) => checked.append(&mut verdicts),
                 Command::Relisted(relisted) => {
                     // As with addresses.
                     if let Some(ground) = self.ground.relisted(&relisted) {
@@ -153,6 +148,12 @@ impl Controller {
                     }
                 }
             }
+        }
+        if !checked.is_empty() {
+            let ground = self.ground.checked(&checked);
+            health::log_changes(&self.ground, &ground);
+            self.publish(ground);
+            draft.check(&checked);
         }
         let trim = draft.save && self.trimming.is_due(draft.ground.totals, draft.now);
         if trim {

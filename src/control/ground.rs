@@ -341,7 +341,7 @@ impl Ground {
         }
         installed.removed = past.saved.keys().filter(|name| !index.contains_key(*name)).cloned().collect();
         installed.removed.sort_unstable();
-        let health = health.of(&config);
+        let health = health.of(&config, previous);
         let pools = derive::pools(&config, &addresses, tls, (&outcomes, &health), previous);
         let health = health.with(&[], &config, &pools);
         let ground = Ground {

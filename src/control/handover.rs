@@ -10,6 +10,7 @@ use super::command::{ChangeError, Command, DrainError, Origin};
 use super::controller::Controller;
 pub use super::persist::StateError;
 use super::persist::{Commit, Found, StateDir};
+pub use super::resolve::Found as KnownAddress;
 use super::save::SaveError;
 use crate::net::inherited::Handle;
 use jiff::Timestamp;
@@ -134,6 +135,12 @@ impl Control {
     /// Handles on the admin sockets, by the names that they are inherited by. They are handed out once.
     pub fn take_handles(&self) -> Vec<Handle> {
         std::mem::take(&mut *self.shared.handles.lock().unwrap_or_else(|broken| broken.into_inner()))
+    }
+
+    /// The addresses of targets that are names, each name as it is written.
+    pub fn known_addresses(&self) -> Vec<(String, KnownAddress)> {
+        let addresses = Arc::clone(&self.ground().addresses);
+        addresses.iter().flat_map(|(name, found)| found.iter().map(|one| (name.to_string(), *one))).collect()
     }
 
     /// Lets go of the state: when this returns, changes are refused and the directory's lock is free. Without a
@@ -307,7 +314,7 @@ mod tests {
     async fn second(config: crate::config::Config, copy: Option<PathBuf>) -> (Control, (u64, Vec<u32>)) {
         let drain = Arc::new(crate::boundary::drain::Drain::new());
         let start = Start { config, workers: 2, drain, env: |_| None };
-        let (control, _) = prepare(start, &mut Sockets::default()).await.unwrap().start(copy).await.unwrap();
+        let (control, _) = prepare(start, &mut Sockets::default(), Vec::new()).await.unwrap().start(copy).await.unwrap();
         let live = Arc::clone(&control.ground().routes[0]);
         (control, (live.generation, live.weights.iter().map(|weight| weight.thousandths()).collect()))
     }

@@ -11,7 +11,7 @@ use super::ground::Ground;
 use super::outcomes::target_name;
 use crate::boundary::table::{Pool, Standing};
 use crate::config::{CheckKind, Config, HealthCheck, PoolConfig, PoolTls, TargetAddr};
-use crate::limits::{CHECKS_AT_ONCE, FIRST_CHECKS_WAIT};
+use crate::limits::{CHECKS_APART, CHECKS_AT_ONCE, FIRST_CHECKS_WAIT};
 use crate::net::address::Address;
 use crate::net::proxy_protocol::Version;
 use crate::tls::client::with_own_sessions;
@@ -22,12 +22,15 @@ use rand::rngs::{SmallRng, SysRng};
 use rand::{SeedableRng, TryRng};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
+
+/// How often it is said of a pool that its checks are late.
+const LATE_SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// What is checked, and how: two pools that agree in all of this share a check.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -86,19 +89,36 @@ impl Health {
     pub fn with(&self, verdicts: &[(Arc<Key>, Verdict)], config: &Config, pools: &[Arc<Pool>]) -> Health {
         let mut next = self.clone();
         next.verdicts.extend(verdicts.iter().cloned());
-        let wanted: std::collections::HashSet<Key> = keys(config, pools).map(|(_, key)| key).collect();
+        let wanted: HashSet<Key> = keys(config, pools).map(|(_, key)| key).collect();
         next.verdicts.retain(|key, _| wanted.contains(&**key));
         next
     }
 
-    /// Without what another configuration no longer has.
-    pub fn of(&self, config: &Config) -> Health {
+    /// Without what another configuration no longer has. Targets that it asks in another way keep their standing until they
+    /// have answered that.
+    pub fn of(&self, config: &Config, previous: &[(&PoolConfig, Arc<Pool>)]) -> Health {
         let has = |(pool, name): &(String, String)| {
             let pool = config.pools.iter().find(|of| of.name == *pool);
             pool.is_some_and(|pool| pool.targets.iter().any(|target| target_name(target) == *name))
         };
         let drained = self.drained.iter().filter(|one| has(one)).cloned().collect();
-        Health { verdicts: self.verdicts.clone(), drained }
+        let mut verdicts = self.verdicts.clone();
+        let known: HashMap<&str, _> = previous.iter().map(|pool| (pool.0.name.as_str(), pool)).collect();
+        for pool in &config.pools {
+            let (Some(check), Some((before, built))) = (&pool.health, known.get(pool.name.as_str())) else { continue };
+            if pool == *before {
+                continue;
+            }
+            for (target, was) in before.targets.iter().zip(&built.targets).filter(|one| pool.targets.contains(one.0)) {
+                for addr in &was.addrs {
+                    if let Some(verdict) = self.verdict(before, target, addr) {
+                        let key = Arc::new(key(pool, target, addr, check));
+                        verdicts.entry(key).or_insert_with(|| verdict.clone());
+                    }
+                }
+            }
+        }
+        Health { verdicts, drained }
     }
 }
 
@@ -181,13 +201,13 @@ pub async fn keep_checking(links: Links) {
     let mut checks = Checks {
         running: HashMap::new(),
         tasks: JoinSet::new(),
-        places: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
+        places: HashMap::new(),
         board: Arc::clone(&links.board),
         ground: Arc::clone(&links.ground),
         verdicts,
     };
     let mut seen: Option<Arc<[Arc<Pool>]>> = None;
-    let mut batch = Vec::new();
+    let (mut batch, mut free) = (Vec::new(), Instant::now());
     loop {
         let ground = Arc::clone(&links.ground.load());
         if !seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &ground.pools)) {
@@ -198,6 +218,11 @@ pub async fn keep_checking(links: Links) {
         tokio::select! {
             () = links.changed.notified() => {}
             _ = heard.recv_many(&mut batch, CHECKS_AT_ONCE) => {
+                tokio::time::sleep_until(free).await;
+                while let Ok(one) = heard.try_recv() {
+                    batch.push(one);
+                }
+                free = Instant::now() + CHECKS_APART;
                 let Some(commands) = links.commands.upgrade() else { return };
                 if commands.send(Command::Checked(std::mem::take(&mut batch))).await.is_err() {
                     return;
@@ -211,7 +236,8 @@ pub async fn keep_checking(links: Links) {
 struct Checks {
     running: HashMap<Arc<Key>, (Option<Arc<ClientConfig>>, AbortHandle)>,
     tasks: JoinSet<()>,
-    places: Arc<Semaphore>,
+    /// By pool: one whose targets all hang holds nobody else's checks up.
+    places: HashMap<String, Arc<Places>>,
     board: Arc<Board>,
     ground: Arc<ArcSwap<Ground>>,
     verdicts: mpsc::Sender<(Arc<Key>, Verdict)>,
@@ -223,12 +249,12 @@ impl Checks {
         let same = |a: &Option<Arc<ClientConfig>>, b: &Option<Arc<ClientConfig>>| {
             a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr)
         };
-        let mut wanted: HashMap<Key, Option<Arc<ClientConfig>>> = HashMap::new();
+        let mut wanted: HashMap<Key, (usize, Option<Arc<ClientConfig>>)> = HashMap::new();
         for (pool, key) in keys(&ground.config, &ground.pools) {
-            wanted.entry(key).or_insert_with(|| ground.pools[pool].tls.clone());
+            wanted.entry(key).or_insert_with(|| (pool, ground.pools[pool].tls.clone()));
         }
         self.running.retain(|key, (tls, task)| {
-            let stays = wanted.get(&**key).is_some_and(|now| same(now, tls));
+            let stays = wanted.get(&**key).is_some_and(|(_, now)| same(now, tls));
             if !stays {
                 task.abort();
             }
@@ -237,15 +263,19 @@ impl Checks {
         let board = Arc::clone(&self.board);
         board.entries().retain(|key, _| wanted.contains_key(&**key));
         while self.tasks.try_join_next().is_some() {}
-        for (key, tls) in wanted {
+        let pools: HashSet<&str> = ground.config.pools.iter().map(|pool| pool.name.as_str()).collect();
+        self.places.retain(|name, _| pools.contains(name.as_str()));
+        for (key, (pool, tls)) in wanted {
             if !self.running.contains_key(&key) {
                 let key = Arc::new(key);
+                let pool = &ground.config.pools[pool].name;
+                let places = self.places.entry(pool.clone()).or_insert_with(|| Arc::new(Places::of(pool)));
                 let own = tls.as_deref().map(|tls| with_own_sessions(tls, key.http2));
                 let asking = Asking {
                     key: Arc::clone(&key),
                     tls: own,
                     board: Arc::clone(&self.board),
-                    places: Arc::clone(&self.places),
+                    places: Arc::clone(places),
                     ground: Arc::clone(&self.ground),
                     verdicts: self.verdicts.clone(),
                 };
@@ -256,12 +286,38 @@ impl Checks {
     }
 }
 
+/// A pool's checks that may be under way at once.
+struct Places {
+    pool: String,
+    free: Semaphore,
+    /// When it was last said that there are too few.
+    said: Mutex<Option<Instant>>,
+}
+
+impl Places {
+    fn of(pool: &str) -> Places {
+        Places { pool: pool.to_owned(), free: Semaphore::new(CHECKS_AT_ONCE), said: Mutex::default() }
+    }
+
+    /// A check begins a whole interval after it was due.
+    fn is_late(&self, by: Duration) {
+        let mut said = self.said.lock().unwrap_or_else(|broken| broken.into_inner());
+        if said.is_none_or(|said| said.elapsed() > LATE_SAID_EVERY) {
+            *said = Some(Instant::now());
+            tracing::warn!(
+                pool = self.pool,
+                "a health check began {by:?} late, which is more than its interval: more than {CHECKS_AT_ONCE} targets of the pool do not answer"
+            );
+        }
+    }
+}
+
 /// One check, again and again.
 struct Asking {
     key: Arc<Key>,
     tls: Option<Arc<ClientConfig>>,
     board: Arc<Board>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     ground: Arc<ArcSwap<Ground>>,
     verdicts: mpsc::Sender<(Arc<Key>, Verdict)>,
 }
@@ -271,8 +327,12 @@ impl Asking {
     async fn run(self) {
         let mut rng = SmallRng::seed_from_u64(SysRng.try_next_u64().unwrap_or(0));
         loop {
-            let next = Instant::now() + decide::pause(self.key.check.interval, &mut rng);
-            let place = self.places.acquire().await;
+            let due = Instant::now();
+            let next = due + decide::pause(self.key.check.interval, &mut rng);
+            let place = self.places.free.acquire().await;
+            if due.elapsed() > self.key.check.interval {
+                self.places.is_late(due.elapsed());
+            }
             let answer = ask::ask(&self.key, self.tls.as_ref()).await;
             drop(place);
             let Some(answer) = answer else {
@@ -338,4 +398,28 @@ pub fn why(health: &Health, pool: &PoolConfig, target: &TargetAddr, addrs: &[Add
         Some(if addrs.len() > 1 { format!("{addr}: {}", verdict.why) } else { verdict.why.to_string() })
     });
     said.collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixtures::{Process, shop};
+
+    #[tokio::test]
+    async fn standings_that_come_together_are_one_table() {
+        let (config, second) = (shop(), Duration::from_secs(1));
+        let kind = CheckKind::Tcp;
+        let check = HealthCheck { kind, interval: second, timeout: second, unhealthy_after: 1, healthy_after: 1 };
+        let (pool, addr) = (&config.pools[0], Address::Tcp(([127, 0, 0, 1], 9).into()));
+        let key = Arc::new(key(pool, &pool.targets[0], &addr, &check));
+        let verdict = Verdict { standing: Standing::Down, since: Timestamp::now(), why: "it hangs".into() };
+        let process = Process::start(config.clone()).await;
+        let before = process.publisher.current().serial;
+        for _ in 0..20 {
+            let verdicts = vec![(Arc::clone(&key), verdict.clone())];
+            process.control.shared.commands.send(Command::Checked(verdicts)).await.unwrap();
+        }
+        assert_eq!(process.patch("shop", &[], r#"{"weights":{"canary":5}}"#).await.status, 200);
+        assert_eq!(process.publisher.current().serial, before + 2, "theirs, and the shift's");
+    }
 }

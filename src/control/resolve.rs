@@ -12,6 +12,7 @@ use crate::config::{Config, TargetAddr};
 use crate::limits::{LOOKUPS_AT_ONCE, RESOLVE_GRAIN, RESOLVE_LOOK, RESOLVE_RETRY};
 use arc_swap::ArcSwap;
 use lookup::Resolver;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -22,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// One address of a name. `weight` is its record's, where that has one; at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Found {
     pub addr: SocketAddr,
     pub weight: u32,
@@ -97,6 +98,18 @@ pub async fn addresses(config: &Config, known: &Addresses) -> Addresses {
         }
     }
     found
+}
+
+/// What another process had found, name by name as it is written, of the names in `config`.
+pub fn told(config: &Config, told: Vec<(String, Found)>) -> Addresses {
+    let names: HashMap<String, TargetAddr> = names(config).into_iter().map(|name| (name.to_string(), name)).collect();
+    let mut known = Addresses::new();
+    for (name, found) in told {
+        if let Some(name) = names.get(&name) {
+            known.entry(name.clone()).or_default().push(found);
+        }
+    }
+    known
 }
 
 /// Looks all names up again, each when its answer is too old, for as long as there is a controller, and tells it of
@@ -277,6 +290,21 @@ mod tests {
         let known = vec![Found { addr: "192.0.2.7:80".parse().unwrap(), weight: 1 }];
         let second = addresses(&config, &Addresses::from([(bad.clone(), known.clone())])).await;
         assert_eq!(second[&bad], known);
+    }
+
+    #[test]
+    fn what_another_process_knew_is_taken_for_names_that_are_still_there() {
+        let name = TargetAddr::Name { host: "shop.internal".to_owned(), port: 80 };
+        let service = TargetAddr::Srv("_shop._tcp.internal".to_owned());
+        let mut config = shop();
+        config.pools[0].targets = vec![name.clone(), service.clone()];
+        let found = |addr: &str, weight| Found { addr: addr.parse().unwrap(), weight };
+        let (one, two) = (found("192.0.2.7:80", 1), found("192.0.2.8:80", 3));
+        let known: Addresses = [(name, vec![one]), (service, vec![two, one])].into();
+        let mut over: Vec<(String, Found)> =
+            known.iter().flat_map(|(name, found)| found.iter().map(|one| (name.to_string(), *one))).collect();
+        over.push(("gone.internal:80".to_owned(), one));
+        assert_eq!(told(&config, over), known);
     }
 
     #[test]

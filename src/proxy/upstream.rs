@@ -252,6 +252,10 @@ impl LocalTarget {
             connection.is_idle() && !connection.owned.is_orphaned() && connection.idle_since.after(UPSTREAM_IDLE) > now
         });
         self.shared.sweep(now);
+        if !self.keeps_idle() {
+            // Those that had a request when the target went out.
+            while self.shared.close_idle() {}
+        }
     }
 
     /// Opens a connection to the target before `end`.

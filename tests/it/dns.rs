@@ -174,3 +174,24 @@ fn one_bad_address_of_a_name_is_ejected_alone() {
     assert_eq!(weir.metric("weir_target_up", &[("pool", "only")]), 1.0, "the name is up");
     drop(bad);
 }
+
+#[test]
+fn of_a_name_s_addresses_only_those_that_are_up_get_requests() {
+    let (dns, first) = (Dns::new(), Upstream::named("first"));
+    let port = first.addr.port();
+    // Takes connections and never answers: nobody knows whether it is well.
+    let _silent = std::net::TcpListener::bind((SECOND, port)).expect("the address is free");
+    dns.host("shop.test", &[FIRST], &[]);
+    let target = format!("shop.test:{port}");
+    let health = "health = { path = \"/\", interval = \"60s\", timeout = \"60s\" }";
+    let weir = site(&dns, &target, health, &first).start();
+    dns.host("shop.test", &[FIRST, SECOND], &[]);
+    eventually("both are known", || addresses(&weir, &target) == 2.0);
+    let mut client = weir.client();
+    for _ in 0..40 {
+        assert_eq!(client.get("/", "").text(), "first");
+    }
+    let pools = weir.admin("GET", "/api/v1/pools", "", "").json();
+    let standing = &pools["pools"][0]["targets"][0]["standing"];
+    assert_eq!(standing, "up", "{pools}");
+}

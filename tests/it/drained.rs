@@ -1,9 +1,10 @@
 //! Targets that an operator takes out and back in: nothing new goes there, nothing under way is lost.
 
+use crate::support::http2::Http2Upstream;
 use crate::support::*;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn two(targets: &[&Upstream; 2], route_lines: &str) -> Site {
     let targets = targets.map(|upstream| upstream.addr);
@@ -72,6 +73,33 @@ fn a_drained_target_gets_nothing_new_ends_what_it_has_and_stays_out_over_a_resta
     let actions: Vec<_> = drains.iter().map(|line| line["action"].as_str().unwrap_or("?")).collect();
     assert_eq!(actions, ["drain", "enable", "drain", "enable"]);
     assert!(drains.iter().all(|line| line["reason"] == "a try" && line["result"] == "done"), "{drains:?}");
+}
+
+#[test]
+fn an_http2_connection_to_a_drained_target_ends_with_its_last_request() {
+    let (entered, has_entered) = mpsc::channel();
+    let release = Arc::new(tokio::sync::Notify::new());
+    let held = Arc::clone(&release);
+    let slow = Http2Upstream::answering(100, move |_request: http::Request<hyper::body::Incoming>| {
+        let (entered, held) = (entered.clone(), Arc::clone(&held));
+        async move {
+            entered.send(()).expect("the test waits for it");
+            held.notified().await;
+            http::Response::new(http_body_util::BodyExt::boxed(http_body_util::Full::new(bytes::Bytes::from("one"))))
+        }
+    });
+    let weir = Site::new().to(slow.addr, "protocol = \"h2\"", "").start();
+    let mut client = weir.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    has_entered.recv_timeout(Duration::from_secs(60)).expect("the request arrives");
+    let pool = weir.admin("GET", "/api/v1/pools", "", "").json()["pools"][0]["name"].clone();
+    let pool = pool.as_str().expect("it has a name").to_owned();
+    said(&weir.cli(&["drain", &pool, &slow.addr.to_string()]));
+    release.notify_one();
+    assert_eq!(client.answer().text(), "one");
+    let since = Instant::now();
+    eventually("the connection is closed", || slow.open() == 0);
+    assert!(since.elapsed() < Duration::from_secs(20), "it was closed as one that is idle for long");
 }
 
 #[test]

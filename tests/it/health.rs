@@ -6,7 +6,7 @@ use crate::support::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-const CHECK: &str = "health = { path = \"/healthz\", interval = \"100ms\", timeout = \"2s\", unhealthy_after = 2 }";
+const CHECK: &str = "health = { path = \"/healthz\", interval = \"1s\", timeout = \"1s\", unhealthy_after = 2 }";
 
 /// A target that answers its health check as told, and counts the checks and the requests.
 struct Patient {
@@ -25,6 +25,9 @@ impl Patient {
             if request.path == "/healthz" {
                 checked.fetch_add(1, SeqCst);
                 return Reply::status(if is_well.load(SeqCst) { 204 } else { 503 }, "", "");
+            }
+            if request.path == "/silent" {
+                std::thread::park();
             }
             counted.fetch_add(1, SeqCst);
             Reply::text(name)
@@ -199,7 +202,7 @@ fn checks_go_over_the_pool_s_tls_and_believe_only_its_authority() {
     let upstream = Upstream::over_tls(target_config(&ca.leaf(&["api.internal"]), both, None), |_| Reply::text("fine"));
     for (name, standing) in [("api.internal", "up"), ("other.internal", "down")] {
         let tls = format!("tls = {{ ca = \"ca.pem\", server_name = \"{name}\" }}");
-        let check = "health = { path = \"/healthz\", host = \"shop.test\", body = \"fine\", interval = \"100ms\", timeout = \"5s\" }";
+        let check = "health = { path = \"/healthz\", host = \"shop.test\", body = \"fine\", interval = \"5s\", timeout = \"5s\" }";
         let site = Site::new().to(upstream.addr, &format!("{check}\n{tls}\n"), "");
         std::fs::write(site.folder.path().join("ca.pem"), ca.pem()).expect("the temporary folder is writable");
         let weir = site.start();
@@ -234,7 +237,7 @@ fn a_connection_is_enough_for_tcp_and_the_answer_must_be_serving_for_grpc() {
     let open = Upstream::named("open");
     let closed = refused_port();
     let grpc_check =
-        "protocol = \"h2\"\nhealth = { kind = \"grpc\", service = \"cart\", interval = \"100ms\", timeout = \"5s\" }";
+        "protocol = \"h2\"\nhealth = { kind = \"grpc\", service = \"cart\", interval = \"1s\", timeout = \"1s\" }";
     let weir = Site::new()
         .pool("plain", &[open.addr, closed], "health = { kind = \"tcp\", interval = \"100ms\" }")
         .pool("calls", &[grpc.addr], grpc_check)
@@ -250,4 +253,67 @@ fn a_connection_is_enough_for_tcp_and_the_answer_must_be_serving_for_grpc() {
     eventually("it says NOT_SERVING", || up("calls", grpc.addr) == 0.0);
     let pools = weir.admin("GET", "/api/v1/pools", "", "").json();
     assert_eq!(pools["pools"][1]["targets"][0]["why"], "NOT_SERVING", "{pools}");
+}
+
+#[test]
+fn a_target_that_has_not_answered_yet_gets_nothing_beside_one_that_is_up() {
+    let good = Patient::new("good", true);
+    // Takes connections, and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = silent.local_addr().expect("it is bound");
+    let check = "health = { path = \"/healthz\", interval = \"60s\", timeout = \"60s\" }";
+    let weir = Site::new()
+        .pool("only", &[good.upstream.addr, addr], check)
+        .toml("[[route]]\nname = \"all\"\nmatch = { path = \"/\" }\nvariants = { stable = \"only\" }\n")
+        .start();
+    let mut client = weir.client();
+    for _ in 0..50 {
+        assert_eq!(client.get("/", "").text(), "good");
+    }
+    let pools = weir.admin("GET", "/api/v1/pools", "", "").json();
+    assert_eq!(pools["pools"][0]["targets"][1]["standing"], "unknown", "{pools}");
+    let explained = weir.admin("POST", "/api/v1/explain", "", r#"{"path":"/","host":"a"}"#).json();
+    assert_eq!(explained["targets"], serde_json::json!([good.upstream.addr.to_string()]));
+}
+
+#[test]
+fn targets_that_hang_hold_only_their_own_pool_s_checks_up() {
+    // Takes connections at all of this machine's addresses, and never says a word.
+    let silent = std::net::TcpListener::bind(("0.0.0.0", 0)).expect("a free port");
+    let port = silent.local_addr().expect("it is bound").port();
+    let hanging: Vec<std::net::SocketAddr> =
+        (0..1000_u16).map(|nth| ([127, 1, (nth / 250) as u8, (nth % 250 + 1) as u8], port).into()).collect();
+    let good = Patient::new("good", true);
+    let slow = "health = { path = \"/\", interval = \"60s\", timeout = \"60s\" }";
+    let weir = Site::new()
+        .pool("hangs", &hanging, slow)
+        .pool("well", &[good.upstream.addr], CHECK)
+        .toml("[[route]]\nname = \"a\"\nmatch = { path = \"/a\" }\nvariants = { stable = \"hangs\" }\n")
+        .toml("[[route]]\nname = \"b\"\nmatch = { path = \"/b\" }\nvariants = { stable = \"well\" }\n")
+        .start();
+    eventually("it was asked", || weir.metric("weir_target_up", &[("pool", "well")]) == 1.0);
+}
+
+#[test]
+fn a_target_that_is_down_stays_so_when_its_check_changes_until_it_has_answered_that() {
+    let (good, bad) = (Patient::new("good", true), Patient::new("bad", false));
+    let weir = two(&good, &bad).start();
+    assert_eq!(target(&weir, &bad)["standing"], "down");
+    // Nobody answers this one in time.
+    let text = weir.site.text().replace("/healthz", "/silent").replace("\"1s\"", "\"60s\"");
+    std::fs::write(weir.site.file(), text).expect("the folder is writable");
+    assert!(weir.cli(&["reload"]).status.success());
+    assert_eq!((&target(&weir, &bad)["standing"], &target(&weir, &good)["standing"]), (&"down".into(), &"up".into()));
+    for _ in 0..20 {
+        assert_eq!(weir.get("/", "").text(), "good");
+    }
+}
+
+#[test]
+fn explain_says_where_no_target_is_left() {
+    let bad = Patient::new("bad", false);
+    let weir = Site::new().to(bad.upstream.addr, CHECK, "").start();
+    let explained = weir.admin("POST", "/api/v1/explain", "", r#"{"path":"/","host":"a"}"#).json();
+    assert_eq!((&explained["targets"], &explained["target"]), (&serde_json::json!([]), &serde_json::Value::Null));
+    assert!(explained["why"].as_str().is_some_and(|why| why.contains("has no target for it")), "{explained}");
 }

@@ -1,5 +1,6 @@
 //! `weir upgrade`: another process takes over sockets and state, and nobody notices but who asks for its number.
 
+use crate::support::dns::Dns;
 use crate::support::weir::{BINARY, weir_command};
 use crate::support::*;
 use crate::tunnels::{echo, switch};
@@ -86,6 +87,22 @@ fn clients_of_before_and_after_are_served_and_weights_and_history_go_on() {
     assert!(audit.contains(r#""action":"upgrade","reason":"0.1.1 is out""#), "{audit}");
     successor.end();
     assert!(std::net::TcpStream::connect(http).is_err(), "nobody else listens");
+}
+
+#[test]
+fn names_keep_their_addresses_where_nobody_answers_the_new_process() {
+    let (dns, named) = (Dns::new(), Upstream::named("named"));
+    dns.host("shop.test", &[std::net::Ipv4Addr::LOCALHOST], &[]);
+    let pool = format!("[pool.only]\ntargets = [\"shop.test:{}\"]\n", named.addr.port());
+    let route = "[[route]]\nname = \"shop\"\nvariants = { stable = \"only\" }\n";
+    let mut weir = Site::new().toml(&dns.config()).toml(&pool).toml(route).start();
+    assert_eq!(weir.get("/", "").text(), "named");
+    dns.silent(true);
+    let successor = Successor::of(&weir.cli(&["upgrade"]));
+    assert_eq!(weir.exit().code(), Some(0));
+    assert!(weir.log().contains("the target's name does not resolve"), "{}", weir.log());
+    assert_eq!(weir.get("/", "").text(), "named");
+    successor.end();
 }
 
 #[test]

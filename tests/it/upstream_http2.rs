@@ -115,7 +115,7 @@ fn a_connection_without_any_stream_is_closed_when_many_have_waited() {
     assert_eq!(upstream.connections(), 1);
     in_vain(1);
     assert_eq!(upstream.connections(), 2);
-    eventually("the first is closed", || upstream.ended() == 1);
+    eventually("the first is closed", || upstream.open() == 1);
 }
 
 #[test]

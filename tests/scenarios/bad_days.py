@@ -376,13 +376,28 @@ variants = {{ only = "named" }}
         load = served(weir, load, f"dns, {what}")
         counted = int(weir.metric("weir_requests_total", route=lib.ROUTE if what == "by address" else "named"))
         lib.claim(counted == load.sent, f"dns, {what}: Weir counted {counted:,} of {load.sent:,}")
+    over(weir, server)
     unknown(weir, server)
+
+
+def over(weir, server):
+    """An upgrade without an answer: the new process has the addresses that the old one had."""
+    server.mode = "silent"
+    steady = Steady(weir.port, 150, lambda number: get(number, "/named"))
+    status, _, text = weir.ask("POST", "/api/v1/upgrade", {})
+    lib.claim(status == 200, f"dns: an upgrade without it is answered {status} {text}")
+    pid = json.loads(text)["pid"]
+    atexit.register(end, pid, weir.home)
+    lib.until("the old process ends", lambda: weir.process.poll() is not None)
+    lib.claim(b" 200 " in first_line(weir.port, get(1, "/named")), "dns: and the new process has the target's address")
+    served(weir, steady, "dns, over an upgrade")
+    end(pid, weir.home)
+    lib.until("it is gone", lambda: not lib.answers(weir.port))
 
 
 def unknown(weir, server):
     """A start without an answer: the rest is served, and the name's target comes when there is one."""
     server.mode = "silent"
-    weir.kill()
     began = time.monotonic()
     weir.start()
     lib.claim(time.monotonic() - began < 8, f"dns: a start without it takes {time.monotonic() - began:.1f} s")

@@ -43,9 +43,9 @@ def run(given, route_lines, seconds, up, down):
     kills = asyncio.run(scene(load, targets, up, down))
     lib.until("the last request is counted", lambda: weir.metric("weir_requests_in_flight") == 0)
     rate = load.total / load.took
-    lib.claim(rate > RATE * 0.9, f"{load.total:,} requests, {rate:,.0f} a second, {len(kills)} kills of {len(targets)} "
-              f"targets; the slowest answer took {load.slowest * 1000:.0f} ms")
-    lib.claim(len(kills) >= len(targets), "each target was killed")
+    # The rate is of the full run; a quick one takes the time that it needs.
+    lib.claim(len(kills) >= len(targets) and (given.quick or rate > RATE * 0.9), f"{load.total:,} requests, {rate:,.0f} a "
+              f"second, {len(kills)} kills of {len(targets)} targets; the slowest answer took {load.slowest * 1000:.0f} ms")
     received = {target: collections.Counter(number for number, _ in target.received()) for target in targets}
     compare(weir, load, received)
     for target in targets:

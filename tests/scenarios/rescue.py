@@ -13,7 +13,7 @@ import struct
 import lib
 from load import Load, get, post
 
-ROUTE_LINES = """timeout = "300ms"
+ROUTE_LINES = """timeout = "1s"
 rescue = { on = ["connect", "reset", "timeout", "5xx"], budget = "30%", header = "x-weir-rescued" }"""
 REASONS = {"500": None, "reset": "reset", "hang": "timeout", "dead": "connect"}
 

@@ -3,6 +3,7 @@
 use super::Checker;
 use crate::config::model::{CheckKind, HealthCheck, HttpCheck};
 use crate::config::raw::health::Health;
+use crate::config::shown_duration;
 use crate::config::source::At;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method};
@@ -41,10 +42,17 @@ impl Checker<'_> {
         let times = |value: &Option<At<u64>>, default| {
             value.as_ref().and_then(|times| u32::try_from(times.value).ok()).unwrap_or(default)
         };
+        let interval = after(&raw.interval, INTERVAL);
+        if let Some(timeout) = raw.timeout.as_ref().filter(|timeout| timeout.value > interval) {
+            let (written, most) = (shown_duration(timeout.value), shown_duration(interval));
+            let message = format!("`{}.timeout` is {written}, more than the interval of {most}", raw.table);
+            let help = "a check must be over when the next one is due: lower `timeout` or raise `interval`";
+            self.findings.error("bad-health", timeout.place, message).help(help);
+        }
         let check = HealthCheck {
             kind: what?,
-            interval: after(&raw.interval, INTERVAL),
-            timeout: after(&raw.timeout, TIMEOUT),
+            interval,
+            timeout: after(&raw.timeout, TIMEOUT.min(interval)),
             unhealthy_after: times(&raw.unhealthy_after, UNHEALTHY_AFTER),
             healthy_after: times(&raw.healthy_after, HEALTHY_AFTER),
         };

@@ -49,6 +49,7 @@ fn a_check_with_one_key_and_with_all() {
         healthy_after: 5,
     };
     assert_eq!(full, expected);
+    assert_eq!(health_of("{ path = \"/\", interval = \"300ms\" }").timeout, Duration::from_millis(300));
     for expect in ["200", "\"200\"", "[\"200\"]"] {
         let CheckKind::Http(one) = health_of(&format!("{{ path = \"/\", expect = {expect} }}")).kind else { panic!() };
         assert_eq!(one.expect, [200..=200], "{expect}");
@@ -89,6 +90,7 @@ fn what_is_wrong_is_said_where_it_stands() {
         ("{ path = \"/\", body = \"\" }", "bad-health", "is empty"),
         ("{ path = \"/\", method = \"HEAD\", body = \"x\" }", "bad-health", "has none"),
         ("{ path = \"/\", interval = \"10ms\" }", "out-of-range", "interval"),
+        ("{ path = \"/\", timeout = \"3s\" }", "bad-health", "is 3s, more than the interval of 2s"),
         ("{ path = \"/\", timeout = \"0s\" }", "out-of-range", "timeout"),
         ("{ path = \"/\", unhealthy_after = 0 }", "out-of-range", "unhealthy_after"),
         ("{ path = \"/\", paht = \"/\" }", "unknown-key", "paht"),

@@ -153,7 +153,9 @@ fn shown(table: &Published, trace: &Trace, asked: Option<usize>, client: &Client
     let route = decision.map(|decision| &routes[decision.route]);
     let variant = route.zip(decision).map(|(route, decision)| &route.variants[decision.variant]);
     let pool = variant.and_then(|variant| Some(&table.pools[variant.pool?]));
-    let targets: Vec<&str> = pool.iter().flat_map(|pool| &pool.targets).map(|target| target.name.as_str()).collect();
+    let targets: Vec<&str> = pool.iter().flat_map(|pool| pool.eligible()).map(|target| target.name.as_str()).collect();
+    let no_target = pool.filter(|_| targets.is_empty());
+    let no_target = no_target.map(|pool| format!(" Pool {} has no target for it: Weir answers 503.", pool.name));
     let weights = route.zip(trace.weights.as_deref());
     let share = decision.zip(trace.weights.as_ref()).map(|(decision, weights)| percent(weights[chosen(decision)]));
     let instead_of = route.zip(decision).and_then(|(route, decision)| Some(&route.variants[decision.instead_of?].name));
@@ -182,7 +184,7 @@ fn shown(table: &Published, trace: &Trace, asked: Option<usize>, client: &Client
         "rules": trace.rules.iter().map(rule).collect::<Vec<_>>(),
         "rules_left_out": trace.rules_left_out,
         "rules_not_asked": trace.rules_not_asked,
-        "why": trace.why,
+        "why": format!("{}{}", trace.why, no_target.unwrap_or_default()),
     });
     if let Value::Object(members) = members {
         document.extend(members);

@@ -62,17 +62,27 @@ impl LocalPool {
         };
         let manner = Manner { tls: tls.as_ref(), http2: shared.http2, send_proxy: shared.send_proxy };
         let is = |local: &&Rc<LocalTarget>, place| local.is(place, manner);
-        let kept = |place| before.and_then(|pool| pool.targets.iter().find(|local| is(local, place)).map(Rc::clone));
         let places = || shared.targets.iter().flat_map(|one| (0..one.addrs.len()).map(move |place| (one, place)));
+        // Most often all are where they were: only a standing is another.
+        let kept = |at: usize, place| {
+            let known = &before?.targets;
+            let in_place = known.get(at).filter(|local| is(local, place));
+            in_place.or_else(|| known.iter().find(|local| is(local, place))).map(Rc::clone)
+        };
         let new = |place| {
             let target = LocalTarget::new(place, manner, worker, clock);
             // With a pool that is new, nobody has had requests before.
             before.inspect(|_| target.rises());
             Rc::new(target)
         };
-        let targets: Vec<_> = places().map(|place| kept(place).unwrap_or_else(|| new(place))).collect();
-        let gone = |old: &&Rc<LocalTarget>| !targets.iter().any(|target| Rc::ptr_eq(target, old));
-        before.iter().flat_map(|pool| &pool.targets).filter(gone).for_each(|old| old.retire());
+        let targets: Vec<_> =
+            places().enumerate().map(|(at, place)| kept(at, place).unwrap_or_else(|| new(place))).collect();
+        let stays = |at: usize, old: &Rc<LocalTarget>| {
+            let is_old = |target: &Rc<LocalTarget>| Rc::ptr_eq(target, old);
+            targets.get(at).is_some_and(is_old) || targets.iter().any(is_old)
+        };
+        let known = before.iter().flat_map(|pool| &pool.targets).enumerate();
+        known.filter(|(at, old)| !stays(*at, old)).for_each(|(_, old)| old.retire());
         let capacity = match before {
             Some(pool) => Rc::clone(&pool.capacity),
             None => Rc::new(Capacity::new(descriptors)),

@@ -39,7 +39,7 @@ pub async fn post(sender: &mut SendRequest<Body>, path: &str, body: Vec<u8>) -> 
 pub struct Http2Upstream {
     pub addr: SocketAddr,
     connections: Arc<AtomicUsize>,
-    ended: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
 }
 
 impl Http2Upstream {
@@ -60,8 +60,8 @@ impl Http2Upstream {
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
         let addr = listener.local_addr().expect("a bound socket has an address");
         let connections = Arc::new(AtomicUsize::new(0));
-        let ended = Arc::new(AtomicUsize::new(0));
-        let (counted, closed) = (Arc::clone(&connections), Arc::clone(&ended));
+        let closed = Arc::new(AtomicUsize::new(0));
+        let (counted, gone) = (Arc::clone(&connections), Arc::clone(&closed));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
@@ -77,22 +77,23 @@ impl Http2Upstream {
                     });
                     let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                     server.max_concurrent_streams(streams);
-                    let closed = Arc::clone(&closed);
+                    let (serving, gone) = (server.serve_connection(TokioIo::new(stream), service), Arc::clone(&gone));
                     tokio::spawn(async move {
-                        let _ = server.serve_connection(TokioIo::new(stream), service).await;
-                        closed.fetch_add(1, SeqCst);
+                        // How it ended is of no interest.
+                        let _ = serving.await;
+                        gone.fetch_add(1, SeqCst);
                     });
                 }
             });
         });
-        Http2Upstream { addr, connections, ended }
+        Http2Upstream { addr, connections, closed }
     }
     /// Connections accepted so far.
     pub fn connections(&self) -> usize {
         self.connections.load(SeqCst)
     }
-    /// Those of them that are closed.
-    pub fn ended(&self) -> usize {
-        self.ended.load(SeqCst)
+    /// Of these, how many are open.
+    pub fn open(&self) -> usize {
+        self.connections() - self.closed.load(SeqCst)
     }
 }
