@@ -159,10 +159,7 @@ impl Controller {
         if trim {
             draft.ground.trim_history(draft.now);
         }
-        let (saved, taken_back) = match draft.save {
-            true => self.save(&mut draft).await,
-            false => (Ok(()), Vec::new()),
-        };
+        let (saved, taken_back) = if draft.save { self.save(&mut draft).await } else { (Ok(()), Vec::new()) };
         if saved.is_ok() && trim {
             self.trimming = Trimming::done(draft.ground.totals, draft.now);
         }

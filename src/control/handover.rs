@@ -314,7 +314,8 @@ mod tests {
     async fn second(config: crate::config::Config, copy: Option<PathBuf>) -> (Control, (u64, Vec<u32>)) {
         let drain = Arc::new(crate::boundary::drain::Drain::new());
         let start = Start { config, workers: 2, drain, env: |_| None };
-        let (control, _) = prepare(start, &mut Sockets::default(), Vec::new()).await.unwrap().start(copy).await.unwrap();
+        let (control, _) =
+            prepare(start, &mut Sockets::default(), Vec::new()).await.unwrap().start(copy).await.unwrap();
         let live = Arc::clone(&control.ground().routes[0]);
         (control, (live.generation, live.weights.iter().map(|weight| weight.thousandths()).collect()))
     }
