@@ -77,6 +77,8 @@ pub const FIRST_CHECKS_WAIT: Duration = Duration::from_secs(3);
 /// Less than an admin connection's age.
 pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(30);
 pub const UPGRADE_TIMEOUT_MOST: Duration = Duration::from_secs(100);
+/// Addresses that are used of one name: each is a target.
+pub const ADDRESSES_PER_NAME: usize = 256;
 /// Idempotency keys remembered, and for how long.
 pub const IDEMPOTENCY_KEYS: usize = 1024;
 pub const IDEMPOTENCY_AGE: Duration = Duration::from_secs(24 * 60 * 60);

@@ -126,7 +126,13 @@ impl Ground {
     }
 
     /// The ground state with another configuration.
-    pub fn reloaded(&self, config: Config, addresses: Addresses, cause: &Cause) -> (Ground, Installed) {
+    pub fn reloaded(&self, config: Config, mut addresses: Addresses, cause: &Cause) -> (Ground, Installed) {
+        // What came while the reload looked names up is newer than what that found.
+        for (name, found) in self.addresses.iter() {
+            if let Some(looked_up) = addresses.get_mut(name) {
+                looked_up.clone_from(found);
+            }
+        }
         let live = || self.config.routes.iter().zip(&self.routes);
         let past = Past {
             saved: live().map(|(route, live)| (route.name.clone(), Saved::of(route, live))).collect(),
@@ -262,6 +268,9 @@ impl Ground {
     pub fn rolled(&self, change: &RolloutChange, least: u64, now: Timestamp) -> Option<RouteView> {
         let view = self.route(&change.route)?;
         let route = &view.config.routes[view.index];
+        if change.rollout.as_ref().is_some_and(|rollout| !rollout.fits(route)) {
+            return None;
+        }
         let rolled = LiveRoute { rollout: change.rollout.clone(), ..view.live.copy() };
         let assignment = match &change.weights {
             None => None,

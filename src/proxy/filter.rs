@@ -15,7 +15,7 @@ use crate::routing::table::{RequestView, Route};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, Version, request};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,12 +119,21 @@ pub(super) fn apply(
 /// How long the request's client has no token; None when it had one, or is nobody.
 fn limited(exchange: &Exchange, client_ip: IpAddr, parts: &request::Parts) -> Option<Duration> {
     let limiter = exchange.local.published.rates[exchange.route].as_ref()?;
+    let client_ip = one_client(client_ip);
     // No key looks at the scheme.
     let view = RequestView::of(parts, Scheme::of(exchange.client.tls), client_ip);
     let (source, key) = limiter.limit.keys.iter().enumerate().find_map(|(at, key)| Some((at, key.key(&view)?)))?;
     let wait = limiter.take(source, &key).err()?;
     limiter.outcomes.shards[exchange.client.worker.id].limited.add(1);
     Some(wait)
+}
+
+/// A client has all addresses of its IPv6 network, a /64 (RFC 4291 §2.5.1).
+fn one_client(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        v4 => v4,
+    }
 }
 
 fn own_answer(answer: &OwnAnswer, exchange: &Exchange, parts: &request::Parts) -> Result<Response<Bytes>, Failure> {

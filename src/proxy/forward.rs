@@ -380,12 +380,17 @@ impl Waiting {
         self.deadline.due_at(at.min(self.limit));
     }
 
-    /// Where the time for all of the request is over, that is why.
+    /// Where the time for all of the request is over, that is why; and the time to the answer's head where that was over in
+    /// the queue.
     #[cold]
     fn or_over(&self, failure: Failure) -> Failure {
         let was_late = failure == Failure::Queue || failure.timeout().is_some();
-        let is_over = self.until <= self.client.worker.clock.now();
-        if was_late && is_over { Failure::RequestTimeout } else { failure }
+        let now = self.client.worker.clock.now();
+        match failure {
+            _ if was_late && self.until <= now => Failure::RequestTimeout,
+            Failure::Queue if self.end <= now => Failure::ResponseTimeout,
+            _ => failure,
+        }
     }
 
     /// Interim responses are told of where they are passed on, or let a body go.

@@ -259,7 +259,12 @@ impl LocalTarget {
     }
 
     /// Opens a connection to the target before `end`.
-    async fn connect(&self, end: Tick, owner: Option<&Owner>) -> Result<TargetStream, ConnectError> {
+    /// `end`, and whether that is all the time that it may take: less says nothing of the target.
+    async fn connect(
+        &self,
+        (end, is_whole): (Tick, bool),
+        owner: Option<&Owner>,
+    ) -> Result<TargetStream, ConnectError> {
         let deadline = Watch::new(&self.clock);
         deadline.due_at(end);
         let shaking = Cell::new(false);
@@ -272,7 +277,10 @@ impl LocalTarget {
             }
             Some(opened) => opened,
         };
-        self.count_connect(opened.is_ok());
+        let timed_out = matches!(opened, Err(ConnectError::TimedOut | ConnectError::TlsTimedOut));
+        if is_whole || !timed_out {
+            self.count_connect(opened.is_ok());
+        }
         opened
     }
 

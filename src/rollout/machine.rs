@@ -132,8 +132,9 @@ impl Machine {
         record.calls.iter_mut().for_each(calls::ask_anew);
         record.clocks.check_in_ms = record.plan.analysis.map_or(0, |analysis| analysis.interval_ms);
         let told: Vec<Event> = record.outbox.iter().cloned().collect();
-        // The weights of somebody's shift are in the live state, not here.
-        if record.pause.as_ref().is_none_or(|pause| pause.kind != PauseKind::Shifted) {
+        // The weights of somebody's shift are in the live state, not here; and so is whatever came after the end.
+        let is_shifted = machine.record.pause.as_ref().is_some_and(|pause| pause.kind == PauseKind::Shifted);
+        if !is_shifted && !machine.is_over() {
             machine.staged.push(Effect::SetWeights(machine.record.weights.clone()));
         }
         machine.staged.extend(told.into_iter().map(Box::new).map(Effect::Tell));

@@ -207,6 +207,11 @@ fn what_was_rolled_back_is_so_after_a_restart() {
     let after = rollout(&weir);
     assert_eq!((&after["phase"], &after["reason"]), (&before["phase"], &before["reason"]));
     assert_eq!(percents(&weir), [0.0, 10.0, 0.0]);
+    // What somebody shifts after its end is not its own to set, in this process or the next.
+    let (code, text) = said(&weir.cli(&["shift", "shop", "canary=7"]));
+    assert_eq!(code, Some(0), "{text}");
+    let weir = weir.restart("KILL");
+    assert_eq!((rollout(&weir)["phase"].as_str(), weir.weight("shop", "canary")), (Some("rolled_back"), 7.0));
     canary.failing.store(false, SeqCst);
     act(&weir, "retry", "");
     eventually("it begins again", || weir.weight("shop", "canary") == 10.0);

@@ -218,6 +218,25 @@ fn a_whole_request_that_takes_too_long_before_its_answer() {
 }
 
 #[test]
+fn the_time_to_the_answer_may_be_over_in_the_queue() {
+    let upstream = silent();
+    let pool = "max_connections = 1\nqueue_timeout = \"20s\"";
+    let patient = "[[route]]\nname = \"patient\"\nmatch = { path = \"/patient\" }\nvariants = { stable = \"only\" }\nweights = { stable = 100 }\n";
+    let route = format!("timeout = \"{LIMIT}\"");
+    let weir = Site::new().server("workers = 1").to(upstream.addr, pool, &route).toml(patient).start();
+    let mut first = weir.client();
+    first.send("GET /patient HTTP/1.1\r\nHost: test\r\n\r\n");
+    eventually("the first has the connection", || weir.metric("weir_requests_in_flight", &[]) == 1.0);
+    let began = Instant::now();
+    weir.get("/", "").assert_problem(504);
+    assert!((SHORTEST..LONGEST).contains(&began.elapsed()), "{:?}", began.elapsed());
+    eventually("it is counted", || timeouts(&weir, "response_head") == 1.0);
+    assert_eq!(errors(&weir, "queue"), 0.0);
+    drop(first);
+    eventually("nothing is under way", || weir.metric("weir_requests_in_flight", &[]) == 0.0);
+}
+
+#[test]
 fn a_queue_is_its_own_reason_unless_the_whole_request_took_too_long() {
     let upstream = silent();
     let pool = |queue: &str| format!("max_connections = 1\nqueue_timeout = \"{queue}\"");

@@ -2,7 +2,7 @@
 
 use super::{Answer, Found};
 use crate::config::{Dns, TargetAddr};
-use crate::limits::RESOLVE_HOSTS;
+use crate::limits::{ADDRESSES_PER_NAME, RESOLVE_HOSTS};
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
@@ -67,7 +67,12 @@ impl Resolver {
             }
         };
         let answer = tokio::time::timeout(self.dns.timeout, asked).await;
-        let answer = answer.map_err(|_| format!("no answer in {:?}", self.dns.timeout))??;
+        let mut answer = answer.map_err(|_| format!("no answer in {:?}", self.dns.timeout))??;
+        if answer.found.len() > ADDRESSES_PER_NAME {
+            let (count, most) = (answer.found.len(), ADDRESSES_PER_NAME);
+            tracing::warn!(target = %target, count, "the name has more addresses than are used: the first {most} are");
+            answer.found.truncate(ADDRESSES_PER_NAME);
+        }
         if answer.found.is_empty() {
             return Err("the name has no address".to_owned());
         }

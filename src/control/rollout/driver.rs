@@ -301,7 +301,8 @@ impl Driver {
         let command = command(&machine, &asked.act)?;
         machine.handle_command(command, &order, now)?;
         let acted = acted(&machine, before);
-        let back = acted.before.first().zip(acted.after.first()).is_some_and(|(before, after)| after.1 > before.1);
+        // What gives the baseline everything is not undone for a disk.
+        let back = machine.record().phase == rollout::Phase::RolledBack;
         if asked.dry_run {
             return Ok((acted, None));
         }

@@ -210,7 +210,8 @@ impl LocalPool {
                 }
             }
             let Some(place) = self.place() else {
-                drop((busy, admitted));
+                drop(busy);
+                admitted.withdraw();
                 Box::pin(self.queue::<AT_CAP>(&mut queued, end)).await?;
                 continue;
             };
@@ -263,12 +264,15 @@ impl LocalPool {
         owner: Option<&Owner>,
     ) -> Result<http2::Stream, Failure> {
         let opening = target.shared.begin();
+        let whole = self.clock.now().after(self.shared.connect_timeout);
         let owned = Owned::of(self.shared.send_proxy, owner);
         let stream = match self.connect(target, end, owner).await {
             Ok(stream) => opening.open(target, stream, owned, place).await.map_err(|_| Failure::Connect),
             Err(failure) => Err(failure),
         };
-        if let Err(failure) = &stream {
+        // One that had less than its time says nothing to those who have more: the next of them opens one.
+        let hurried = |failure: &Failure| end < whole && failure.timeout().is_some();
+        if let Some(failure) = stream.as_ref().err().filter(|failure| !hurried(failure)) {
             opening.failed(*failure);
         }
         drop(opening);
@@ -286,7 +290,7 @@ impl LocalPool {
     async fn connect(&self, target: &LocalTarget, end: Tick, owner: Option<&Owner>) -> Result<TargetStream, Failure> {
         let whole = self.clock.now().after(self.shared.connect_timeout);
         let end = whole.min(end);
-        match target.connect(end, owner).await {
+        match target.connect((end, end == whole), owner).await {
             Ok(stream) => Ok(stream),
             Err(error) => {
                 target.log_failure(&self.shared.name, "can't connect", &error);
@@ -344,7 +348,7 @@ impl LocalPool {
         let pending = Pending::new(&self.capacity, shard);
         let came = self.wait_for_place(deadline).await;
         drop(pending);
-        if came.is_err() {
+        if came.is_err() && self.clock.now() < end {
             shard.refused[QueueRefusal::Timeout as usize].add(1);
         }
         came
@@ -520,6 +524,16 @@ impl Deref for Admitted {
     }
 }
 
+impl Admitted {
+    /// It was of no use: nobody was kept out by it, so that nobody is woken. Two that wait for a connection would wake each
+    /// other for ever.
+    fn withdraw(mut self) {
+        if std::mem::take(&mut self.is_counted) {
+            self.requests.set(self.requests.get() - 1);
+        }
+    }
+}
+
 impl Drop for Admitted {
     fn drop(&mut self) {
         if !self.is_counted {
@@ -539,7 +553,8 @@ pub(in crate::proxy) struct Place(Rc<Capacity>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
-        self.0.wake_next();
+        // A pool without a descriptor has waited for longer than this one's next.
         self.0.descriptors.give_back();
+        self.0.wake_next();
     }
 }
