@@ -84,7 +84,7 @@ impl Upgrades {
     }
 }
 
-/// What the controller is asked; see [`Controller::hand_over`].
+/// What the controller is asked.
 #[derive(Debug)]
 pub enum HandOver {
     /// Let go of the state.
